@@ -1,0 +1,57 @@
+//! Limits and defaults, with their reasons. Nothing elsewhere repeats one of these numbers.
+//!
+//! Must not know: anything but numbers.
+
+use std::time::Duration;
+
+use crate::core::verdict::Spent;
+
+/// A time-out always exists: a hung worker must not hold a slot for ever.
+pub const TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// From TERM to KILL. Shorter than [`DRAIN_TIMEOUT`], which is shorter than the unit's `TimeoutStopSec` (60 s).
+pub const GRACE: Duration = Duration::from_secs(5);
+/// How long running jobs may go on after TERM or INT.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// The timer of the scan.
+pub const RESCAN: Duration = Duration::from_secs(60);
+/// Further attempts a job gets where its route does not say.
+pub const RETRIES: Spent = Spent { fail: 0, timeout: 0, oom: 0, crash: 1, lost: 3, try_again: 3 };
+/// Waits before the further attempts of *try again*.
+pub const TRY_AGAIN_AFTER: [Duration; 3] =
+    [Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(300)];
+/// Rows of a CSV segment: a spreadsheet ends at 1,048,576.
+pub const SEGMENT_ROWS: u64 = 1_000_000;
+/// Bytes of a CSV segment.
+pub const SEGMENT_BYTES: u64 = 256 << 20;
+/// Claiming stops below this many free bytes (or below [`MIN_FREE_PERCENT`], whichever is less).
+pub const MIN_FREE_DISK: u64 = 1 << 30;
+/// See [`MIN_FREE_DISK`].
+pub const MIN_FREE_PERCENT: u64 = 2;
+/// Output of one attempt that is read as rows, in bytes; also what a warm worker may stage.
+pub const MAX_OUTPUT: u64 = 16 << 20;
+/// stderr kept of one attempt, its end, in bytes.
+pub const STDERR_KEPT: usize = 64 << 10;
+/// One line of a log; a longer one is cut and marked.
+pub const LOG_LINE: usize = 64 << 10;
+/// How long the pipes of an ended worker are drained: a grandchild may hold them open for ever.
+pub const PIPE_DRAIN: Duration = Duration::from_secs(2);
+/// An incomplete file becomes an error after this long.
+pub const INCOMPLETE_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// Names known and not yet claimed; the rest of the queue is the folder itself.
+pub const WINDOW: usize = 64 << 10;
+/// Jobs that wait for a further attempt, over all routes; beyond it nothing new is claimed.
+pub const WAITING_JOBS: usize = 4096;
+/// A group of records is committed when it is this large …
+pub const COMMIT_RECORDS: usize = 64;
+/// … or its oldest is this old, or nothing else is to be done.
+pub const COMMIT_DELAY: Duration = Duration::from_millis(5);
+/// A journal segment is closed at this size, so that start-up replays little.
+pub const JOURNAL_SEGMENT: u64 = 32 << 20;
+/// Size of the spare segment that lets running jobs be recorded on a full disk.
+pub const JOURNAL_SPARE: u64 = 1 << 20;
+/// Rows of one job above this go to `journal/ID.rows` instead of the journal line, in bytes.
+pub const ROWS_IN_LINE: usize = 1 << 20;
+/// One file of the job log, in bytes; [`JOB_LOG_FILES`] of them are kept.
+pub const JOB_LOG_FILE: u64 = 16 << 20;
+/// See [`JOB_LOG_FILE`].
+pub const JOB_LOG_FILES: usize = 4;

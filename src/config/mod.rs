@@ -1,0 +1,141 @@
+//! Every setting, limit and default; checked once, at start and at a reload.
+//!
+//! Must not know: the spool's state, workers, the journal. It reads `inboxd.toml` and
+//! `routes.d/*.toml`, and either gives [`Settings`] in which nothing needs checking again, or a
+//! [`ConfigError`] with file, line and column. Defaults live in [`limits`], nowhere else.
+
+pub mod limits;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::core::verdict::Spent;
+
+/// All of a spool's settings, checked and with defaults filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Slots: how many workers run at once, over all routes. At least 1.
+    pub workers: usize,
+    /// How long running jobs may go on after TERM or INT.
+    pub drain_timeout: Duration,
+    /// The timer of the scan that finds what no event told of.
+    pub rescan: Duration,
+    /// How long a file must be still where nothing better proves it complete. `None`: by what is known of it.
+    pub quiet_for: Option<Duration>,
+    /// Claiming stops while less than this is free on the spool's filesystem, in bytes.
+    pub min_free_disk: u64,
+    /// Workers may run as root.
+    pub allow_root: bool,
+    /// Empty folders in `incoming/` are removed.
+    pub prune: bool,
+    /// Further globs of names below `incoming/` that are not input.
+    pub ignore: Vec<String>,
+    /// In the order of the file; the first that takes a file has it.
+    pub routes: Vec<Route>,
+}
+
+/// One route: which files, which worker, and how its results are kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// `[a-z0-9_-]+`, not `errors`.
+    pub name: String,
+    /// Where it was read, for messages: `inboxd.toml:9`.
+    pub origin: String,
+    /// Globs on the relative path; empty takes every file.
+    pub glob: Vec<String>,
+    /// What runs.
+    pub worker: Worker,
+    /// What the worker's stdout means.
+    pub stdout: StdoutFormat,
+    /// No row is a failure, `no output`.
+    pub require_output: bool,
+    /// The file is the worker's standard input.
+    pub stdin: bool,
+    /// When an attempt is ended. Always there.
+    pub timeout: Duration,
+    /// From TERM to KILL.
+    pub grace: Duration,
+    /// Further attempts, by budget.
+    pub retries: Spent,
+    /// Waits before the further attempts of the budget *try again*; the last one repeats.
+    pub try_again_after: Vec<Duration>,
+    /// At most so many slots for this route; `None`: all of them.
+    pub max_workers: Option<usize>,
+    /// Higher goes first.
+    pub priority: i32,
+    /// The last columns are `_file` and `_job`.
+    pub trace_columns: bool,
+    /// The only columns allowed; `None`: as the rows bring them.
+    pub columns: Option<Vec<String>>,
+    /// The worker makes files, in `{output}`.
+    pub output: bool,
+    /// Variables set for the worker.
+    pub env: Vec<(String, String)>,
+    /// Variables passed on from the daemon's environment.
+    pub pass_env: Vec<String>,
+    /// A segment is sealed before it would hold more rows than this.
+    pub segment_rows: u64,
+    /// A segment is sealed before it would be longer than this, in bytes.
+    pub segment_bytes: u64,
+    /// Output of one attempt that is read as rows, in bytes.
+    pub max_output: u64,
+    /// Address space of a worker, in bytes.
+    pub max_memory: Option<u64>,
+    /// Largest file that a worker may write, in bytes.
+    pub max_file_size: Option<u64>,
+    /// Open files of a worker.
+    pub max_open_files: Option<u64>,
+    /// The route pauses after so many failures in a row.
+    pub pause_after_failures: Option<u32>,
+}
+
+/// What runs for a route.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Worker {
+    /// A process a file. The first element is the program; placeholders are still in place.
+    Command {
+        /// The argv template, at least one element.
+        argv: Vec<String>,
+    },
+}
+
+/// What the stdout of a `command` means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StdoutFormat {
+    /// An object is a row, an array of objects is rows, NDJSON is rows.
+    Json,
+    /// The first line is the header, the others are rows.
+    Csv,
+    /// All of it, without its last newline, is one cell `text`; nothing is no row.
+    Text,
+    /// `LOG:`, `OUTPUT:` (JSON), `ERROR:` at the start of a line.
+    Prefixed,
+    /// Log only.
+    None,
+}
+
+/// The settings cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display(), source = reason)]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// Something in a file is wrong.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Invalid {
+        /// Which file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Column in characters, from 1.
+        column: usize,
+        /// What is wrong and what to do.
+        message: String,
+    },
+}

@@ -1,0 +1,19 @@
+//! The pure core: what inboxd decides, without a disk, a clock or a runtime.
+//!
+//! Must not know: files, time (it is passed in), async, logging, or any other
+//! module of this crate. It cannot fail: bad input is data.
+//!
+//! - [`id`]: job ids, ordered by birth, never below the highest seen.
+//! - [`rel`]: the path of a file below `incoming/`, as bytes, always safe to join.
+//! - [`verdict`]: how one attempt ended, and which budget that is charged to.
+//! - [`row`]: a row as a worker gave it: names and cells.
+
+pub mod id;
+pub mod rel;
+pub mod row;
+pub mod verdict;
+
+pub use id::JobId;
+pub use rel::RelPath;
+pub use row::Row;
+pub use verdict::{Budget, FailClass, Failure, Spent, Verdict};

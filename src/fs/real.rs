@@ -1,0 +1,296 @@
+//! The real filesystem: each operation is one or two system calls, named in its comment.
+//!
+//! Must not know: what the files are for.
+//!
+//! Invariants: as in the module above. A path with several components is resolved by `openat2` with
+//! `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS` first, and the operation then works on the last component.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, ResolveFlags, Statx, StatxFlags,
+};
+
+use super::{Entry, FileType, Filesystem, Stat};
+
+/// The kernel's filesystem.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealFs;
+
+/// An open directory; clones share the descriptor.
+#[derive(Clone, Debug)]
+pub struct RealDir(Arc<OwnedFd>);
+
+impl AsFd for RealDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+impl RealFs {
+    /// Opens a directory by its path as the user gave it; symbolic links are followed, the path is theirs.
+    pub fn open_root(self, path: &Path) -> io::Result<RealDir> {
+        let fd = rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty())?;
+        Ok(RealDir(Arc::new(fd)))
+    }
+}
+
+/// Runs `act` on the directory that holds the last component, and on that component.
+fn at_parent<T>(
+    at: &RealDir,
+    path: &Path,
+    act: impl FnOnce(BorrowedFd<'_>, &Path) -> rustix::io::Result<T>,
+) -> io::Result<T> {
+    if !path.as_os_str().as_bytes().contains(&b'/') {
+        return Ok(act(at.as_fd(), path)?);
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let flags = DIRECTORY | OFlags::PATH;
+    let dir = rustix::fs::openat2(at, parent, flags, Mode::empty(), BENEATH)?;
+    Ok(act(dir.as_fd(), Path::new(name))?)
+}
+
+fn stat_from(x: &Statx) -> Stat {
+    let ns = |t: &rustix::fs::StatxTimestamp| {
+        t.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(t.tv_nsec))
+    };
+    let mode = u32::from(x.stx_mode);
+    let file_type = match rustix::fs::FileType::from_raw_mode(mode) {
+        rustix::fs::FileType::RegularFile => FileType::File,
+        rustix::fs::FileType::Directory => FileType::Dir,
+        _ => FileType::Other,
+    };
+    let has_birth = x.stx_mask & StatxFlags::BTIME.bits() != 0;
+    Stat {
+        file_type,
+        ino: x.stx_ino,
+        size: x.stx_size,
+        mtime_ns: ns(&x.stx_mtime),
+        ctime_ns: ns(&x.stx_ctime),
+        btime_ns: if has_birth { ns(&x.stx_btime) } else { 0 },
+        mode: mode & 0o7777,
+        uid: x.stx_uid,
+        nlink: x.stx_nlink,
+    }
+}
+
+fn wanted() -> StatxFlags {
+    StatxFlags::BASIC_STATS | StatxFlags::BTIME
+}
+
+/// A directory being read: `getdents64`, buffered.
+pub struct RealList(rustix::fs::Dir);
+
+impl Iterator for RealList {
+    type Item = io::Result<Entry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let entry = match self.0.next()? {
+                Ok(entry) => entry,
+                Err(error) => return Some(Err(error.into())),
+            };
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let file_type = match entry.file_type() {
+                rustix::fs::FileType::RegularFile => Some(FileType::File),
+                rustix::fs::FileType::Directory => Some(FileType::Dir),
+                rustix::fs::FileType::Unknown => None,
+                _ => Some(FileType::Other),
+            };
+            let name = std::ffi::OsString::from_vec(name.to_vec());
+            return Some(Ok(Entry { name, file_type }));
+        }
+    }
+}
+
+impl Filesystem for RealFs {
+    type Dir = RealDir;
+    type File = OwnedFd;
+    type List = RealList;
+
+    fn open_dir(&self, at: &RealDir, path: &Path) -> io::Result<RealDir> {
+        let fd = rustix::fs::openat2(at, path, DIRECTORY, Mode::empty(), BENEATH)?;
+        Ok(RealDir(Arc::new(fd)))
+    }
+
+    fn make_dir(&self, at: &RealDir, path: &Path, mode: u32) -> io::Result<()> {
+        at_parent(at, path, |dir, name| rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode)))
+    }
+
+    fn list(&self, at: &RealDir) -> io::Result<RealList> {
+        // A descriptor of its own: two listings of one directory must not share an offset.
+        let fd = rustix::fs::openat(at, ".", DIRECTORY, Mode::empty())?;
+        Ok(RealList(rustix::fs::Dir::new(fd)?))
+    }
+
+    fn stat(&self, at: &RealDir, path: &Path) -> io::Result<Stat> {
+        at_parent(at, path, |dir, name| {
+            rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, wanted())
+        })
+        .map(|x| stat_from(&x))
+    }
+
+    fn stat_file(&self, file: &OwnedFd) -> io::Result<Stat> {
+        Ok(stat_from(&rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, wanted())?))
+    }
+
+    fn rename(&self, from: &RealDir, old: &Path, to: &RealDir, new: &Path) -> io::Result<()> {
+        rename_with(from, old, to, new, RenameFlags::NOREPLACE)
+    }
+
+    fn replace(&self, from: &RealDir, old: &Path, to: &RealDir, new: &Path) -> io::Result<()> {
+        rename_with(from, old, to, new, RenameFlags::empty())
+    }
+
+    fn remove_file(&self, at: &RealDir, path: &Path) -> io::Result<()> {
+        at_parent(at, path, |dir, name| rustix::fs::unlinkat(dir, name, AtFlags::empty()))
+    }
+
+    fn remove_dir(&self, at: &RealDir, path: &Path) -> io::Result<()> {
+        at_parent(at, path, |dir, name| rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR))
+    }
+
+    fn create(&self, at: &RealDir, path: &Path, mode: u32) -> io::Result<OwnedFd> {
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        Ok(rustix::fs::openat2(at, path, flags, Mode::from_raw_mode(mode), BENEATH)?)
+    }
+
+    fn open(&self, at: &RealDir, path: &Path, write: bool) -> io::Result<OwnedFd> {
+        let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
+        // NONBLOCK: opening a FIFO that a producer left must not wait for its other end.
+        let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
+        let file = rustix::fs::openat2(at, path, flags, Mode::empty(), BENEATH)?;
+        match self.stat_file(&file)?.file_type {
+            FileType::File => Ok(file),
+            FileType::Dir => Err(io::ErrorKind::IsADirectory.into()),
+            FileType::Other => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    fn read_at(&self, file: &OwnedFd, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::pread(file, rest, offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, file: &OwnedFd, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut done = 0;
+        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::pwrite(file, rest, offset + done as u64) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => done += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, file: &OwnedFd, len: u64) -> io::Result<()> {
+        Ok(rustix::fs::ftruncate(file, len)?)
+    }
+
+    fn reserve(&self, file: &OwnedFd, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, len) {
+            // Not every filesystem can (NFS, some FUSE): then a full disk waits without a spare.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    fn sync_file(&self, file: &OwnedFd) -> io::Result<()> {
+        // fdatasync also flushes the length, which is all that reading back needs.
+        Ok(rustix::fs::fdatasync(file)?)
+    }
+
+    fn sync_dir(&self, dir: &RealDir) -> io::Result<()> {
+        Ok(rustix::fs::fsync(dir)?)
+    }
+
+    fn sync_all(&self, dir: &RealDir) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(dir)?)
+    }
+}
+
+fn rename_with(
+    from: &RealDir,
+    old: &Path,
+    to: &RealDir,
+    new: &Path,
+    flags: RenameFlags,
+) -> io::Result<()> {
+    at_parent(from, old, |old_dir, old_name| {
+        at_parent(to, new, |new_dir, new_name| {
+            rustix::fs::renameat_with(old_dir, old_name, new_dir, new_name, flags)
+        })
+        .map_err(|e| rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::INVAL))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> (tempfile::TempDir, RealDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = RealFs.open_root(dir.path()).unwrap();
+        (dir, fd)
+    }
+
+    /// Goal: a rename replaces nothing. Method: two files, one name.
+    #[test]
+    fn rename_never_replaces() {
+        let (dir, at) = root();
+        std::fs::write(dir.path().join("a"), "a").unwrap();
+        std::fs::write(dir.path().join("b"), "b").unwrap();
+        let error = RealFs.rename(&at, Path::new("a"), &at, Path::new("b")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(dir.path().join("b")).unwrap(), b"b");
+    }
+
+    /// Goal: no operation walks through a symbolic link or out by `..`. Method: a link to a folder with a file.
+    #[test]
+    fn links_and_dotdot_are_refused() {
+        let (dir, at) = root();
+        std::fs::create_dir(dir.path().join("real")).unwrap();
+        std::fs::write(dir.path().join("real/x"), "x").unwrap();
+        std::os::unix::fs::symlink("real", dir.path().join("link")).unwrap();
+        assert!(RealFs.open_dir(&at, Path::new("link")).is_err());
+        assert!(RealFs.stat(&at, Path::new("link/x")).is_err());
+        assert!(RealFs.open(&at, Path::new("link/x"), false).is_err());
+        assert!(RealFs.rename(&at, Path::new("link/x"), &at, Path::new("y")).is_err());
+        assert!(RealFs.remove_file(&at, Path::new("link/x")).is_err());
+        assert!(RealFs.open_dir(&at, Path::new("real/../..")).is_err());
+        assert!(RealFs.stat(&at, Path::new("real/x")).is_ok());
+    }
+
+    /// Goal: opening a FIFO neither blocks nor succeeds. Method: a FIFO with no other end.
+    #[test]
+    fn fifo_is_not_a_file() {
+        let (dir, at) = root();
+        rustix::fs::mknodat(CWD, dir.path().join("p"), rustix::fs::FileType::Fifo, Mode::RWXU, 0)
+            .unwrap();
+        assert!(RealFs.open(&at, Path::new("p"), false).is_err());
+        assert_eq!(RealFs.stat(&at, Path::new("p")).unwrap().file_type, FileType::Other);
+    }
+}

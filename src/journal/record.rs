@@ -1,0 +1,264 @@
+//! What a journal line says. One [`Record`] a line; `line` adds checksum and `synced_to`.
+//!
+//! Must not know: files. A record is data that decodes to itself.
+//!
+//! Invariants
+//! - `Outcome` is final: a job has one, and after it is durable the job never runs again.
+//! - A `CsvOpen` stands before the first [`Piece`] of its segment in the same or an older journal segment.
+//! - Pieces of a CSV segment are contiguous: each begins where the one before ended.
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::{Failure, JobId, RelPath, Spent};
+
+/// One line of the journal, in the order of a job's life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "t", rename_all = "snake_case")]
+pub enum Record {
+    /// The first line of a journal segment.
+    Begin(Begin),
+    /// The state of a CSV segment: at its birth, or as a snapshot at the head of a journal segment.
+    CsvOpen(CsvOpen),
+    /// A CSV segment gets no more rows and its final name.
+    CsvSeal(CsvSeal),
+    /// A source of `batch` became a job.
+    Take(Take),
+    /// An attempt ended and another one follows, or the file waits as incomplete.
+    Attempt(Attempt),
+    /// The job is over.
+    Outcome(Outcome),
+}
+
+/// Head of a journal segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin {
+    /// Format; 1.
+    pub version: u32,
+    /// Number of this segment, also in its name.
+    pub segment: u64,
+    /// Everything in earlier segments that still matters is repeated here: ignore them.
+    pub supersedes: bool,
+    /// The kernel's boot id when it was written; another one means power loss or reboot.
+    pub boot: String,
+    /// No job id above this one had been given.
+    pub high: JobId,
+    /// Unix milliseconds.
+    pub at_ms: u64,
+}
+
+/// A CSV segment as far as it is described before this line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CsvOpen {
+    /// The route, or `errors`.
+    pub route: String,
+    /// Number of the segment, from 1, rising within a route.
+    pub seg: u64,
+    /// Inode of the file.
+    pub ino: u64,
+    /// Header.
+    pub columns: Vec<String>,
+    /// Bytes; 0 at birth, when not even the header is written.
+    pub len: u64,
+    /// Data rows.
+    pub rows: u64,
+    /// crc32c of the first `len` bytes.
+    pub crc: u32,
+}
+
+/// The end of a CSV segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CsvSeal {
+    /// The route, or `errors`.
+    pub route: String,
+    /// Number of the segment.
+    pub seg: u64,
+    /// Its name from now on: `ROUTE.<UTC time>.<n>.csv`.
+    pub name: String,
+    /// Bytes.
+    pub len: u64,
+    /// Data rows.
+    pub rows: u64,
+    /// crc32c of all of it.
+    pub crc: u32,
+}
+
+/// A source of `batch` became a job. Durable before its copy leaves the staging name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Take {
+    /// The job.
+    pub job: JobId,
+    /// Which source, as it was.
+    pub source: SourceKey,
+    /// Path below the source folder.
+    pub rel: Rel,
+}
+
+/// An attempt that ended without ending the job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The job.
+    pub job: JobId,
+    /// Which attempt ended, from 1.
+    pub attempt: u32,
+    /// All that the job has spent, this attempt included.
+    #[serde(default)]
+    pub spent: Spent,
+    /// Not before this Unix millisecond again.
+    pub not_before_ms: u64,
+    /// Since when the worker has called the file incomplete, in Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incomplete_since_ms: Option<u64>,
+    /// Why, for `explain`.
+    pub reason: String,
+}
+
+/// The end of a job: its one final record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The job.
+    pub job: JobId,
+    /// Path below `incoming/`.
+    pub rel: Rel,
+    /// The route; empty where none could be found.
+    pub route: String,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// All that it spent.
+    #[serde(default)]
+    pub spent: Spent,
+    /// Why it failed; absent when it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// The end of stderr, for the sidecar of a failed job.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stderr: String,
+    /// Unix milliseconds of the end of the last attempt.
+    pub at_ms: u64,
+    /// How long the last attempt ran, in milliseconds.
+    pub took_ms: u64,
+    /// The very file, so that it is known again after a power cut.
+    pub file: FileMark,
+    /// Rows of the job.
+    #[serde(default)]
+    pub rows: u64,
+    /// What goes into which CSV.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub csv: Vec<Piece>,
+    /// Made files wait in `processing/ID.N.out` and go to `output/REL`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub output: bool,
+    /// The source, for a job that `batch` took in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceKey>,
+}
+
+/// What tells one file from another of the same name; no user can set any of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMark {
+    /// Inode.
+    pub ino: u64,
+    /// Birth, Unix nanoseconds, 0 if unknown.
+    pub btime_ns: i64,
+    /// ctime before the claim.
+    pub before_ns: i64,
+    /// ctime after the claim.
+    pub after_ns: i64,
+}
+
+/// Bytes of a CSV segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// The route, or `errors`.
+    pub route: String,
+    /// Number of the CSV segment.
+    pub seg: u64,
+    /// Where the bytes go in it.
+    pub offset: u64,
+    /// Data rows in them.
+    pub rows: u64,
+    /// The bytes, or where they are.
+    pub bytes: PieceBytes,
+}
+
+/// The bytes of a [`Piece`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PieceBytes {
+    /// As text.
+    Text(String),
+    /// Not UTF-8: base64.
+    #[serde(with = "base64_bytes")]
+    Base64(Vec<u8>),
+    /// In `journal/ID.rows`, durable before this line.
+    File {
+        /// Length in bytes.
+        len: u64,
+        /// sha256, hex.
+        sha256: String,
+    },
+}
+
+/// A [`RelPath`] in JSON: a string, or `{"b64": …}` where it is not UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Rel(pub RelPath);
+
+/// Which source of `batch`: the first 16 bytes of a sha256 over path, inode, size and mtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourceKey(pub [u8; 16]);
+
+impl Serialize for SourceKey {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&format!("{:032x}", u128::from_be_bytes(self.0)))
+    }
+}
+
+impl<'de> Deserialize<'de> for SourceKey {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let value = u128::from_str_radix(&text, 16).map_err(serde::de::Error::custom)?;
+        Ok(Self(value.to_be_bytes()))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum RelJson {
+    Text(String),
+    Base64 {
+        #[serde(with = "base64_bytes")]
+        b64: Vec<u8>,
+    },
+}
+
+impl Serialize for Rel {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(self.0.as_bytes()) {
+            Ok(text) => to.serialize_str(text),
+            Err(_) => RelJson::Base64 { b64: self.0.as_bytes().to_vec() }.serialize(to),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Rel {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let bytes = match RelJson::deserialize(from)? {
+            RelJson::Text(text) => text.into_bytes(),
+            RelJson::Base64 { b64 } => b64,
+        };
+        RelPath::new(bytes).map(Self).ok_or_else(|| serde::de::Error::custom("not a relative path"))
+    }
+}
+
+mod base64_bytes {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        STANDARD.decode(String::deserialize(from)?).map_err(serde::de::Error::custom)
+    }
+}

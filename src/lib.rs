@@ -1,0 +1,17 @@
+//! inboxd: drop a file into a folder and it is processed, once, for certain.
+//!
+//! The guided tour, in the order in which a file meets the rooms:
+//!
+//! - [`config`]: every setting, limit and default, checked once.
+//! - [`fs`]: the only place that renames, writes durably, syncs or removes.
+//! - [`core`]: what is decided, pure: no disk, no clock, no runtime.
+//! - [`journal`]: the truth about what is recorded.
+//! - [`results`]: the CSVs, derived from the journal.
+//! - [`worker`]: how a worker is started, spoken to and ended.
+
+pub mod config;
+pub mod core;
+pub mod fs;
+pub mod journal;
+pub mod results;
+pub mod worker;
