@@ -7,6 +7,7 @@
 //! - [`core`]: what is decided, pure: no disk, no clock, no runtime.
 //! - [`journal`]: the truth about what is recorded.
 //! - [`results`]: the CSVs, derived from the journal.
+//! - [`spool`]: the folders, and the only moves a file makes in them.
 //! - [`worker`]: how a worker is started, spoken to and ended.
 
 pub mod config;
@@ -14,4 +15,5 @@ pub mod core;
 pub mod fs;
 pub mod journal;
 pub mod results;
+pub mod spool;
 pub mod worker;

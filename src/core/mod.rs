@@ -3,14 +3,18 @@
 //! Must not know: files, time (it is passed in), async, logging, or any other
 //! module of this crate. It cannot fail: bad input is data.
 //!
+//! - [`state`]: the state of all claimed jobs, and what to do next.
+//! - [`backoff`]: how long a job waits before it runs again.
 //! - [`id`]: job ids, ordered by birth, never below the highest seen.
 //! - [`rel`]: the path of a file below `incoming/`, as bytes, always safe to join.
 //! - [`verdict`]: how one attempt ended, and which budget that is charged to.
 //! - [`row`]: a row as a worker gave it: names and cells.
 
+pub mod backoff;
 pub mod id;
 pub mod rel;
 pub mod row;
+pub mod state;
 pub mod verdict;
 
 pub use id::JobId;

@@ -8,10 +8,11 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
-/// A checked relative path. It keeps its bytes; only [`fmt::Display`] escapes them.
+/// A checked relative path. It keeps its bytes; only [`fmt::Display`] escapes them. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RelPath(Box<[u8]>);
+pub struct RelPath(Arc<[u8]>);
 
 impl RelPath {
     /// Checks the bytes; `None` where they are not a path that stays below its folder.
@@ -22,7 +23,7 @@ impl RelPath {
             && bytes
                 .split(|b| *b == b'/')
                 .all(|part| !part.is_empty() && part != b"." && part != b"..");
-        sound.then(|| Self(bytes.into_boxed_slice()))
+        sound.then(|| Self(bytes.into()))
     }
 
     /// The bytes, components joined by `/`.

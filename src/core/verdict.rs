@@ -65,6 +65,8 @@ pub enum FailClass {
     Oom,
     /// The worker died of a signal that was not ours.
     Crash,
+    /// The daemon or the machine died under it.
+    Lost,
     /// The worker asked to be tried again (exit 69, 75).
     TryAgain,
     /// The worker said that trying again is useless (exit 65).
@@ -97,6 +99,7 @@ impl FailClass {
             Self::Timeout => Some(Budget::Timeout),
             Self::Oom => Some(Budget::Oom),
             Self::Crash => Some(Budget::Crash),
+            Self::Lost => Some(Budget::Lost),
             Self::TryAgain => Some(Budget::TryAgain),
             Self::Permanent => None,
         }

@@ -15,8 +15,10 @@ use std::io;
 use std::path::Path;
 
 pub mod real;
+pub mod tree;
 
 pub use real::RealFs;
+pub use tree::{make_dirs, remove_tree, sync_tree};
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

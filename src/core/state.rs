@@ -1,0 +1,798 @@
+//! The state of all jobs that are claimed, and what to do next: `step(event, now) -> effects`.
+//!
+//! Must not know: the disk, the clock, the runtime, logging. The keeper carries the effects out, in
+//! their order, and reports what became of them as further events.
+//!
+//! Invariants
+//! - At most `slots` jobs run, at most `max_running` of a route, none of a paused route.
+//! - A job that was lost twice runs alone.
+//! - A permit is there before a claim: a free slot, or a place in the small look-ahead.
+//! - Each job gets one `RecordOutcome`, and after it no `Start`.
+//! - A job starts its attempt N+1 only after the end of N is recorded.
+//! - Memory is bounded: the window of names, the table of held names, the jobs that wait.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use super::backoff;
+use super::{FailClass, Failure, JobId, RelPath, Spent, Verdict};
+
+/// Unix milliseconds, passed in by whoever has a clock.
+pub type Millis = u64;
+
+/// How much may be going on at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Workers at once.
+    pub slots: usize,
+    /// Claims that wait for a slot, so that a slot never waits for a claim.
+    pub look_ahead: usize,
+    /// Names known and not yet claimed.
+    pub window: usize,
+    /// Jobs that wait for a further attempt; beyond it nothing new is claimed.
+    pub waiting: usize,
+    /// An incomplete file becomes an error after this many milliseconds.
+    pub incomplete_for: Millis,
+}
+
+/// What the core must know of a route.
+#[derive(Clone, Debug)]
+pub struct RouteRules {
+    /// Further attempts by budget.
+    pub retries: Spent,
+    /// Waits of the budget *try again*, in milliseconds.
+    pub try_again_ms: Vec<Millis>,
+    /// Slots it may use at once.
+    pub max_running: usize,
+    /// Higher goes first.
+    pub priority: i32,
+    /// It pauses after so many failed jobs in a row.
+    pub pause_after_failures: Option<u32>,
+}
+
+/// A name that could be claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Path below `incoming/`.
+    pub rel: RelPath,
+    /// Index of its route.
+    pub route: usize,
+    /// Lower goes first: the time it came, in nanoseconds.
+    pub order: i64,
+}
+
+/// A job found in `processing/` at start, with what the journal says of it.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// The job.
+    pub job: JobId,
+    /// Its route now; `None` where no route takes it any more: it waits.
+    pub route: Option<usize>,
+    /// Attempts begun, from its name.
+    pub begun: u32,
+    /// The last attempt whose end is recorded; 0 for none.
+    pub ended: u32,
+    /// What it had spent at that end.
+    pub spent: Spent,
+    /// From that end.
+    pub not_before: Millis,
+    /// From that end.
+    pub incomplete_since: Option<Millis>,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Start-up found a claimed job.
+    Recovered(Recovered),
+    /// A scan or a wake found a file.
+    Found(Candidate),
+    /// [`Effect::Claim`] succeeded: S1 → S2. `begun` as in the effect.
+    Claimed {
+        /// The new job.
+        job: JobId,
+        /// Its route.
+        route: usize,
+        /// It was born as its first attempt.
+        begun: bool,
+    },
+    /// A source of `batch` became a job, `ID.0`.
+    Taken {
+        /// The new job.
+        job: JobId,
+        /// Its route.
+        route: usize,
+    },
+    /// [`Effect::Claim`] did not succeed; the name may be offered again after `until`.
+    Held {
+        /// What was to be claimed.
+        candidate: Candidate,
+        /// As in the effect.
+        begin: bool,
+        /// `None`: it is gone, a lost race.
+        until: Option<Millis>,
+    },
+    /// [`Effect::Start`] could not be carried out although the job is there.
+    StartFailed {
+        /// The job.
+        job: JobId,
+    },
+    /// A worker's attempt ended.
+    Ended {
+        /// The job.
+        job: JobId,
+        /// How.
+        verdict: Verdict,
+    },
+    /// The line of [`Effect::RecordAttempt`] or [`Effect::RecordOutcome`] is durable.
+    Recorded {
+        /// The job.
+        job: JobId,
+    },
+    /// Nothing but time.
+    Tick,
+    /// No more starts, no more claims.
+    Drain,
+    /// Claiming may go on or must wait (disk).
+    Claims {
+        /// Whether it may.
+        allowed: bool,
+    },
+    /// A paused route is tried again.
+    Resume {
+        /// Which.
+        route: usize,
+    },
+}
+
+/// What the keeper must do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Rename into `processing/`: as `ID.1` where `begin`, else as `ID.0`. Answer: `Claimed` or `Held`.
+    Claim {
+        /// What to claim.
+        candidate: Candidate,
+        /// A slot is kept for it.
+        begin: bool,
+    },
+    /// Name the job `ID.attempt` if it is not, and give it to a slot. Answer, some time: `Ended`.
+    Start {
+        /// The job.
+        job: JobId,
+        /// Its route.
+        route: usize,
+        /// From 1.
+        attempt: u32,
+        /// It has been lost before: make its name durable first, so that the next loss counts.
+        suspect: bool,
+    },
+    /// Journal the end of an attempt. Answer: `Recorded`.
+    RecordAttempt {
+        /// The job.
+        job: JobId,
+        /// Which attempt ended.
+        attempt: u32,
+        /// All it has spent.
+        spent: Spent,
+        /// Not before.
+        not_before: Millis,
+        /// See the record.
+        incomplete_since: Option<Millis>,
+        /// Why.
+        reason: String,
+    },
+    /// Journal the outcome, with the rows of the last `Ended` where there is no failure, and settle
+    /// once it is durable. Answer: `Recorded`, from when on the core knows nothing of the job.
+    RecordOutcome {
+        /// The job.
+        job: JobId,
+        /// Attempts begun.
+        attempts: u32,
+        /// All it has spent.
+        spent: Spent,
+        /// Why it failed, if it did.
+        failure: Option<Failure>,
+    },
+    /// Name the job `ID.begun` again: the attempt costs nothing.
+    Release {
+        /// The job.
+        job: JobId,
+        /// Attempts begun that count.
+        begun: u32,
+    },
+    /// A route pauses.
+    Pause {
+        /// Which.
+        route: usize,
+        /// Why.
+        reason: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Claimed, may start when a slot is free.
+    Ready,
+    /// Not before a time.
+    Waiting(Millis),
+    /// A slot has it.
+    Running,
+    /// The end of an attempt is being recorded; then it waits until the time.
+    RecordingAttempt(Millis),
+    /// The outcome is being recorded.
+    RecordingOutcome,
+    /// No route takes it any more.
+    Unrouted,
+}
+
+#[derive(Clone, Debug)]
+struct Job {
+    route: usize,
+    phase: Phase,
+    /// Attempts begun that count.
+    begun: u32,
+    spent: Spent,
+    incomplete_since: Option<Millis>,
+}
+
+impl Job {
+    /// Its next attempt must have the machine to itself.
+    fn is_suspect(&self) -> bool {
+        self.spent.lost >= 2
+    }
+}
+
+#[derive(Clone, Debug)]
+struct RouteState {
+    rules: RouteRules,
+    /// The window: names by order of arrival.
+    queue: BTreeMap<(i64, u64), RelPath>,
+    /// Claimed and due.
+    ready: BTreeSet<JobId>,
+    running: usize,
+    /// Claims asked for and not answered yet: each keeps a slot …
+    promised: usize,
+    /// … or a place in the look-ahead.
+    asked: usize,
+    failures_in_row: u32,
+    paused: bool,
+}
+
+impl RouteState {
+    /// Slots that it uses or has been promised.
+    fn used(&self) -> usize {
+        self.running + self.promised
+    }
+}
+
+/// How many of each, for `status` and for the end of `batch`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Names in the window.
+    pub candidates: usize,
+    /// Names whose claim waits.
+    pub held: usize,
+    /// Claimed, due, waiting for a slot.
+    pub ready: usize,
+    /// Waiting for their time.
+    pub waiting: usize,
+    /// Of these, incomplete files.
+    pub incomplete: usize,
+    /// In a slot.
+    pub running: usize,
+    /// Waiting for the journal.
+    pub recording: usize,
+    /// Claimed, but of a paused route or of none.
+    pub stuck: usize,
+    /// Names in the window of paused routes.
+    pub stuck_candidates: usize,
+}
+
+/// All that is decided, decided here.
+#[derive(Clone, Debug)]
+pub struct Core {
+    limits: Limits,
+    routes: Vec<RouteState>,
+    jobs: HashMap<JobId, Job>,
+    /// `Phase::Waiting` by time.
+    timers: BTreeSet<(Millis, JobId)>,
+    /// Names in a window, so that a second sighting adds nothing.
+    known: HashSet<RelPath>,
+    held: HashMap<RelPath, Millis>,
+    next_seq: u64,
+    running: usize,
+    /// Over all routes, as in `RouteState`.
+    promised: usize,
+    asked: usize,
+    recording: usize,
+    /// The job that has the machine to itself.
+    alone: Option<JobId>,
+    draining: bool,
+    claims_allowed: bool,
+}
+
+impl Core {
+    /// An idle core.
+    pub fn new(limits: Limits, routes: Vec<RouteRules>) -> Self {
+        let routes = routes
+            .into_iter()
+            .map(|rules| RouteState {
+                rules,
+                queue: BTreeMap::new(),
+                ready: BTreeSet::new(),
+                running: 0,
+                promised: 0,
+                asked: 0,
+                failures_in_row: 0,
+                paused: false,
+            })
+            .collect();
+        Self {
+            limits,
+            routes,
+            jobs: HashMap::new(),
+            timers: BTreeSet::new(),
+            known: HashSet::new(),
+            held: HashMap::new(),
+            next_seq: 0,
+            running: 0,
+            promised: 0,
+            asked: 0,
+            recording: 0,
+            alone: None,
+            draining: false,
+            claims_allowed: true,
+        }
+    }
+
+    /// Takes one event in and appends what is to be done now.
+    pub fn step(&mut self, event: Event, now: Millis, out: &mut Vec<Effect>) {
+        match event {
+            Event::Recovered(found) => self.recovered(&found, now, out),
+            Event::Found(candidate) => self.found(candidate, now),
+            Event::Claimed { job, route, begun } => self.claimed(job, route, begun, out),
+            Event::Taken { job, route } => {
+                self.insert(job, route, Phase::Ready, 0, Spent::default());
+            }
+            Event::Held { candidate, begin, until } => {
+                self.answered(candidate.route, begin);
+                if let Some(until) = until {
+                    self.hold(candidate.rel, until, now);
+                }
+            }
+            Event::StartFailed { job } => self.start_failed(job, now),
+            Event::Ended { job, verdict } => self.ended(job, verdict, now, out),
+            Event::Recorded { job } => self.recorded(job, now),
+            Event::Tick => {}
+            Event::Drain => self.draining = true,
+            Event::Claims { allowed } => self.claims_allowed = allowed,
+            Event::Resume { route } => {
+                if let Some(route) = self.routes.get_mut(route) {
+                    route.paused = false;
+                    route.failures_in_row = 0;
+                }
+            }
+        }
+        self.fire_timers(now);
+        self.dispatch(out);
+    }
+
+    /// How many more names the window takes; 0 while nothing may be claimed.
+    pub fn room(&self) -> usize {
+        if self.draining { 0 } else { self.limits.window.saturating_sub(self.known.len()) }
+    }
+
+    /// How many sources `batch` may turn into jobs now.
+    pub fn room_to_take(&self) -> usize {
+        let idle = self.jobs.len().saturating_sub(self.running + self.recording);
+        if self.may_claim() { (self.limits.look_ahead * 2).saturating_sub(idle) } else { 0 }
+    }
+
+    /// When the next wait ends, if one does.
+    pub fn next_timer(&self) -> Option<Millis> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Whether this name waits after a claim that could not be made.
+    pub fn holds(&self, rel: &RelPath) -> bool {
+        self.held.contains_key(rel)
+    }
+
+    /// How many of each.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts {
+            candidates: self.known.len(),
+            held: self.held.len(),
+            running: self.running,
+            recording: self.recording,
+            ..Counts::default()
+        };
+        for route in &self.routes {
+            if route.paused {
+                counts.stuck_candidates += route.queue.len();
+            }
+        }
+        for job in self.jobs.values() {
+            let paused = self.routes.get(job.route).is_some_and(|route| route.paused);
+            match job.phase {
+                Phase::Unrouted => counts.stuck += 1,
+                Phase::Ready | Phase::Waiting(_) if paused => counts.stuck += 1,
+                Phase::Ready => counts.ready += 1,
+                Phase::Waiting(_) => {
+                    counts.waiting += 1;
+                    counts.incomplete += usize::from(job.incomplete_since.is_some());
+                }
+                _ => {}
+            }
+        }
+        counts
+    }
+
+    /// Nothing runs and nothing waits for the journal: a drain is over.
+    pub fn is_still(&self) -> bool {
+        self.running + self.promised + self.asked + self.recording == 0
+    }
+
+    /// Whether a route is paused.
+    pub fn is_paused(&self, route: usize) -> bool {
+        self.routes.get(route).is_some_and(|route| route.paused)
+    }
+
+    fn may_claim(&self) -> bool {
+        self.claims_allowed && !self.draining && self.timers.len() < self.limits.waiting
+    }
+
+    fn insert(&mut self, job: JobId, route: usize, phase: Phase, begun: u32, spent: Spent) {
+        let state = Job { route, phase: Phase::Unrouted, begun, spent, incomplete_since: None };
+        let before = self.jobs.insert(job, state);
+        assert!(before.is_none(), "job {job} exists twice");
+        self.enter(job, phase);
+    }
+
+    /// The only way from one phase to another: keeps the counters and sets that depend on it.
+    fn enter(&mut self, id: JobId, phase: Phase) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(route) = self.routes.get_mut(job.route) else { return };
+        match job.phase {
+            Phase::Ready => {
+                route.ready.remove(&id);
+            }
+            Phase::Waiting(at) => {
+                self.timers.remove(&(at, id));
+            }
+            Phase::Running => {
+                route.running -= 1;
+                self.running -= 1;
+                if self.alone == Some(id) {
+                    self.alone = None;
+                }
+            }
+            Phase::RecordingAttempt(_) | Phase::RecordingOutcome => self.recording -= 1,
+            Phase::Unrouted => {}
+        }
+        match phase {
+            Phase::Ready => {
+                route.ready.insert(id);
+            }
+            Phase::Waiting(at) => {
+                self.timers.insert((at, id));
+            }
+            Phase::Running => {
+                route.running += 1;
+                self.running += 1;
+                if job.is_suspect() {
+                    self.alone = Some(id);
+                }
+            }
+            Phase::RecordingAttempt(_) | Phase::RecordingOutcome => self.recording += 1,
+            Phase::Unrouted => {}
+        }
+        job.phase = phase;
+    }
+
+    fn recovered(&mut self, found: &Recovered, now: Millis, out: &mut Vec<Effect>) {
+        let Some(route) = found.route.filter(|at| *at < self.routes.len()) else {
+            self.insert(found.job, usize::MAX, Phase::Unrouted, found.begun, found.spent);
+            return;
+        };
+        self.insert(found.job, route, Phase::Waiting(now), found.begun, found.spent);
+        if found.begun > found.ended {
+            // An attempt without an end: the daemon or the machine died under it.
+            let failure =
+                Failure::new(FailClass::Lost, "lost: inboxd or the machine died under it");
+            self.failed(found.job, failure, now, out);
+            return;
+        }
+        if let Some(job) = self.jobs.get_mut(&found.job) {
+            job.incomplete_since = found.incomplete_since;
+        }
+        self.enter(found.job, Phase::Waiting(found.not_before));
+    }
+
+    fn found(&mut self, candidate: Candidate, now: Millis) {
+        if self.room() == 0 || self.known.contains(&candidate.rel) {
+            return;
+        }
+        if self.held.get(&candidate.rel).is_some_and(|until| *until > now) {
+            return;
+        }
+        let Some(route) = self.routes.get_mut(candidate.route) else { return };
+        self.held.remove(&candidate.rel);
+        self.known.insert(candidate.rel.clone());
+        route.queue.insert((candidate.order, self.next_seq), candidate.rel);
+        self.next_seq += 1;
+    }
+
+    fn hold(&mut self, rel: RelPath, until: Millis, now: Millis) {
+        // The table is bounded like the window; what does not fit is simply found again by the next scan.
+        if self.held.len() >= self.limits.window {
+            self.held.retain(|_, at| *at > now);
+        }
+        if self.held.len() < self.limits.window {
+            self.held.insert(rel, until);
+        }
+    }
+
+    /// A claim was answered: what it kept is free again, or about to be used.
+    fn answered(&mut self, route: usize, begin: bool) {
+        let Some(state) = self.routes.get_mut(route) else { return };
+        let (mine, all) = if begin {
+            (&mut state.promised, &mut self.promised)
+        } else {
+            (&mut state.asked, &mut self.asked)
+        };
+        *mine -= 1;
+        *all -= 1;
+    }
+
+    fn claimed(&mut self, job: JobId, route: usize, begun: bool, out: &mut Vec<Effect>) {
+        self.answered(route, begun);
+        self.insert(job, route, Phase::Ready, 0, Spent::default());
+        if begun {
+            self.start(job, out);
+        }
+    }
+
+    fn start(&mut self, id: JobId, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        assert!(job.phase == Phase::Ready, "{id} starts although it is not ready");
+        job.begun = job.begun.saturating_add(1);
+        let suspect = job.spent.lost > 0;
+        out.push(Effect::Start { job: id, route: job.route, attempt: job.begun, suspect });
+        self.enter(id, Phase::Running);
+    }
+
+    fn start_failed(&mut self, id: JobId, now: Millis) {
+        if let Some(job) = self.jobs.get_mut(&id).filter(|job| job.phase == Phase::Running) {
+            job.begun = job.begun.saturating_sub(1);
+            self.enter(id, Phase::Waiting(now.saturating_add(1_000)));
+        }
+    }
+
+    fn ended(&mut self, id: JobId, verdict: Verdict, now: Millis, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.phase == Phase::Running) else {
+            return;
+        };
+        let route = job.route;
+        match verdict {
+            Verdict::Done => {
+                out.push(outcome(id, job, None));
+                self.enter(id, Phase::RecordingOutcome);
+                if let Some(route) = self.routes.get_mut(route) {
+                    route.failures_in_row = 0;
+                }
+            }
+            Verdict::Failed(failure) => self.failed(id, failure, now, out),
+            Verdict::Incomplete { reason, retry_after_ms } => {
+                self.incomplete(id, reason, retry_after_ms, now, out);
+            }
+            Verdict::Misconfigured { reason } => {
+                self.release(id, out);
+                self.pause(route, reason, out);
+            }
+            Verdict::Released => self.release(id, out),
+        }
+    }
+
+    fn release(&mut self, id: JobId, out: &mut Vec<Effect>) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.begun = job.begun.saturating_sub(1);
+            out.push(Effect::Release { job: id, begun: job.begun });
+            self.enter(id, Phase::Ready);
+        }
+    }
+
+    fn pause(&mut self, route: usize, reason: String, out: &mut Vec<Effect>) {
+        if let Some(state) = self.routes.get_mut(route).filter(|state| !state.paused) {
+            state.paused = true;
+            out.push(Effect::Pause { route, reason });
+        }
+    }
+
+    /// One attempt more has failed: try again if its budget allows, else it is the outcome.
+    fn failed(&mut self, id: JobId, failure: Failure, now: Millis, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(route) = self.routes.get_mut(job.route) else { return };
+        job.incomplete_since = None;
+        if let Some(budget) = failure.class.budget() {
+            job.spent.charge(budget);
+            let spent = job.spent.of(budget);
+            if spent <= route.rules.retries.of(budget) {
+                let wait = backoff::after_failure(id, &failure, spent, &route.rules.try_again_ms);
+                let not_before = now.saturating_add(wait);
+                out.push(Effect::RecordAttempt {
+                    job: id,
+                    attempt: job.begun,
+                    spent: job.spent,
+                    not_before,
+                    incomplete_since: None,
+                    reason: failure.reason,
+                });
+                self.enter(id, Phase::RecordingAttempt(not_before));
+                return;
+            }
+        }
+        out.push(outcome(id, job, Some(failure)));
+        route.failures_in_row = route.failures_in_row.saturating_add(1);
+        let row = route.failures_in_row;
+        let too_many = route.rules.pause_after_failures.is_some_and(|limit| row >= limit);
+        let at = job.route;
+        self.enter(id, Phase::RecordingOutcome);
+        if too_many {
+            self.pause(at, format!("{row} jobs failed in a row (pause_after_failures)"), out);
+        }
+    }
+
+    fn incomplete(
+        &mut self,
+        id: JobId,
+        reason: String,
+        asked: Option<u64>,
+        now: Millis,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let since = *job.incomplete_since.get_or_insert(now);
+        let waited = now.saturating_sub(since);
+        if waited >= self.limits.incomplete_for {
+            let reason = format!("incomplete for {} h: {reason}", waited / 3_600_000);
+            self.failed(id, Failure::new(FailClass::Permanent, reason), now, out);
+            return;
+        }
+        let not_before = now.saturating_add(backoff::after_incomplete(waited, asked));
+        out.push(Effect::RecordAttempt {
+            job: id,
+            attempt: job.begun,
+            spent: job.spent,
+            not_before,
+            incomplete_since: Some(since),
+            reason: if reason.is_empty() { "incomplete".to_owned() } else { reason },
+        });
+        self.enter(id, Phase::RecordingAttempt(not_before));
+    }
+
+    fn recorded(&mut self, id: JobId, now: Millis) {
+        match self.jobs.get(&id).map(|job| job.phase.clone()) {
+            Some(Phase::RecordingAttempt(at)) if at <= now => self.enter(id, Phase::Ready),
+            Some(Phase::RecordingAttempt(at)) => self.enter(id, Phase::Waiting(at)),
+            Some(Phase::RecordingOutcome) => {
+                self.recording -= 1;
+                self.jobs.remove(&id);
+            }
+            _ => {}
+        }
+    }
+
+    fn fire_timers(&mut self, now: Millis) {
+        while let Some((at, job)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            self.enter(job, Phase::Ready);
+        }
+    }
+
+    /// Fills free slots, then the look-ahead.
+    fn dispatch(&mut self, out: &mut Vec<Effect>) {
+        while !self.draining
+            && self.alone.is_none()
+            && self.running + self.promised < self.limits.slots
+        {
+            if let Some(suspect) = self.first_suspect() {
+                // It waits for the others to end, and nothing new starts meanwhile.
+                if self.running + self.promised == 0 {
+                    self.start(suspect, out);
+                }
+                return;
+            }
+            match self.next_work() {
+                Some(Work::Ready(job)) => self.start(job, out),
+                Some(Work::Candidate(route)) => self.claim_from(route, true, out),
+                None => break,
+            }
+        }
+        self.look_ahead(out);
+    }
+
+    fn look_ahead(&mut self, out: &mut Vec<Effect>) {
+        let slots_full = self.running + self.promised >= self.limits.slots;
+        if !self.may_claim() || self.alone.is_some() || !slots_full {
+            return;
+        }
+        let ready: usize = self.routes.iter().map(|route| route.ready.len()).sum();
+        for _ in ready + self.asked..self.limits.look_ahead {
+            let Some(route) = self.best_queue(|r| r.used() + r.ready.len() + r.asked) else {
+                return;
+            };
+            self.claim_from(route, false, out);
+        }
+    }
+
+    fn first_suspect(&self) -> Option<JobId> {
+        self.routes
+            .iter()
+            .filter(|route| !route.paused)
+            .flat_map(|route| route.ready.iter())
+            .find(|id| self.jobs.get(id).is_some_and(Job::is_suspect))
+            .copied()
+    }
+
+    /// The best thing to start: the highest priority, a claimed job before a candidate.
+    fn next_work(&self) -> Option<Work> {
+        let ready = self
+            .routes
+            .iter()
+            .filter(|route| !route.paused && route.used() < route.rules.max_running)
+            .filter_map(|route| route.ready.first().map(|job| (route.rules.priority, *job)))
+            .min_by_key(|(priority, job)| (std::cmp::Reverse(*priority), *job));
+        let queue = if self.may_claim() { self.best_queue(RouteState::used) } else { None };
+        match (ready, queue) {
+            (Some((mine, job)), Some(route)) => {
+                let other = self.routes.get(route).map_or(i32::MIN, |r| r.rules.priority);
+                Some(if mine >= other { Work::Ready(job) } else { Work::Candidate(route) })
+            }
+            (Some((_, job)), None) => Some(Work::Ready(job)),
+            (None, Some(route)) => Some(Work::Candidate(route)),
+            (None, None) => None,
+        }
+    }
+
+    /// The route whose oldest candidate goes first, among those whose `used` is below their cap.
+    fn best_queue(&self, used: impl Fn(&RouteState) -> usize) -> Option<usize> {
+        self.routes
+            .iter()
+            .enumerate()
+            .filter(|(_, route)| !route.paused && used(route) < route.rules.max_running)
+            .filter_map(|(at, route)| {
+                route
+                    .queue
+                    .keys()
+                    .next()
+                    .map(|key| (std::cmp::Reverse(route.rules.priority), *key, at))
+            })
+            .min()
+            .map(|(_, _, at)| at)
+    }
+
+    fn claim_from(&mut self, route: usize, begin: bool, out: &mut Vec<Effect>) {
+        let Some(state) = self.routes.get_mut(route) else { return };
+        let Some(((order, _), rel)) = state.queue.pop_first() else { return };
+        self.known.remove(&rel);
+        let (mine, all) = if begin {
+            (&mut state.promised, &mut self.promised)
+        } else {
+            (&mut state.asked, &mut self.asked)
+        };
+        *mine += 1;
+        *all += 1;
+        out.push(Effect::Claim { candidate: Candidate { rel, route, order }, begin });
+    }
+}
+
+enum Work {
+    Ready(JobId),
+    Candidate(usize),
+}
+
+fn outcome(id: JobId, job: &Job, failure: Option<Failure>) -> Effect {
+    Effect::RecordOutcome { job: id, attempts: job.begun, spent: job.spent, failure }
+}

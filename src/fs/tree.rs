@@ -1,0 +1,140 @@
+//! Whole trees: made, removed, synced, through [`Filesystem`] and without recursion.
+//!
+//! Must not know: whose trees they are. Callers remove only what is inboxd's own.
+//!
+//! Invariant: no symbolic link is followed; a link is removed as a name. A tree of any depth is
+//! handled with a bounded number of descriptors.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{FileType, Filesystem};
+
+/// Removes `path` and everything below it; that it is gone already is fine.
+///
+/// The deepest folders go first, found again from the top for each: slow for a deep tree, but bounded
+/// in memory and descriptors, and a worker that makes a thousand nested folders harms only itself.
+pub fn remove_tree<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Result<()> {
+    match fs.stat(at, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(stat) if stat.file_type != FileType::Dir => return fs.remove_file(at, path),
+        Ok(_) => {}
+    }
+    // Each round removes one folder at least, or fails.
+    let mut chain = vec![fs.open_dir(at, path)?];
+    let mut names: Vec<PathBuf> = Vec::new();
+    while let Some(dir) = chain.last() {
+        let mut below = None;
+        for entry in fs.list(dir)? {
+            let entry = entry?;
+            let name = PathBuf::from(entry.name);
+            let is_dir = match entry.file_type {
+                Some(known) => known == FileType::Dir,
+                None => fs.stat(dir, &name)?.file_type == FileType::Dir,
+            };
+            if is_dir {
+                below = Some(name);
+                break;
+            }
+            fs.remove_file(dir, &name)?;
+        }
+        match below {
+            Some(name) if chain.len() < 64 => {
+                let next = fs.open_dir(dir, &name)?;
+                names.push(name);
+                chain.push(next);
+            }
+            // Too deep to hold open: bring the folder up to the top of the tree and go on there.
+            Some(name) => {
+                let top = chain.first().cloned().ok_or(io::ErrorKind::NotFound)?;
+                hoist(fs, dir, &name, &top)?;
+                chain.truncate(1);
+                names.clear();
+            }
+            None => {
+                chain.pop();
+                if let (Some(parent), Some(name)) = (chain.last(), names.pop()) {
+                    fs.remove_dir(parent, &name)?;
+                }
+            }
+        }
+    }
+    fs.remove_dir(at, path)
+}
+
+fn hoist<F: Filesystem>(fs: &F, dir: &F::Dir, name: &Path, top: &F::Dir) -> io::Result<()> {
+    for n in 0..u32::MAX {
+        let to = PathBuf::from(format!("hoisted.{n}"));
+        match fs.rename(dir, name, top, &to) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other,
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// Syncs every file and folder of a tree. After it returns, all of it is durable below `path`, and
+/// so is the name `path` itself.
+pub fn sync_tree<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Result<()> {
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let dir = fs.open_dir(at, &folder)?;
+        for entry in fs.list(&dir)? {
+            let name = PathBuf::from(entry?.name);
+            match fs.stat(&dir, &name)?.file_type {
+                FileType::Dir => folders.push(folder.join(name)),
+                FileType::File => fs.sync_file(&fs.open(&dir, &name, false)?)?,
+                FileType::Other => {}
+            }
+        }
+        fs.sync_dir(&dir)?;
+    }
+    fs.sync_dir(at)
+}
+
+/// Opens `path` below `at`, making the folders that are missing.
+pub fn make_dirs<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path, mode: u32) -> io::Result<F::Dir> {
+    let mut dir = at.clone();
+    for part in path.components() {
+        let name = Path::new(part.as_os_str());
+        dir = match fs.open_dir(&dir, name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                match fs.make_dir(&dir, name, mode) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(error);
+                    }
+                    _ => fs.open_dir(&dir, name)?,
+                }
+            }
+            other => other?,
+        };
+    }
+    Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::RealFs;
+
+    /// Goal: a tree deeper than the descriptors we hold goes, links in it are not followed.
+    /// Method: 300 nested folders with a file and a link in each, the link to a file outside.
+    #[test]
+    fn deep_trees_are_removed_and_links_stay_links() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = RealFs.open_root(temp.path()).unwrap();
+        std::fs::write(temp.path().join("outside"), "stays").unwrap();
+        let mut path = temp.path().join("t");
+        for _ in 0..300 {
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join("f"), "x").unwrap();
+            std::os::unix::fs::symlink(temp.path().join("outside"), path.join("l")).unwrap();
+            path.push("d");
+        }
+        remove_tree(&RealFs, &at, Path::new("t")).unwrap();
+        assert!(!temp.path().join("t").exists());
+        assert_eq!(std::fs::read(temp.path().join("outside")).unwrap(), b"stays");
+        remove_tree(&RealFs, &at, Path::new("t")).unwrap();
+    }
+}

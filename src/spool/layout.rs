@@ -1,0 +1,78 @@
+//! The folders of a spool, opened once, so that later steps go through descriptors.
+//!
+//! Must not know: what is in them.
+//!
+//! Invariant: all folders are on one filesystem (checked where the real one is opened), so every
+//! move between them is a rename.
+
+use std::io;
+use std::path::Path;
+
+use crate::fs::Filesystem;
+
+/// The folders of one spool.
+#[derive(Clone, Debug)]
+pub struct Spool<F: Filesystem> {
+    /// How everything below is done.
+    pub fs: F,
+    /// The spool itself.
+    pub root: F::Dir,
+    /// Producers drop here.
+    pub incoming: F::Dir,
+    /// Claimed files, one folder a job.
+    pub processing: F::Dir,
+    /// The worker succeeded.
+    pub done: F::Dir,
+    /// It finally failed.
+    pub error: F::Dir,
+    /// Why it failed, below `error/`.
+    pub why: F::Dir,
+    /// Made files.
+    pub output: F::Dir,
+    /// CSVs.
+    pub results: F::Dir,
+    /// The journal and the lock.
+    pub journal: F::Dir,
+}
+
+/// Folders of a spool below its root, with their permissions. `incoming` is setgid, so that what
+/// producers of one group make there stays claimable.
+pub const FOLDERS: [(&str, u32); 8] = [
+    ("incoming", 0o2770),
+    ("processing", 0o750),
+    ("done", 0o750),
+    ("error", 0o750),
+    ("error/.why", 0o750),
+    ("output", 0o750),
+    ("results", 0o750),
+    ("journal", 0o750),
+];
+
+impl<F: Filesystem> Spool<F> {
+    /// Opens the folders, making those that are missing. The error names the folder.
+    pub fn open(fs: F, root: F::Dir) -> Result<Self, (String, io::Error)> {
+        for (name, mode) in FOLDERS {
+            match fs.make_dir(&root, Path::new(name), mode) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err((name.to_owned(), error));
+                }
+                _ => {}
+            }
+        }
+        let open = |name: &str| {
+            fs.open_dir(&root, Path::new(name)).map_err(|error| (name.to_owned(), error))
+        };
+        Ok(Self {
+            incoming: open("incoming")?,
+            processing: open("processing")?,
+            done: open("done")?,
+            error: open("error")?,
+            why: open("error/.why")?,
+            output: open("output")?,
+            results: open("results")?,
+            journal: open("journal")?,
+            fs,
+            root,
+        })
+    }
+}

@@ -1,0 +1,30 @@
+//! The spool: one folder on one filesystem, and the only moves a file makes in it.
+//!
+//! Must not know: routes, workers, the journal's contents, the daemon.
+//!
+//! | state | incoming | processing | recorded in the journal | done or error | who owns it |
+//! |---|---|---|---|---|---|
+//! | S1 incoming | + | - | - | - | producer, until the file is complete |
+//! | S2 processing | - | + | - | - | inboxd |
+//! | S3 recorded | - | + | + | - | inboxd; the outcome is final |
+//! | S4 settled | - | - | + (until checkpoint) | + | user |
+//!
+//! - [`layout`]: the folders, opened once; all on one filesystem.
+//! - [`names`]: the grammar of names below `processing/`, and names for what is taken.
+//! - [`scan`]: reads `incoming/`, bounded, streaming; finds S1.
+//! - [`claim`]: S1 → S2, by one rename; and the attempt in the name.
+//! - [`settle`]: S3 → S4, by one rename; the sidecar of a failure goes before it.
+//! - [`import`]: a source of `batch` becomes S2 without being touched.
+//! - [`lock`]: one daemon a spool.
+//!
+//! Guaranteed: a file is in exactly one of these states at every instant, and no move overwrites.
+//! Not guaranteed: that a move is durable when it returns. The journal's commit and recovery see to it.
+
+pub mod claim;
+pub mod layout;
+pub mod names;
+pub mod scan;
+pub mod settle;
+
+pub use layout::Spool;
+pub use names::{Claimed, Place};

@@ -1,0 +1,128 @@
+//! The scan: what stands in `incoming/`, streamed, with the directory streams kept open.
+//!
+//! Must not know: routes, what is claimed. It moves nothing.
+//!
+//! Invariants
+//! - Memory is bounded by the depth of the tree, whatever the number of names: starting readdir
+//!   again for each slice would be quadratic, collecting would be linear.
+//! - A symbolic link is never followed; it is reported as what it is.
+
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::core::RelPath;
+use crate::fs::{FileType, Filesystem, Stat};
+
+use super::Spool;
+
+/// A tree deeper than this is not entered: each level keeps a descriptor open.
+pub const DEPTH_MAX: usize = 256;
+
+/// A name below `incoming/` that is not a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// Where.
+    pub rel: RelPath,
+    /// What it looked like.
+    pub stat: Stat,
+}
+
+/// A folder that could not be read, or is too deep.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// Where; `None` is `incoming/` itself.
+    pub rel: Option<RelPath>,
+    /// Why.
+    pub error: io::Error,
+}
+
+/// One pass over the tree, taken in slices.
+pub struct Scan<F: Filesystem> {
+    stack: Vec<Level<F>>,
+    /// Folders that could not be read in this pass.
+    pub unreadable: Vec<Unreadable>,
+}
+
+struct Level<F: Filesystem> {
+    prefix: Vec<u8>,
+    dir: F::Dir,
+    list: F::List,
+}
+
+impl<F: Filesystem> Scan<F> {
+    /// Begins a pass over all of `incoming/`.
+    pub fn begin(spool: &Spool<F>) -> Self {
+        let mut scan = Self { stack: Vec::new(), unreadable: Vec::new() };
+        match spool.fs.list(&spool.incoming) {
+            Ok(list) => {
+                scan.stack.push(Level { prefix: vec![], dir: spool.incoming.clone(), list })
+            }
+            Err(error) => scan.unreadable.push(Unreadable { rel: None, error }),
+        }
+        scan
+    }
+
+    /// Reads on until `most` entries were looked at or the pass is over; `true` when it is over.
+    ///
+    /// `enters` is asked about each folder and name before it is looked at (ignored ones are not).
+    /// Entries that vanish meanwhile are not reported: that race is the producers' right.
+    pub fn slice(
+        &mut self,
+        spool: &Spool<F>,
+        most: usize,
+        enters: &dyn Fn(&RelPath) -> bool,
+        found: &mut dyn FnMut(Sighting),
+    ) -> bool {
+        for _ in 0..most {
+            let Some(level) = self.stack.last_mut() else { return true };
+            let entry = match level.list.next() {
+                None => {
+                    self.stack.pop();
+                    continue;
+                }
+                Some(Err(error)) => {
+                    let rel = RelPath::new(level.prefix.clone());
+                    self.unreadable.push(Unreadable { rel, error });
+                    self.stack.pop();
+                    continue;
+                }
+                Some(Ok(entry)) => entry,
+            };
+            let mut path = level.prefix.clone();
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(entry.name.as_bytes());
+            let Some(rel) = RelPath::new(path).filter(|rel| enters(rel)) else { continue };
+            if entry.file_type == Some(FileType::Dir) {
+                self.enter(spool, rel);
+                continue;
+            }
+            let Ok(stat) = spool.fs.stat(&level.dir, Path::new(&entry.name)) else { continue };
+            if stat.file_type == FileType::Dir {
+                self.enter(spool, rel);
+            } else {
+                found(Sighting { rel, stat });
+            }
+        }
+        self.stack.is_empty()
+    }
+
+    fn enter(&mut self, spool: &Spool<F>, rel: RelPath) {
+        let Some(level) = self.stack.last() else { return };
+        let opened = if self.stack.len() < DEPTH_MAX {
+            spool.fs.open_dir(&level.dir, Path::new(std::ffi::OsStr::from_bytes(rel.name())))
+        } else {
+            Err(io::Error::other(format!("more than {DEPTH_MAX} folders deep")))
+        };
+        match opened.and_then(|dir| spool.fs.list(&dir).map(|list| (dir, list))) {
+            Ok((dir, list)) => {
+                self.stack.push(Level { prefix: rel.as_bytes().to_vec(), dir, list });
+            }
+            // Gone again: the producer's right.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.unreadable.push(Unreadable { rel: Some(rel), error }),
+        }
+    }
+}

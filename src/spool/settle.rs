@@ -1,0 +1,219 @@
+//! Settling: the last move, from `processing/` to `done/` or `error/`. S3 → S4.
+//!
+//! Must not know: why a job failed; the sidecar's text is given to it.
+//!
+//! Invariants
+//! - Nothing is overwritten: a taken name becomes `x~ID.json`, a parent taken by a file `a~ID/b`.
+//! - The sidecar of a failure is written before the file moves, under the name the file will have:
+//!   a file in `error/` always has its reason.
+//! - Everything here may be done again after a crash, with the same result.
+//! - What a worker left beside its input in the job's folder goes along with it; nothing is deleted.
+//! - Not durable when it returns. A journal segment goes only after a checkpoint made it so.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::core::{JobId, RelPath};
+use crate::fs::{self, FileType, Filesystem};
+
+use super::claim::EmptyFolders;
+use super::{Claimed, Place, Spool, names};
+
+/// Permissions of folders made below `done/`, `error/` and `output/`.
+const FOLDER: u32 = 0o750;
+
+/// Where a job's file ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// Path below `done/` or `error/`; `None`: the worker had removed its input.
+    pub rel: Option<PathBuf>,
+    /// Path below `output/`, if files were made.
+    pub output: Option<PathBuf>,
+}
+
+/// What is to be settled.
+#[derive(Clone, Debug)]
+pub struct Settling<'a> {
+    /// The job, under the name it has now.
+    pub claimed: Claimed,
+    /// Path below `incoming/`.
+    pub rel: &'a RelPath,
+    /// The sidecar's text for a failed job, which goes to `error/`; `None`: it goes to `done/`.
+    pub why: Option<&'a [u8]>,
+    /// There are made files to move.
+    pub output: bool,
+}
+
+impl<F: Filesystem> Spool<F> {
+    /// Moves a recorded job's file to `done/` or `error/`. Moves S3 to S4.
+    pub fn settle(&self, it: &Settling<'_>, empty: &mut EmptyFolders) -> io::Result<Settled> {
+        let output = if it.output { self.settle_output(it)? } else { None };
+        let job = Place::Job(it.claimed).name();
+        let parent = Path::new(&job).join(OsStr::from_bytes(it.rel.parent()));
+        let from = match self.fs.open_dir(&self.processing, &parent) {
+            Ok(from) => from,
+            // The worker removed its folder, or this was settled before a crash.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Settled { rel: None, output });
+            }
+            Err(error) => return Err(error),
+        };
+        let name = OsStr::from_bytes(it.rel.name());
+        let rel = self.settle_file(&from, name, it, it.why)?;
+        // What else stands here is the worker's (a `gzip` leaves x.gz): it goes where the input went.
+        let mut is_empty = true;
+        let mut others = Vec::new();
+        for entry in self.fs.list(&from)? {
+            is_empty = false;
+            others.push(entry?.name);
+        }
+        for other in others {
+            self.settle_file(&from, &other, it, None)?;
+        }
+        drop(from);
+        if is_empty {
+            self.keep_or_remove(it.rel.parent(), it.claimed, empty)?;
+        } else {
+            fs::remove_tree(&self.fs, &self.processing, Path::new(&job))?;
+        }
+        Ok(Settled { rel, output })
+    }
+
+    fn settle_file(
+        &self,
+        from: &F::Dir,
+        name: &OsStr,
+        it: &Settling<'_>,
+        why: Option<&[u8]>,
+    ) -> io::Result<Option<PathBuf>> {
+        let tree = if it.why.is_some() { &self.error } else { &self.done };
+        let (dir, folder) = self.open_parent(tree, it.rel, it.claimed.job)?;
+        for target in [name.to_owned(), names::beside(name.as_bytes(), it.claimed.job)] {
+            let path = Path::new(&target);
+            // Asked first, so that the sidecar below never replaces one of a file that stands there.
+            match self.fs.stat(&dir, path) {
+                Ok(_) => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            if let Some(why) = why {
+                match self.fs.stat(from, Path::new(name)) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                    Ok(_) => self.write_why(&folder, &target, it.claimed.job, why)?,
+                }
+            }
+            match self.fs.rename(from, Path::new(name), &dir, path) {
+                Ok(()) => return Ok(Some(folder.join(target))),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Opens the folder of `rel` below a tree, and says what it is called.
+    fn open_parent(
+        &self,
+        tree: &F::Dir,
+        rel: &RelPath,
+        job: JobId,
+    ) -> io::Result<(F::Dir, PathBuf)> {
+        let mut dir = tree.clone();
+        let mut path = PathBuf::new();
+        if rel.parent().is_empty() {
+            return Ok((dir, path));
+        }
+        for part in rel.parent().split(|b| *b == b'/') {
+            let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
+            let mut opened = None;
+            for name in [OsStr::from_bytes(part).to_owned(), names::beside(part, job)] {
+                match fs::make_dirs(&self.fs, &dir, Path::new(&name), FOLDER) {
+                    Ok(next) => {
+                        opened = Some((next, name));
+                        break;
+                    }
+                    // A file or a link has the folder's name.
+                    Err(error) => last = error,
+                }
+            }
+            let (next, name) = opened.ok_or(last)?;
+            dir = next;
+            path.push(name);
+        }
+        Ok((dir, path))
+    }
+
+    fn write_why(&self, folder: &Path, name: &OsStr, job: JobId, why: &[u8]) -> io::Result<()> {
+        let dir = fs::make_dirs(&self.fs, &self.why, folder, FOLDER)?;
+        let temp = OsString::from(format!(".{job}.tmp"));
+        let temp = Path::new(&temp);
+        match self.fs.remove_file(&dir, temp) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = self.fs.create(&dir, temp, 0o640)?;
+        self.fs.write_at(&file, 0, why)?;
+        let target = names::sidecar(name, job);
+        // The sidecar of a file that is no longer there may be replaced: it is ours and speaks of nothing.
+        self.fs.replace(&dir, temp, &dir, Path::new(&target))
+    }
+
+    fn settle_output(&self, it: &Settling<'_>) -> io::Result<Option<PathBuf>> {
+        let made = Place::Output(it.claimed).name();
+        let made = Path::new(&made);
+        match self.fs.open_dir(&self.processing, made) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+            Ok(dir) => {
+                if self.fs.list(&dir)?.next().is_none() {
+                    self.fs.remove_dir(&self.processing, made)?;
+                    return Ok(None);
+                }
+            }
+        }
+        let (dir, folder) = self.open_parent(&self.output, it.rel, it.claimed.job)?;
+        let name = OsStr::from_bytes(it.rel.name());
+        for target in [name.to_owned(), names::beside(it.rel.name(), it.claimed.job)] {
+            match self.fs.rename(&self.processing, made, &dir, Path::new(&target)) {
+                Ok(()) => return Ok(Some(folder.join(target))),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// The one file of a job's folder at recovery, with strays of its worker set aside: the file
+    /// that is oldest was there before the worker made others. `None`: an empty folder is no job.
+    pub fn file_of(&self, claimed: Claimed) -> io::Result<Option<(RelPath, crate::fs::Stat)>> {
+        let job = PathBuf::from(Place::Job(claimed).name());
+        let mut folders: Vec<Vec<u8>> = vec![Vec::new()];
+        let mut best: Option<(RelPath, crate::fs::Stat)> = None;
+        while let Some(folder) = folders.pop() {
+            let path = job.join(OsStr::from_bytes(&folder));
+            let dir = self.fs.open_dir(&self.processing, &path)?;
+            for entry in self.fs.list(&dir)? {
+                let name = entry?.name;
+                let stat = self.fs.stat(&dir, Path::new(&name))?;
+                let mut rel = folder.clone();
+                if !rel.is_empty() {
+                    rel.push(b'/');
+                }
+                rel.extend_from_slice(name.as_bytes());
+                if stat.file_type == FileType::Dir {
+                    folders.push(rel);
+                } else if let Some(rel) = RelPath::new(rel) {
+                    let older = best.as_ref().is_none_or(|(_, old)| stat.btime_ns < old.btime_ns);
+                    if older {
+                        best = Some((rel, stat));
+                    }
+                }
+            }
+        }
+        Ok(best)
+    }
+}
