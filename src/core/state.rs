@@ -84,8 +84,6 @@ pub struct Recovered {
 pub enum Event {
     /// Start-up found a claimed job.
     Recovered(Recovered),
-    /// A scan or a wake found a file.
-    Found(Candidate),
     /// [`Effect::Claim`] succeeded: S1 → S2. `begun` as in the effect.
     Claimed {
         /// The new job.
@@ -94,6 +92,17 @@ pub enum Event {
         route: usize,
         /// It was born as its first attempt.
         begun: bool,
+    },
+    /// [`Effect::Claim`] took something that must not run, such as a symbolic link.
+    Rejected {
+        /// The new job.
+        job: JobId,
+        /// Its route.
+        route: usize,
+        /// As in the effect.
+        begun: bool,
+        /// Why it must not run.
+        failure: Failure,
     },
     /// A source of `batch` became a job, `ID.0`.
     Taken {
@@ -348,8 +357,12 @@ impl Core {
     pub fn step(&mut self, event: Event, now: Millis, out: &mut Vec<Effect>) {
         match event {
             Event::Recovered(found) => self.recovered(&found, now, out),
-            Event::Found(candidate) => self.found(candidate, now),
             Event::Claimed { job, route, begun } => self.claimed(job, route, begun, out),
+            Event::Rejected { job, route, begun, failure } => {
+                self.answered(route, begun);
+                self.insert(job, route, Phase::Ready, u32::from(begun), Spent::default());
+                self.failed(job, failure, now, out);
+            }
             Event::Taken { job, route } => {
                 self.insert(job, route, Phase::Ready, 0, Spent::default());
             }
@@ -376,15 +389,34 @@ impl Core {
         self.dispatch(out);
     }
 
+    /// Offers a name without starting anything; a later [`Core::step`] does. For scans, which offer many.
+    pub fn offer(&mut self, candidate: Candidate, now: Millis) {
+        self.found(candidate, now);
+    }
+
+    /// Jobs that a slot has.
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
     /// How many more names the window takes; 0 while nothing may be claimed.
     pub fn room(&self) -> usize {
         if self.draining { 0 } else { self.limits.window.saturating_sub(self.known.len()) }
     }
 
-    /// How many sources `batch` may turn into jobs now.
-    pub fn room_to_take(&self) -> usize {
-        let idle = self.jobs.len().saturating_sub(self.running + self.recording);
-        if self.may_claim() { (self.limits.look_ahead * 2).saturating_sub(idle) } else { 0 }
+    /// The phase of a job in a word, and when its wait ends.
+    pub fn describe(&self, job: JobId) -> Option<(&'static str, Option<Millis>)> {
+        let job = self.jobs.get(&job)?;
+        let paused = self.routes.get(job.route).is_some_and(|route| route.paused);
+        Some(match job.phase {
+            Phase::Unrouted => ("no route takes it", None),
+            Phase::Ready | Phase::Waiting(_) if paused => ("its route is paused", None),
+            Phase::Ready => ("waiting for a slot", None),
+            Phase::Waiting(at) if job.incomplete_since.is_some() => ("incomplete", Some(at)),
+            Phase::Waiting(at) => ("waiting for another attempt", Some(at)),
+            Phase::Running => ("running", None),
+            Phase::RecordingAttempt(_) | Phase::RecordingOutcome => ("being recorded", None),
+        })
     }
 
     /// When the next wait ends, if one does.
@@ -437,7 +469,8 @@ impl Core {
         self.routes.get(route).is_some_and(|route| route.paused)
     }
 
-    fn may_claim(&self) -> bool {
+    /// Whether new files may be claimed now.
+    pub fn may_claim(&self) -> bool {
         self.claims_allowed && !self.draining && self.timers.len() < self.limits.waiting
     }
 

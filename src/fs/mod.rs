@@ -112,3 +112,9 @@ pub trait Filesystem: Clone + Send + Sync + 'static {
     /// After it returns, everything done on this filesystem before the call is durable.
     fn sync_all(&self, dir: &Self::Dir) -> io::Result<()>;
 }
+
+/// Removes an old file of the job log: not durable, not input, not a result.
+pub fn remove_log(path: &Path) -> io::Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "this is fs.rs, and the job log is not durable")]
+    std::fs::remove_file(path)
+}

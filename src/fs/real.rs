@@ -21,6 +21,12 @@ use super::{Entry, FileType, Filesystem, Stat};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealFs;
 
+/// Free (for us) and total bytes of the filesystem that holds `path`: `statvfs`.
+pub fn free_space(path: &Path) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
+}
+
 /// An open directory; clones share the descriptor.
 #[derive(Clone, Debug)]
 pub struct RealDir(Arc<OwnedFd>);

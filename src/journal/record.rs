@@ -21,7 +21,7 @@ pub enum Record {
     CsvOpen(CsvOpen),
     /// A CSV segment gets no more rows and its final name.
     CsvSeal(CsvSeal),
-    /// A source of `batch` became a job.
+    /// A file handed in became a job.
     Take(Take),
     /// An attempt ended and another one follows, or the file waits as incomplete.
     Attempt(Attempt),
@@ -82,13 +82,14 @@ pub struct CsvSeal {
     pub crc: u32,
 }
 
-/// A source of `batch` became a job. Durable before its copy leaves the staging name.
+/// A file handed in by `batch` or `submit` became a job. Durable before its copy leaves the staging name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Take {
     /// The job.
     pub job: JobId,
-    /// Which source, as it was.
-    pub source: SourceKey,
+    /// Which source of `batch`, as it was; absent for a file that was submitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceKey>,
     /// Path below the source folder.
     pub rel: Rel,
 }

@@ -21,7 +21,9 @@
 //! Not guaranteed: that a move is durable when it returns. The journal's commit and recovery see to it.
 
 pub mod claim;
+pub mod import;
 pub mod layout;
+pub mod lock;
 pub mod names;
 pub mod scan;
 pub mod settle;

@@ -54,6 +54,22 @@ impl Place {
         name
     }
 
+    /// Whose it is.
+    pub fn job(self) -> JobId {
+        match self {
+            Self::Job(c) | Self::Output(c) | Self::Scratch(c) => c.job,
+            Self::Staging(job) => job,
+        }
+    }
+
+    /// Attempts begun, 0 while staging.
+    pub fn begun(self) -> u32 {
+        match self {
+            Self::Job(c) | Self::Output(c) | Self::Scratch(c) => c.begun,
+            Self::Staging(_) => 0,
+        }
+    }
+
     /// What a name below `processing/` stands for; `None`: not one of ours.
     pub fn parse(name: &OsStr) -> Option<Self> {
         let text = name.to_str()?;

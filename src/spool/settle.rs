@@ -162,6 +162,51 @@ impl<F: Filesystem> Spool<F> {
         self.fs.replace(&dir, temp, &dir, Path::new(&target))
     }
 
+    /// Writes the sidecar of a failed job again where its very file stands in `error/`.
+    pub fn restore_why(
+        &self,
+        job: JobId,
+        rel: &RelPath,
+        ino: u64,
+        why: impl FnOnce() -> Vec<u8>,
+    ) -> io::Result<()> {
+        let (dir, folder) = match self.find_parent(&self.error, rel, job)? {
+            Some(found) => found,
+            None => return Ok(()),
+        };
+        for name in [OsStr::from_bytes(rel.name()).to_owned(), names::beside(rel.name(), job)] {
+            match self.fs.stat(&dir, Path::new(&name)) {
+                Ok(stat) if stat.ino == ino => {
+                    return self.write_why(&folder, &name, job, &why());
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Like `open_parent`, making nothing.
+    fn find_parent(
+        &self,
+        tree: &F::Dir,
+        rel: &RelPath,
+        job: JobId,
+    ) -> io::Result<Option<(F::Dir, PathBuf)>> {
+        let mut dir = tree.clone();
+        let mut path = PathBuf::new();
+        for part in rel.parent().split(|b| *b == b'/').filter(|part| !part.is_empty()) {
+            let names = [names::beside(part, job), OsStr::from_bytes(part).to_owned()];
+            let opened = names.into_iter().find_map(|name| {
+                self.fs.open_dir(&dir, Path::new(&name)).ok().map(|dir| (dir, name))
+            });
+            let Some((next, name)) = opened else { return Ok(None) };
+            dir = next;
+            path.push(name);
+        }
+        Ok(Some((dir, path)))
+    }
+
     fn settle_output(&self, it: &Settling<'_>) -> io::Result<Option<PathBuf>> {
         let made = Place::Output(it.claimed).name();
         let made = Path::new(&made);

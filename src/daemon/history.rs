@@ -1,0 +1,167 @@
+//! The job log: what recent jobs printed and how they ended, for `jobs`, `log` and `explain`.
+//!
+//! Must not know: the journal. Nothing rests on this: it is not synced, old files are dropped, and a
+//! power cut may cost its last lines. The truth is the journal, the CSVs and `error/.why/`.
+//!
+//! Files: `log/jobs.<n>.ndjson`, one JSON line a job, [`limits::JOB_LOG_FILES`] of
+//! [`limits::JOB_LOG_FILE`] bytes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::limits;
+use crate::core::JobId;
+use crate::journal::record::Rel;
+
+use super::notice::{Finished, place};
+
+/// One finished job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobLine {
+    /// The job.
+    pub job: JobId,
+    /// Path below `incoming/`.
+    pub rel: Rel,
+    /// Its route.
+    pub route: String,
+    /// Why it failed; absent when it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// Unix milliseconds of its end.
+    pub at_ms: u64,
+    /// How long the last attempt ran, in milliseconds.
+    pub took_ms: u64,
+    /// Rows it gave.
+    pub rows: u64,
+    /// Where its file went, below the spool, escaped for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// What it printed on stdout that is log.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stdout: String,
+    /// The end of what it printed on stderr.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stderr: String,
+}
+
+impl JobLine {
+    /// The line of a finished job.
+    pub fn of(finished: &Finished) -> Self {
+        let outcome = &finished.outcome;
+        Self {
+            job: outcome.job,
+            rel: outcome.rel.clone(),
+            route: outcome.route.clone(),
+            reason: outcome.failure.as_ref().map(|failure| failure.reason.clone()),
+            attempts: outcome.attempts,
+            at_ms: outcome.at_ms,
+            took_ms: outcome.took_ms,
+            rows: outcome.rows,
+            place: place(outcome, &finished.settled).map(|path| path.display().to_string()),
+            stdout: String::from_utf8_lossy(&finished.log).into_owned(),
+            stderr: String::from_utf8_lossy(&finished.stderr).into_owned(),
+        }
+    }
+}
+
+/// The writing end; the keeper's thread has it.
+pub struct History {
+    folder: PathBuf,
+    file: File,
+    number: u64,
+    len: u64,
+    buffer: Vec<u8>,
+}
+
+impl History {
+    /// Opens the newest file for appending, in `SPOOL/log`.
+    pub fn open(spool: &Path) -> io::Result<Self> {
+        let folder = spool.join("log");
+        match std::fs::create_dir(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let number = numbers(&folder)?.last().copied().unwrap_or(1);
+        let file = open_file(&folder, number)?;
+        let len = file.metadata()?.len();
+        Ok(Self { folder, file, number, len, buffer: Vec::new() })
+    }
+
+    /// Adds a job; written by [`History::flush`].
+    pub fn add(&mut self, line: &JobLine) {
+        if serde_json::to_writer(&mut self.buffer, line).is_ok() {
+            self.buffer.push(b'\n');
+        }
+    }
+
+    /// Writes what was added, and goes on to the next file where this one is full.
+    pub fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        // Whatever becomes of it, it is not kept: a full disk must not fill the memory too.
+        let buffer = std::mem::take(&mut self.buffer);
+        self.file.write_all(&buffer)?;
+        self.len += buffer.len() as u64;
+        if self.len >= limits::JOB_LOG_FILE {
+            self.number += 1;
+            self.file = open_file(&self.folder, self.number)?;
+            self.len = 0;
+            let numbers = numbers(&self.folder)?;
+            let old = numbers.len().saturating_sub(limits::JOB_LOG_FILES);
+            for number in numbers.into_iter().take(old) {
+                crate::fs::remove_log(&path_of(&self.folder, number))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Calls `visit` with each job of the log, the newest first, until it answers `false`.
+pub fn read(spool: &Path, visit: &mut dyn FnMut(JobLine) -> bool) -> io::Result<()> {
+    let folder = spool.join("log");
+    let numbers = match numbers(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for number in numbers.into_iter().rev() {
+        let reader = BufReader::new(File::open(path_of(&folder, number))?);
+        // A torn last line, or one of a later version, is not for us.
+        let mut lines: Vec<JobLine> = Vec::new();
+        for line in reader.split(b'\n') {
+            lines.extend(serde_json::from_slice(&line?).ok());
+        }
+        while let Some(line) = lines.pop() {
+            if !visit(line) {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn open_file(folder: &Path, number: u64) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path_of(folder, number))
+}
+
+fn path_of(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("jobs.{number}.ndjson"))
+}
+
+fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("jobs.")?.strip_suffix(".ndjson")?.parse().ok());
+        numbers.extend::<Option<u64>>(number);
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}

@@ -1,0 +1,1004 @@
+//! The keeper: one owner of spool, journal and results. Every rename, journal write and sync is its.
+//!
+//! It carries out what the core decides, and tells the core what came of it. It runs on one plain
+//! thread (`run` in this folder) and is driven here by plain calls, so that a test can stop the
+//! world at each durable operation.
+//!
+//! Must not know: threads, channels, tokio, the clock (time is passed in), how a worker runs.
+//!
+//! Invariants
+//! - An outcome is applied to the CSVs and settled only after the commit that made it durable.
+//! - Outcomes are applied in the order in which they were appended.
+//! - A free slot gets its next job before the commit of the last one: the disk never idles the pool.
+//! - A journal segment is dropped only after all that it records was applied and settled, and a sync
+//!   of the whole filesystem that began after that has returned.
+//! - ENOSPC stops claims and waits, nothing else. Any other failure of a durable step is returned as
+//!   [`KeeperError`] and never tried again: the daemon ends with 1 and recovery starts over.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::limits;
+use crate::config::matching::RouteTable;
+use crate::config::{Route, Settings};
+use crate::core::state::{
+    Candidate, Core, Counts, Effect, Event, Limits, Millis, Recovered, RouteRules,
+};
+use crate::core::{FailClass, Failure, JobId, RelPath, Row, Spent, Verdict};
+use crate::fs::{FileType, Filesystem};
+use crate::journal::record::{Attempt, FileMark, Outcome, Record, Rel, SourceKey, Take};
+use crate::journal::{CommitError, JournalError, Sources, Writer};
+use crate::results::{CsvSpec, PlanError, Planned, Results};
+use crate::spool::claim::{Claim, EmptyFolders};
+use crate::spool::scan::{Scan, Sighting, Unreadable};
+use crate::spool::settle::Settling;
+use crate::spool::{Claimed, Place, Spool};
+use crate::worker::{Ended, Task};
+
+use super::notice::{Finished, Notice};
+use super::service::{Found, Wanted};
+
+/// A refused claim is tried again after this long, in milliseconds.
+const REFUSED_AGAIN_MS: Millis = 10_000;
+/// A full disk is looked at again after this long, in milliseconds.
+const FULL_AGAIN_MS: Millis = 1_000;
+/// Columns of `errors.csv`.
+const ERROR_COLUMNS: [&str; 9] =
+    ["time", "file", "reason", "route", "record", "job", "attempts", "exit", "signal"];
+
+/// What the outside tells the keeper.
+#[derive(Debug)]
+pub enum Input {
+    /// A worker's attempt ended.
+    Ended {
+        /// The job.
+        job: JobId,
+        /// How, and what it printed.
+        ended: Ended,
+    },
+    /// A source's copy stands, durable, in `processing/ID.in/REL`.
+    Staged(Staged),
+    /// A segment's checkpoint: the sync of the filesystem asked for by [`Output::Sync`] returned.
+    Synced {
+        /// Segments below this one may go.
+        before: u64,
+    },
+    /// No more starts, no more claims.
+    Drain,
+    /// A paused route is tried again.
+    Resume {
+        /// Its name.
+        route: String,
+    },
+    /// Claims may go on, or wait: free disk.
+    Claims {
+        /// Whether they may.
+        allowed: bool,
+    },
+}
+
+/// A source of `batch`, copied in.
+#[derive(Clone, Debug)]
+pub struct Staged {
+    /// The id that [`Keeper::next_id`] gave.
+    pub job: JobId,
+    /// Path below the source folder.
+    pub rel: RelPath,
+    /// Its route.
+    pub route: usize,
+    /// Which source; `None`: it was handed in (`submit`) and is no source of `batch`.
+    pub source: Option<SourceKey>,
+}
+
+/// What the keeper asks of the outside.
+#[derive(Debug)]
+pub enum Output {
+    /// Give this to a slot; one is free.
+    Start(Task),
+    /// Something that people or logs may want to know.
+    Notice(Notice),
+    /// Sync the filesystem on another thread, then say [`Input::Synced`].
+    Sync {
+        /// To be given back.
+        before: u64,
+    },
+}
+
+/// The daemon cannot keep its promise any longer.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// The journal said no.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A commit failed for good.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// A move, or a folder of ours.
+    #[error("cannot {what}: {source}")]
+    Spool {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl KeeperError {
+    pub(super) fn spool(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Spool { what: what.into(), source }
+    }
+}
+
+/// What the keeper knows of a claimed job besides what the core does.
+#[derive(Clone, Debug)]
+pub(super) struct JobInfo {
+    pub(super) rel: RelPath,
+    pub(super) route: usize,
+    /// Attempts begun, as the folder's name says now.
+    pub(super) begun: u32,
+    pub(super) mark: FileMark,
+    /// How it was handed in, if it was; repeated at the head of the next journal segment.
+    pub(super) take: Option<Take>,
+    /// Its last `Attempt` line, repeated at the head of the next journal segment.
+    pub(super) attempt: Option<Attempt>,
+    /// What the last attempt printed and gave.
+    pub(super) ended: Option<Ended>,
+}
+
+/// See the module.
+pub struct Keeper<F: Filesystem> {
+    pub(super) spool: Spool<F>,
+    pub(super) journal: Writer<F>,
+    pub(super) results: Results<F>,
+    pub(super) sources: Sources<F>,
+    pub(super) core: Core,
+    pub(super) routes: Vec<Arc<Route>>,
+    pub(super) table: RouteTable,
+    pub(super) jobs: HashMap<JobId, JobInfo>,
+    pub(super) empty: EmptyFolders,
+    pub(super) last_id: JobId,
+    /// Outcomes of an earlier boot whose file may stand in `incoming/` again, by inode.
+    pub(super) reappearing: HashMap<u64, Outcome>,
+    /// Absolute path of the spool, for tasks.
+    pub(super) path: PathBuf,
+    /// Sources recorded since the last run of the index was written.
+    pub(super) new_sources: Vec<SourceKey>,
+    scan: Option<Scan<F>>,
+    /// Appended to the journal and not durable yet, in order.
+    pending: Vec<Record>,
+    /// When the oldest of them was appended.
+    pending_since: Option<Millis>,
+    /// The disk is full since.
+    full_since: Option<Millis>,
+    /// A checkpoint was asked for and its sync has not returned.
+    checkpointing: bool,
+    /// A CSV segment was sealed: people may take it away, so a checkpoint should follow soon.
+    sealed: bool,
+    effects: VecDeque<Effect>,
+    out: Vec<Output>,
+    random: fn() -> [u8; 10],
+    draining: bool,
+    /// What a pass of the scan saw.
+    seen: ScanCounts,
+}
+
+/// What the last whole pass over `incoming/` saw.
+#[derive(Clone, Debug, Default)]
+pub struct ScanCounts {
+    /// Files offered to the core.
+    pub offered: u64,
+    /// Files no route takes.
+    pub unrouted: u64,
+    /// One of them.
+    pub unrouted_example: Option<RelPath>,
+    /// Folders that could not be read.
+    pub unreadable: Vec<String>,
+}
+
+/// Settings in the core's terms.
+pub fn rules(route: &Route) -> RouteRules {
+    RouteRules {
+        retries: route.retries,
+        try_again_ms: route
+            .try_again_after
+            .iter()
+            .map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+            .collect(),
+        max_running: route.max_workers.unwrap_or(usize::MAX),
+        priority: route.priority,
+        pause_after_failures: route.pause_after_failures,
+    }
+}
+
+/// What [`Keeper::assemble`] puts together; recovery makes it.
+pub(super) struct Parts<F: Filesystem> {
+    pub(super) spool: Spool<F>,
+    pub(super) journal: Writer<F>,
+    pub(super) results: Results<F>,
+    pub(super) sources: Sources<F>,
+    pub(super) last_id: JobId,
+    pub(super) reappearing: HashMap<u64, Outcome>,
+    pub(super) path: PathBuf,
+    pub(super) new_sources: Vec<SourceKey>,
+    pub(super) random: fn() -> [u8; 10],
+}
+
+impl<F: Filesystem> Keeper<F> {
+    pub(super) fn assemble(settings: &Settings, parts: Parts<F>) -> Self {
+        let look_ahead = settings.workers.clamp(2, 64);
+        let core_limits = Limits {
+            slots: settings.workers,
+            look_ahead,
+            window: limits::WINDOW,
+            waiting: limits::WAITING_JOBS,
+            incomplete_for: u64::try_from(limits::INCOMPLETE_FOR.as_millis()).unwrap_or(u64::MAX),
+        };
+        Self {
+            core: Core::new(core_limits, settings.routes.iter().map(rules).collect()),
+            routes: settings.routes.iter().cloned().map(Arc::new).collect(),
+            table: RouteTable::new(settings),
+            jobs: HashMap::new(),
+            empty: EmptyFolders::new(settings.workers + look_ahead),
+            spool: parts.spool,
+            journal: parts.journal,
+            results: parts.results,
+            sources: parts.sources,
+            last_id: parts.last_id,
+            reappearing: parts.reappearing,
+            path: parts.path,
+            new_sources: parts.new_sources,
+            random: parts.random,
+            scan: None,
+            pending: Vec::new(),
+            pending_since: None,
+            full_since: None,
+            checkpointing: false,
+            sealed: false,
+            effects: VecDeque::new(),
+            out: Vec::new(),
+            draining: false,
+            seen: ScanCounts::default(),
+        }
+    }
+
+    /// Puts a job that recovery found under the core's eyes.
+    pub(super) fn adopt(&mut self, found: Recovered, info: JobInfo, now: Millis) -> Result<(), KeeperError> {
+        self.jobs.insert(found.job, info);
+        self.step(Event::Recovered(found), now)
+    }
+
+    /// A new id, above all before it.
+    pub fn next_id(&mut self, now: Millis) -> JobId {
+        self.last_id = JobId::next(self.last_id, now, (self.random)());
+        self.last_id
+    }
+
+    /// What is to be done outside, since the last call.
+    pub fn take_outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// How many of each.
+    pub fn counts(&self) -> Counts {
+        self.core.counts()
+    }
+
+    /// What the last whole pass over `incoming/` saw.
+    pub fn seen(&self) -> &ScanCounts {
+        &self.seen
+    }
+
+    /// Claimed jobs that no slot has and no record waits for.
+    pub fn idle_jobs(&self) -> usize {
+        self.jobs.len().saturating_sub(self.core.running())
+    }
+
+    /// Whether sources may become jobs now.
+    pub fn may_take(&self) -> bool {
+        self.core.may_claim()
+    }
+
+    /// Sources recorded or taken whose keys are not in the index on disk yet.
+    pub fn recent_sources(&self) -> std::collections::HashSet<SourceKey> {
+        let taken = self.jobs.values().filter_map(|info| info.take.as_ref()?.source);
+        self.new_sources.iter().copied().chain(taken).collect()
+    }
+
+    /// Whether the scan should read on: the window has room for a good part of it.
+    pub fn wants_names(&self) -> bool {
+        !self.draining && self.core.room() > limits::WINDOW / 2
+    }
+
+    /// Whether anything was recorded since the journal segment began.
+    pub fn has_news(&self) -> bool {
+        self.journal.records_since_begin() > 0 || !self.new_sources.is_empty()
+    }
+
+    /// A checkpoint's sync has not returned.
+    pub fn is_checkpointing(&self) -> bool {
+        self.checkpointing
+    }
+
+    /// What a thread needs that syncs for a checkpoint.
+    pub fn sync_handle(&self) -> (F, F::Dir) {
+        (self.spool.fs.clone(), self.spool.root.clone())
+    }
+
+    /// When a route's program was last changed, to see that it was mended.
+    pub fn program_time(&self, route: &str) -> Option<std::time::SystemTime> {
+        let route = self.routes.iter().find(|known| known.name == route)?;
+        crate::worker::program_time(route, &self.path)
+    }
+
+    /// Free and total bytes of the spool's filesystem.
+    pub fn free_disk(&self) -> Option<(u64, u64)> {
+        crate::fs::real::free_space(&self.path).ok()
+    }
+
+    /// What is known of a job that is on its way.
+    pub fn find(&self, wanted: &Wanted, now: Millis) -> Option<Found> {
+        let (job, info) = match wanted {
+            Wanted::Job(job) => (job, self.jobs.get(job)?),
+            Wanted::Rel(rel) => self.jobs.iter().find(|(_, info)| info.rel == *rel)?,
+        };
+        let (state, at) = self.core.describe(*job)?;
+        Some(Found {
+            job: *job,
+            rel: info.rel.to_string(),
+            route: self.route_name(info.route),
+            state: state.to_owned(),
+            attempt: info.begun,
+            reason: info.attempt.as_ref().map(|attempt| attempt.reason.clone()),
+            wait_ms: at.map(|at| at.saturating_sub(now)),
+        })
+    }
+
+    /// Takes one message in. Work that must become durable waits for [`Keeper::commit`].
+    pub fn handle(&mut self, input: Input, now: Millis) -> Result<(), KeeperError> {
+        match input {
+            Input::Ended { job, ended } => {
+                let verdict = ended.verdict.clone();
+                if let Some(info) = self.jobs.get_mut(&job) {
+                    info.ended = Some(ended);
+                }
+                self.step(Event::Ended { job, verdict }, now)
+            }
+            Input::Staged(staged) => {
+                let take =
+                    Take { job: staged.job, source: staged.source, rel: Rel(staged.rel.clone()) };
+                let info = JobInfo {
+                    rel: staged.rel,
+                    route: staged.route,
+                    begun: 0,
+                    mark: FileMark::default(),
+                    take: Some(take.clone()),
+                    attempt: None,
+                    ended: None,
+                };
+                self.jobs.insert(staged.job, info);
+                self.append(Record::Take(take), now);
+                Ok(())
+            }
+            Input::Synced { before } => {
+                self.checkpointing = false;
+                Ok(self.journal.drop_before(before)?)
+            }
+            Input::Drain => {
+                self.draining = true;
+                self.scan = None;
+                self.step(Event::Drain, now)
+            }
+            Input::Resume { route } => {
+                match self.routes.iter().position(|known| known.name == route) {
+                    Some(route) => self.step(Event::Resume { route }, now),
+                    None => Ok(()),
+                }
+            }
+            Input::Claims { allowed } => {
+                self.step(Event::Claims { allowed: allowed && self.full_since.is_none() }, now)
+            }
+        }
+    }
+
+    /// Lets time pass: waits that are over, a full disk that may have room again.
+    pub fn tick(&mut self, now: Millis) -> Result<(), KeeperError> {
+        self.step(Event::Tick, now)
+    }
+
+    /// The next time at which [`Keeper::tick`] or [`Keeper::commit`] has something to do.
+    pub fn next_time(&self) -> Option<Millis> {
+        let delay = u64::try_from(limits::COMMIT_DELAY.as_millis()).unwrap_or(0);
+        let commit = match self.full_since {
+            Some(_) => self.pending_since.map(|_| Millis::MAX),
+            None => self.pending_since.map(|at| at.saturating_add(delay)),
+        };
+        [self.core.next_timer(), commit].into_iter().flatten().min()
+    }
+
+    /// Whether a group is large or old enough to be committed, or nothing else is going on.
+    pub fn commit_is_due(&self, now: Millis) -> bool {
+        let Some(since) = self.pending_since else { return false };
+        let delay = u64::try_from(limits::COMMIT_DELAY.as_millis()).unwrap_or(0);
+        self.pending.len() >= limits::COMMIT_RECORDS
+            || self.core.running() == 0
+            || now.saturating_sub(since) >= delay
+    }
+
+    /// Makes everything appended so far durable, then applies and settles it.
+    ///
+    /// On a full disk nothing is lost and nothing happens; claims stop, and the next call tries again.
+    pub fn commit(&mut self, now: Millis) -> Result<(), KeeperError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        match self.journal.commit() {
+            // Durable from here: every outcome in the group is final. CSV and moves may lag; recovery redoes them.
+            Ok(()) => {}
+            Err(CommitError::Full { .. }) => return self.disk_is_full(now),
+            Err(error) => return Err(error.into()),
+        }
+        match self.apply_results() {
+            Ok(()) => {}
+            Err(error) if is_full(&error) => return self.disk_is_full(now),
+            Err(source) => {
+                return Err(KeeperError::Spool { what: "write results/".to_owned(), source });
+            }
+        }
+        let durable = std::mem::take(&mut self.pending);
+        self.pending_since = None;
+        for record in durable {
+            self.durable(record, now)?;
+        }
+        if self.full_since.take().is_some() {
+            self.out.push(Output::Notice(Notice::DiskHasRoom));
+            self.step(Event::Claims { allowed: true }, now)?;
+        }
+        Ok(())
+    }
+
+    fn apply_results(&mut self) -> io::Result<()> {
+        for record in &self.pending {
+            self.results.apply(record)?;
+        }
+        self.results.flush()
+    }
+
+    fn disk_is_full(&mut self, now: Millis) -> Result<(), KeeperError> {
+        if self.full_since.is_none() {
+            self.full_since = Some(now);
+            self.out.push(Output::Notice(Notice::DiskFull));
+        }
+        self.step(Event::Claims { allowed: false }, now)
+    }
+
+    /// Whether the disk is full, and how long to wait before the next try, in milliseconds.
+    pub fn full_wait(&self) -> Option<Millis> {
+        self.full_since.map(|_| FULL_AGAIN_MS)
+    }
+
+    /// A record is durable and applied: settle, tell the core, tell the world.
+    fn durable(&mut self, record: Record, now: Millis) -> Result<(), KeeperError> {
+        match record {
+            Record::Outcome(outcome) => {
+                let job = outcome.job;
+                self.settle(&outcome)?;
+                self.new_sources.extend(outcome.source);
+                self.step(Event::Recorded { job }, now)
+            }
+            Record::Attempt(attempt) => {
+                let job = attempt.job;
+                self.retry_notice(&attempt, now);
+                if let Some(info) = self.jobs.get_mut(&job) {
+                    info.attempt = Some(attempt);
+                }
+                self.step(Event::Recorded { job }, now)
+            }
+            Record::Take(take) => self.taken(&take, now),
+            Record::CsvSeal(_) => {
+                self.sealed = true;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn retry_notice(&mut self, attempt: &Attempt, now: Millis) {
+        let Some(info) = self.jobs.get(&attempt.job) else { return };
+        self.out.push(Output::Notice(Notice::Retry {
+            job: attempt.job,
+            rel: info.rel.clone(),
+            route: self.route_name(info.route),
+            attempt: attempt.attempt,
+            incomplete: attempt.incomplete_since_ms.is_some(),
+            reason: attempt.reason.clone(),
+            wait_ms: attempt.not_before_ms.saturating_sub(now),
+        }));
+    }
+
+    /// The staged copy becomes a job: S2. Its `Take` is durable, so recovery would do the same.
+    fn taken(&mut self, take: &Take, now: Millis) -> Result<(), KeeperError> {
+        let Some(info) = self.jobs.get_mut(&take.job) else { return Ok(()) };
+        info.mark = super::recover::unstage(&self.spool, take.job, &take.rel.0)?;
+        let route = info.route;
+        self.step(Event::Taken { job: take.job, route }, now)
+    }
+
+    fn settle(&mut self, outcome: &Outcome) -> Result<(), KeeperError> {
+        let Some(info) = self.jobs.remove(&outcome.job) else { return Ok(()) };
+        let claimed = Claimed { job: outcome.job, begun: info.begun };
+        let ended = info.ended.unwrap_or_else(|| nothing_ended());
+        let settled = settle_outcome(&self.spool, outcome, claimed, &mut self.empty)?;
+        self.out.push(Output::Notice(Notice::Finished(Finished {
+            outcome: outcome.clone(),
+            settled,
+            log: ended.log,
+            stderr: ended.stderr,
+        })));
+        Ok(())
+    }
+
+    fn append(&mut self, record: Record, now: Millis) {
+        self.journal.append(&record);
+        self.pending.push(record);
+        self.pending_since.get_or_insert(now);
+    }
+
+    fn route_name(&self, route: usize) -> String {
+        self.routes.get(route).map_or_else(String::new, |route| route.name.clone())
+    }
+
+    fn step(&mut self, event: Event, now: Millis) -> Result<(), KeeperError> {
+        let mut effects = Vec::new();
+        self.core.step(event, now, &mut effects);
+        let first = self.effects.is_empty();
+        self.effects.extend(effects);
+        // An effect's answer is an event whose effects come after those already waiting.
+        if first {
+            while let Some(effect) = self.effects.front().cloned() {
+                self.carry_out(effect, now)?;
+                self.effects.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, effect: Effect, now: Millis) -> Result<(), KeeperError> {
+        match effect {
+            Effect::Claim { candidate, begin } => self.claim(candidate, begin, now),
+            Effect::Start { job, route, attempt, suspect } => {
+                self.start(job, route, attempt, suspect, now)
+            }
+            Effect::RecordAttempt { job, attempt, spent, not_before, incomplete_since, reason } => {
+                self.clear_attempt(job, true)?;
+                let record = Attempt {
+                    job,
+                    attempt,
+                    spent,
+                    not_before_ms: not_before,
+                    incomplete_since_ms: incomplete_since,
+                    reason,
+                };
+                self.append(Record::Attempt(record), now);
+                Ok(())
+            }
+            Effect::RecordOutcome { job, attempts, spent, failure } => {
+                self.record_outcome(job, attempts, spent, failure, now)
+            }
+            Effect::Release { job, begun } => self.release(job, begun),
+            Effect::Pause { route, reason } => {
+                let route = self.route_name(route);
+                self.out.push(Output::Notice(Notice::Paused { route, reason }));
+                Ok(())
+            }
+        }
+    }
+
+    fn claim(&mut self, candidate: Candidate, begin: bool, now: Millis) -> Result<(), KeeperError> {
+        let job = self.next_id(now);
+        let claimed = Claimed { job, begun: u32::from(begin) };
+        let route = candidate.route;
+        let file = match self.spool.claim(&candidate.rel, claimed, &mut self.empty) {
+            Claim::Made(file) => file,
+            Claim::Gone => {
+                return self.step(Event::Held { candidate, begin, until: None }, now);
+            }
+            Claim::Refused(error) => {
+                if is_full(&error) {
+                    self.disk_is_full(now)?;
+                } else {
+                    let rel = candidate.rel.clone();
+                    let reason = error.to_string();
+                    self.out.push(Output::Notice(Notice::ClaimRefused { rel, reason }));
+                }
+                let until = Some(now.saturating_add(REFUSED_AGAIN_MS));
+                return self.step(Event::Held { candidate, begin, until }, now);
+            }
+        };
+        if let Some(outcome) = self.reappeared(&file.mark) {
+            // Recorded before a power cut that undid its claim: it is settled, not run again.
+            let settled = settle_outcome(&self.spool, &outcome, claimed, &mut self.empty)?;
+            self.out.push(Output::Notice(Notice::Reappeared { rel: candidate.rel.clone(), settled }));
+            return self.step(Event::Held { candidate, begin, until: None }, now);
+        }
+        let info = JobInfo {
+            rel: candidate.rel,
+            route,
+            begun: claimed.begun,
+            mark: file.mark,
+            take: None,
+            attempt: None,
+            ended: None,
+        };
+        self.jobs.insert(job, info);
+        if file.stat.file_type == FileType::File {
+            return self.step(Event::Claimed { job, route, begun: begin }, now);
+        }
+        let failure = Failure::new(FailClass::Permanent, "not a regular file");
+        self.step(Event::Rejected { job, route, begun: begin, failure }, now)
+    }
+
+    fn reappeared(&mut self, mark: &FileMark) -> Option<Outcome> {
+        let known = self.reappearing.get(&mark.ino)?;
+        let old = &known.file;
+        // ctime as before the claim, or as after it: the rename may be lost and the inode kept.
+        let same = old.btime_ns == mark.btime_ns
+            && (old.before_ns == mark.before_ns || old.after_ns == mark.before_ns);
+        if same { self.reappearing.remove(&mark.ino) } else { None }
+    }
+
+    fn start(
+        &mut self,
+        job: JobId,
+        route: usize,
+        attempt: u32,
+        suspect: bool,
+        now: Millis,
+    ) -> Result<(), KeeperError> {
+        let (Some(info), Some(route)) = (self.jobs.get_mut(&job), self.routes.get(route)) else {
+            return Ok(());
+        };
+        let claimed = Claimed { job, begun: attempt };
+        let from = Claimed { job, begun: info.begun };
+        let made = || -> io::Result<()> {
+            if from != claimed {
+                self.spool.set_begun(from, claimed)?;
+            }
+            info.begun = attempt;
+            if suspect {
+                // The name with this attempt is durable from here: if it takes the machine down again, that counts.
+                self.spool.fs.sync_dir(&self.spool.processing)?;
+            }
+            self.spool.make_attempt_folders(claimed, route.output, &mut self.empty)
+        }();
+        if let Err(error) = made {
+            let rel = info.rel.clone();
+            if error.kind() == io::ErrorKind::NotFound {
+                let failure =
+                    Failure::new(FailClass::Permanent, "its folder vanished from processing/");
+                return self.step(Event::Ended { job, verdict: Verdict::Failed(failure) }, now);
+            }
+            let reason = error.to_string();
+            self.out.push(Output::Notice(Notice::StartRefused { rel, reason }));
+            return self.step(Event::StartFailed { job }, now);
+        }
+        let processing = self.path.join("processing");
+        let output = route.output.then(|| processing.join(Place::Output(claimed).name()));
+        self.out.push(Output::Start(Task {
+            job,
+            attempt,
+            route: Arc::clone(route),
+            path: processing.join(Place::Job(claimed).name()).join(info.rel.as_path()),
+            rel: info.rel.clone(),
+            spool: self.path.clone(),
+            scratch: processing.join(Place::Scratch(claimed).name()),
+            output,
+        }));
+        Ok(())
+    }
+
+    /// Scratch goes; made files too where the attempt did not succeed.
+    fn clear_attempt(&mut self, job: JobId, made_files: bool) -> Result<(), KeeperError> {
+        let Some(info) = self.jobs.get(&job) else { return Ok(()) };
+        let claimed = Claimed { job, begun: info.begun };
+        let cleared = self.spool.clear_scratch(claimed, &mut self.empty).and_then(|()| {
+            let has_output = self.routes.get(info.route).is_some_and(|route| route.output);
+            if made_files && has_output { self.spool.clear_output(claimed) } else { Ok(()) }
+        });
+        // What a worker made unremovable stays and is said; it must not stop the others.
+        if let Err(error) = cleared {
+            let rel = info.rel.clone();
+            let reason = error.to_string();
+            self.out.push(Output::Notice(Notice::ScratchRefused { rel, reason }));
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, job: JobId, begun: u32) -> Result<(), KeeperError> {
+        self.clear_attempt(job, true)?;
+        let Some(info) = self.jobs.get_mut(&job) else { return Ok(()) };
+        let (from, to) = (Claimed { job, begun: info.begun }, Claimed { job, begun });
+        info.begun = begun;
+        if from == to {
+            return Ok(());
+        }
+        match self.spool.set_begun(from, to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(KeeperError::spool("take an attempt back in processing/")),
+        }
+    }
+
+    fn record_outcome(
+        &mut self,
+        job: JobId,
+        attempts: u32,
+        spent: Spent,
+        failure: Option<Failure>,
+        now: Millis,
+    ) -> Result<(), KeeperError> {
+        self.clear_attempt(job, failure.is_some())?;
+        let Some(info) = self.jobs.get_mut(&job) else { return Ok(()) };
+        let route = self.routes.get(info.route).map(Arc::clone);
+        let (rows, stderr, took) = match info.ended.as_mut() {
+            Some(ended) => (std::mem::take(&mut ended.rows), ended.stderr.clone(), ended.took),
+            None => (Vec::new(), Vec::new(), std::time::Duration::ZERO),
+        };
+        let (rel, mark, begun) = (info.rel.clone(), info.mark, info.begun);
+        let source = info.take.as_ref().and_then(|take| take.source);
+        let mut failure = failure;
+        let mut planned = Planned::default();
+        if let (None, Some(route)) = (&failure, &route) {
+            match self.plan_rows(route, &rows, &rel, job, now)? {
+                Ok(done) => planned = done,
+                Err(reason) => failure = Some(Failure::new(FailClass::Permanent, reason)),
+            }
+        }
+        let claimed = Claimed { job, begun };
+        let output = failure.is_none() && route.as_ref().is_some_and(|route| route.output);
+        if output {
+            // Durable before the record that names them: rule 8.
+            self.spool
+                .sync_output(claimed)
+                .map_err(KeeperError::spool("sync the made files in processing/"))?;
+        }
+        let route_name = route.map_or_else(String::new, |route| route.name.clone());
+        let mut csv: Vec<_> = planned.piece.into_iter().collect();
+        let mut before = planned.before;
+        if let Some(failure) = &failure {
+            let row = error_row(now, &rel, &route_name, job, attempts, failure);
+            let spec = error_spec();
+            match self.results.plan(&spec, &[row], &rel, job, now) {
+                Ok(errors) => {
+                    before.extend(errors.before);
+                    csv.extend(errors.piece);
+                }
+                Err(error) => return Err(plan_failed(error)),
+            }
+        }
+        let outcome = Outcome {
+            job,
+            rel: Rel(rel),
+            route: route_name,
+            attempts,
+            spent,
+            stderr: match &failure {
+                Some(_) => String::from_utf8_lossy(&stderr).into_owned(),
+                None => String::new(),
+            },
+            failure,
+            at_ms: now,
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            file: mark,
+            rows: planned.rows,
+            csv,
+            output,
+            source,
+        };
+        for record in before {
+            self.append(record, now);
+        }
+        self.append(Record::Outcome(outcome), now);
+        Ok(())
+    }
+
+    /// Decides where the rows go; `Err` inside is the job's own fault.
+    fn plan_rows(
+        &mut self,
+        route: &Route,
+        rows: &[Row],
+        rel: &RelPath,
+        job: JobId,
+        now: Millis,
+    ) -> Result<Result<Planned, String>, KeeperError> {
+        let spec = CsvSpec {
+            route: &route.name,
+            trace_columns: route.trace_columns,
+            columns: route.columns.as_deref(),
+            segment_rows: route.segment_rows,
+            segment_bytes: route.segment_bytes,
+        };
+        match self.results.plan(&spec, rows, rel, job, now) {
+            Ok(planned) => Ok(Ok(planned)),
+            Err(PlanError::Columns(reason)) => Ok(Err(reason)),
+            Err(error) => Err(plan_failed(error)),
+        }
+    }
+
+    /// Reads on in `incoming/` while there is room in the window. `true`: a pass has just ended.
+    ///
+    /// `most` bounds the entries looked at, so that messages do not wait for a large folder.
+    pub fn scan(&mut self, most: usize, now: Millis) -> Result<bool, KeeperError> {
+        let room = self.core.room().min(most);
+        if room == 0 || self.draining {
+            return Ok(false);
+        }
+        let mut scan = match self.scan.take() {
+            Some(scan) => scan,
+            None => {
+                self.seen = ScanCounts::default();
+                Scan::begin(&self.spool)
+            }
+        };
+        let mut found: Vec<Sighting> = Vec::new();
+        let table = &self.table;
+        let over = scan.slice(
+            &self.spool,
+            room,
+            &|rel| table.ignored(rel).is_none(),
+            &mut |sighting| found.push(sighting),
+        );
+        for sighting in found {
+            self.sighted(sighting, now);
+        }
+        if over {
+            self.seen.unreadable.extend(scan.unreadable.drain(..).map(describe_unreadable));
+        } else {
+            self.scan = Some(scan);
+        }
+        self.step(Event::Tick, now)?;
+        Ok(over)
+    }
+
+    fn sighted(&mut self, sighting: Sighting, now: Millis) {
+        match self.table.find(&sighting.rel) {
+            None => {
+                self.seen.unrouted += 1;
+                self.seen.unrouted_example.get_or_insert(sighting.rel);
+            }
+            Some(route) => {
+                if !self.core.holds(&sighting.rel) {
+                    self.seen.offered += 1;
+                }
+                let candidate =
+                    Candidate { rel: sighting.rel, route, order: sighting.stat.ctime_ns };
+                self.core.offer(candidate, now);
+            }
+        }
+    }
+
+    /// Seals all CSV segments that have rows.
+    pub fn seal(&mut self, now: Millis) {
+        for record in self.results.plan_sealing(now) {
+            self.append(record, now);
+        }
+    }
+
+    /// Whether a checkpoint would free enough, or a sealed CSV waits for one.
+    pub fn checkpoint_is_due(&self) -> bool {
+        !self.checkpointing
+            && self.pending.is_empty()
+            && (self.sealed || self.journal.segment_len() >= limits::JOURNAL_SEGMENT)
+    }
+
+    /// Begins a new journal segment; the old ones go once a sync of everything has returned.
+    ///
+    /// Call it only with nothing pending: all that the old segments record is applied and settled.
+    pub fn checkpoint(&mut self) -> Result<(), KeeperError> {
+        assert!(self.pending.is_empty(), "a checkpoint with records that are not durable");
+        self.sealed = false;
+        if !self.new_sources.is_empty() {
+            // The index is durable before the outcomes that it stands for can go.
+            self.sources.add_run(std::mem::take(&mut self.new_sources))?;
+        }
+        let mut snapshot = self.results.snapshot();
+        for (job, info) in &self.jobs {
+            debug_assert!(info.take.as_ref().is_none_or(|take| take.job == *job));
+            snapshot.extend(info.take.clone().map(Record::Take));
+            snapshot.extend(info.attempt.clone().map(Record::Attempt));
+        }
+        let segment = self.journal.rotate(self.last_id, &snapshot)?;
+        self.checkpointing = true;
+        self.out.push(Output::Sync { before: segment });
+        Ok(())
+    }
+
+    /// Nothing runs, nothing waits for the journal: a drain is over.
+    pub fn is_still(&self) -> bool {
+        self.core.is_still() && self.pending.is_empty()
+    }
+
+    /// Removes emptied job folders that were kept for reuse.
+    pub fn tidy(&mut self) -> Result<(), KeeperError> {
+        self.spool
+            .remove_empty(&mut self.empty)
+            .map_err(KeeperError::spool("remove emptied folders in processing/"))
+    }
+}
+
+/// Moves a recorded job's file, with its sidecar. Also what recovery does.
+pub(super) fn settle_outcome<F: Filesystem>(
+    spool: &Spool<F>,
+    outcome: &Outcome,
+    claimed: Claimed,
+    empty: &mut EmptyFolders,
+) -> Result<crate::spool::settle::Settled, KeeperError> {
+    let why = super::notice::sidecar(outcome);
+    let settling =
+        Settling { claimed, rel: &outcome.rel.0, why: why.as_deref(), output: outcome.output };
+    spool
+        .settle(&settling, empty)
+        .map_err(KeeperError::spool(format!("settle {} from processing/", outcome.rel.0)))
+}
+
+fn describe_unreadable(it: Unreadable) -> String {
+    let rel = it.rel.map_or_else(String::new, |rel| rel.to_string());
+    format!("incoming/{rel}: {}", it.error)
+}
+
+fn nothing_ended() -> Ended {
+    Ended {
+        verdict: Verdict::Released,
+        rows: Vec::new(),
+        log: Vec::new(),
+        stderr: Vec::new(),
+        took: std::time::Duration::ZERO,
+    }
+}
+
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn plan_failed(error: PlanError) -> KeeperError {
+    match error {
+        PlanError::Columns(reason) => {
+            KeeperError::Spool { what: "plan results/".to_owned(), source: io::Error::other(reason) }
+        }
+        PlanError::Io { what, source } => KeeperError::Spool { what, source },
+    }
+}
+
+fn error_spec() -> CsvSpec<'static> {
+    CsvSpec {
+        route: "errors",
+        trace_columns: false,
+        columns: None,
+        segment_rows: limits::SEGMENT_ROWS,
+        segment_bytes: limits::SEGMENT_BYTES,
+    }
+}
+
+fn error_row(
+    now: Millis,
+    rel: &RelPath,
+    route: &str,
+    job: JobId,
+    attempts: u32,
+    failure: &Failure,
+) -> Row {
+    let number = |n: Option<i32>| n.map_or_else(Vec::new, |n| n.to_string().into_bytes());
+    let cells = [
+        super::notice::utc(now).into_bytes(),
+        rel.as_bytes().to_vec(),
+        failure.reason.clone().into_bytes(),
+        route.as_bytes().to_vec(),
+        Vec::new(),
+        job.to_string().into_bytes(),
+        attempts.to_string().into_bytes(),
+        number(failure.exit),
+        number(failure.signal),
+    ];
+    Row(ERROR_COLUMNS.iter().map(|name| (*name).to_owned()).zip(cells).collect())
+}

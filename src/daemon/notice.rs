@@ -1,0 +1,149 @@
+//! What the keeper tells the world: the terminal, the log, the job history, the sidecar of a failure.
+//!
+//! Must not know: who listens. A notice is data; nothing waits for it to be read.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::core::{JobId, RelPath};
+use crate::journal::record::{Outcome, Rel};
+use crate::spool::settle::Settled;
+
+/// Something that people or logs may want to know, in the order of a job's life.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// A file cannot be claimed now; it waits.
+    ClaimRefused {
+        /// Which.
+        rel: RelPath,
+        /// What the system said.
+        reason: String,
+    },
+    /// A claimed job could not be started; it is tried again.
+    StartRefused {
+        /// Which.
+        rel: RelPath,
+        /// What the system said.
+        reason: String,
+    },
+    /// Scratch or made files of an attempt could not be removed; they stay.
+    ScratchRefused {
+        /// Whose.
+        rel: RelPath,
+        /// What the system said.
+        reason: String,
+    },
+    /// An attempt ended and another one follows.
+    Retry {
+        /// The job.
+        job: JobId,
+        /// Which file.
+        rel: RelPath,
+        /// Its route.
+        route: String,
+        /// Which attempt ended.
+        attempt: u32,
+        /// The worker called the file incomplete.
+        incomplete: bool,
+        /// Why.
+        reason: String,
+        /// How long it waits, in milliseconds.
+        wait_ms: u64,
+    },
+    /// A job is recorded and settled.
+    Finished(Finished),
+    /// A file that was recorded before a power cut stood in `incoming/` again and was settled.
+    Reappeared {
+        /// Which.
+        rel: RelPath,
+        /// Where it went.
+        settled: Settled,
+    },
+    /// A route pauses; its files stay.
+    Paused {
+        /// Which.
+        route: String,
+        /// Why.
+        reason: String,
+    },
+    /// Little space: claims stop before the disk is full.
+    LowDisk {
+        /// Free bytes.
+        free: u64,
+        /// Claims go on above this many.
+        floor: u64,
+    },
+    /// The job log cannot be written; it stops, the jobs go on.
+    HistoryFailed {
+        /// What the system said.
+        reason: String,
+    },
+    /// No space: claims stop, nothing is lost.
+    DiskFull,
+    /// There is space again.
+    DiskHasRoom,
+}
+
+/// The end of a job, with what its worker printed.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// As recorded.
+    pub outcome: Outcome,
+    /// Where its file went.
+    pub settled: Settled,
+    /// From its stdout.
+    pub log: Vec<u8>,
+    /// From its stderr.
+    pub stderr: Vec<u8>,
+}
+
+/// `error/.why/REL.json`.
+#[derive(Serialize)]
+struct Sidecar<'a> {
+    job: JobId,
+    rel: &'a Rel,
+    route: &'a str,
+    reason: &'a str,
+    attempts: u32,
+    exit: Option<i32>,
+    signal: Option<&'static str>,
+    time: String,
+    took_ms: u64,
+    stderr: &'a str,
+}
+
+/// The sidecar's text for a failed job; `None` for one that is done. The same outcome gives the same text.
+pub fn sidecar(outcome: &Outcome) -> Option<Vec<u8>> {
+    let failure = outcome.failure.as_ref()?;
+    let sidecar = Sidecar {
+        job: outcome.job,
+        rel: &outcome.rel,
+        route: &outcome.route,
+        reason: &failure.reason,
+        attempts: outcome.attempts,
+        exit: failure.exit,
+        signal: failure.signal.map(crate::worker::signal_name),
+        time: utc(outcome.at_ms),
+        took_ms: outcome.took_ms,
+        stderr: &outcome.stderr,
+    };
+    let mut text = serde_json::to_vec_pretty(&sidecar).unwrap_or_default();
+    text.push(b'\n');
+    Some(text)
+}
+
+/// A time for machines and for people: `2026-11-22T14:02:11Z`.
+pub fn utc(unix_ms: u64) -> String {
+    let ms = i64::try_from(unix_ms).unwrap_or(i64::MAX);
+    match jiff::Timestamp::from_millisecond(ms) {
+        Ok(time) => time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        Err(_) => unix_ms.to_string(),
+    }
+}
+
+/// Where a job's file is, for a message: `done/sub/x.json`.
+pub fn place(outcome: &Outcome, settled: &Settled) -> Option<PathBuf> {
+    let folder = if outcome.failure.is_some() { "error" } else { "done" };
+    settled.rel.as_ref().map(|rel| PathBuf::from(folder).join(rel))
+}

@@ -1,0 +1,93 @@
+//! The pool: one long-living thread a slot, each running one attempt at a time.
+//!
+//! Must not know: the spool, the journal, why a task was chosen.
+//!
+//! Threads live as long as the daemon, since a parent-death signal would follow the thread that
+//! spawned; and there is one a slot, since under contention one spawning thread starts half as many
+//! processes a second as four do.
+//!
+//! Invariant: a slot is idle or has exactly one task; each task gives exactly one [`SlotEnded`].
+
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{Builder, JoinHandle};
+
+use crate::core::JobId;
+use crate::worker::{Ended, Stop, Task, command};
+
+/// Stack of a slot's thread, in bytes: it polls and parses, nothing recursive.
+const STACK: usize = 512 << 10;
+
+/// A slot's task is over.
+#[derive(Debug)]
+pub struct SlotEnded {
+    /// Which slot is idle again.
+    pub slot: usize,
+    /// Whose attempt it was.
+    pub job: JobId,
+    /// How it ended.
+    pub ended: Ended,
+}
+
+/// The slots. Dropping it lets idle threads end; call [`Pool::join`] to wait for them.
+pub struct Pool {
+    /// One sender a slot; the slot's thread holds the receiver and ends when this is dropped.
+    tasks: Vec<SyncSender<Task>>,
+    idle: Vec<usize>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// Starts `slots` threads. `report` is called on the slot's own thread.
+    pub fn start(
+        slots: usize,
+        stop: &Stop,
+        report: impl Fn(SlotEnded) + Clone + Send + 'static,
+    ) -> io::Result<Self> {
+        let mut pool = Self { tasks: Vec::new(), idle: Vec::new(), threads: Vec::new() };
+        for slot in 0..slots {
+            let (send, receive) = sync_channel(1);
+            let (stop, report) = (stop.clone(), report.clone());
+            let thread = Builder::new()
+                .name(format!("slot-{slot}"))
+                .stack_size(STACK)
+                .spawn(move || serve(slot, &receive, &stop, &report))?;
+            pool.tasks.push(send);
+            pool.threads.push(thread);
+        }
+        pool.idle.extend((0..slots).rev());
+        Ok(pool)
+    }
+
+    /// Gives a task to an idle slot. The core never starts more than there are slots.
+    pub fn give(&mut self, task: Task) {
+        let slot = self.idle.pop();
+        assert!(slot.is_some(), "a task without an idle slot");
+        if let Some(sender) = slot.and_then(|slot| self.tasks.get(slot)) {
+            let gone = sender.send(task).is_err();
+            assert!(!gone, "a slot's thread died");
+        }
+    }
+
+    /// Takes a slot back after its [`SlotEnded`].
+    pub fn take_back(&mut self, slot: usize) {
+        self.idle.push(slot);
+    }
+
+    /// Waits for all threads; running tasks end first.
+    pub fn join(self) {
+        drop(self.tasks);
+        for thread in self.threads {
+            let panicked = thread.join().is_err();
+            assert!(!panicked, "a slot's thread panicked");
+        }
+    }
+}
+
+fn serve(slot: usize, tasks: &Receiver<Task>, stop: &Stop, report: &impl Fn(SlotEnded)) {
+    while let Ok(task) = tasks.recv() {
+        let job = task.job;
+        let ended = command::run(&task, stop);
+        report(SlotEnded { slot, job, ended });
+    }
+}

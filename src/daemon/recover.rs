@@ -1,0 +1,375 @@
+//! Start-up is recovery: there is no clean-shutdown flag.
+//!
+//! Order, each step before the next:
+//! 1. Read all live records. What the page cache shows is not yet durable (the last daemon may have died
+//!    between write and fsync, or after a failed fsync), so
+//! 2. copy every live record into a new journal segment, sync it and `journal/`; only now
+//! 3. write the CSVs as recorded,
+//! 4. settle what is recorded and still stands in `processing/`,
+//! 5. take every other claim up again; an attempt without an end was lost and is charged so.
+//!
+//! Must not know: threads, the clock (time and boot id are passed in). The old daemon's workers were
+//! ended before this is called.
+//!
+//! Invariants
+//! - It may be stopped at any instant and started again.
+//! - A file is settled under an outcome only if it is the very file that the outcome names
+//!   ([`FileMark`]): after a power cut an emptied folder may stand under its old name with a new file
+//!   in it, since the rename of the folder and that of the file are lost independently.
+//! - After a power cut, a claim of which the journal knows nothing gets a new id, for the same reason:
+//!   the id in its name may be of a job that was recorded long ago.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::config::Settings;
+use crate::core::state::{Millis, Recovered};
+use crate::core::{JobId, RelPath, Spent};
+use crate::fs::{self, Filesystem, Stat};
+use crate::journal::record::{Attempt, FileMark, Outcome, Record, SourceKey, Take};
+use crate::journal::{Reader, Sources, Writer};
+use crate::results::{Recovery, Results};
+use crate::spool::{Claimed, Place, Spool};
+
+use super::keeper::{JobInfo, Keeper, KeeperError, Parts, settle_outcome};
+
+/// What recovery needs to know of the world.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// The spool's absolute path, for tasks.
+    pub path: PathBuf,
+    /// The kernel's boot id.
+    pub boot: String,
+    /// Now.
+    pub now: Millis,
+    /// Ten bytes of randomness for each job id.
+    pub random: fn() -> [u8; 10],
+}
+
+/// What recovery found, for one line of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Records that were live.
+    pub records: u64,
+    /// Recorded jobs whose file had not been moved.
+    pub settled: u64,
+    /// Claims taken up again.
+    pub resumed: u64,
+    /// Of these, attempts that were lost.
+    pub lost: u64,
+    /// The machine was started anew since the last record.
+    pub power_cut: bool,
+}
+
+/// What the live records say of the claims that stand in `processing/`.
+#[derive(Default)]
+struct Known {
+    high: Option<JobId>,
+    boot: Option<String>,
+    outcomes: HashMap<JobId, Outcome>,
+    attempts: HashMap<JobId, Attempt>,
+    takes: HashMap<JobId, Take>,
+    sources: Vec<SourceKey>,
+    marks: HashMap<u64, Outcome>,
+    records: u64,
+}
+
+/// Brings the spool into a state from which the keeper goes on.
+pub fn recover<F: Filesystem>(
+    spool: Spool<F>,
+    settings: &Settings,
+    around: Surroundings,
+) -> Result<(Keeper<F>, Report), KeeperError> {
+    let places = list_places(&spool)?;
+    let mut results = Recovery::new();
+    let known = read_records(&spool, &places, &mut results)?;
+    let power_cut = known.boot.as_ref().is_some_and(|boot| *boot != around.boot);
+    let mut report = Report { records: known.records, power_cut, ..Report::default() };
+
+    let high = known.high.unwrap_or(JobId::MIN);
+    let (journal, results) = rewrite(&spool, results, high, &known, &places, &around)?;
+
+    let parts = Parts {
+        sources: Sources::open(spool.fs.clone(), spool.journal.clone())?,
+        reappearing: if power_cut { known.marks.clone() } else { HashMap::new() },
+        last_id: places.iter().map(|place| place.job()).fold(high, JobId::max),
+        path: around.path.clone(),
+        new_sources: known.sources.clone(),
+        random: around.random,
+        spool,
+        journal,
+        results,
+    };
+    let mut keeper = Keeper::assemble(settings, parts);
+    if power_cut {
+        restore_sidecars(&keeper.spool, &known)?;
+    }
+    settle_recorded(&mut keeper, &known, &places, &mut report)?;
+    take_up(&mut keeper, &known, &places, &around, &mut report)?;
+    Ok((keeper, report))
+}
+
+fn list_places<F: Filesystem>(spool: &Spool<F>) -> Result<Vec<Place>, KeeperError> {
+    let what = KeeperError::spool("read processing/");
+    let names = || -> io::Result<Vec<Place>> {
+        let mut places = Vec::new();
+        for entry in spool.fs.list(&spool.processing)? {
+            // What is not ours stays where it is.
+            places.extend(Place::parse(&entry?.name));
+        }
+        places.sort_by_key(|place| (place.job(), place.begun()));
+        Ok(places)
+    };
+    names().map_err(what)
+}
+
+/// Step 1.
+fn read_records<F: Filesystem>(
+    spool: &Spool<F>,
+    places: &[Place],
+    results: &mut Recovery,
+) -> Result<Known, KeeperError> {
+    let here: HashSet<JobId> = places.iter().map(|place| place.job()).collect();
+    let mut known = Known::default();
+    let mut reader = Reader::open(spool.fs.clone(), spool.journal.clone())?;
+    while let Some(record) = reader.next_record()? {
+        known.records += 1;
+        results.feed(&record);
+        match record {
+            Record::Begin(begin) => {
+                known.high = known.high.max(Some(begin.high));
+                known.boot = Some(begin.boot);
+            }
+            Record::Take(take) => {
+                known.high = known.high.max(Some(take.job));
+                if here.contains(&take.job) {
+                    known.takes.insert(take.job, take);
+                }
+            }
+            Record::Attempt(attempt) => {
+                if here.contains(&attempt.job) {
+                    known.attempts.insert(attempt.job, attempt);
+                }
+            }
+            Record::Outcome(mut outcome) => {
+                known.high = known.high.max(Some(outcome.job));
+                known.sources.extend(outcome.source);
+                outcome.csv = Vec::new();
+                if here.contains(&outcome.job) {
+                    known.outcomes.insert(outcome.job, outcome.clone());
+                }
+                known.marks.insert(outcome.file.ino, outcome);
+            }
+            _ => {}
+        }
+    }
+    Ok(known)
+}
+
+/// Steps 2 and 3.
+fn rewrite<F: Filesystem>(
+    spool: &Spool<F>,
+    results: Recovery,
+    high: JobId,
+    known: &Known,
+    places: &[Place],
+    around: &Surroundings,
+) -> Result<(Writer<F>, Results<F>), KeeperError> {
+    let results_failed = || KeeperError::spool("recover results/");
+    let mut plan = results
+        .verify(spool.fs.clone(), spool.results.clone(), spool.journal.clone(), around.now)
+        .map_err(results_failed())?;
+    let here: HashSet<JobId> = places.iter().map(|place| place.job()).collect();
+    let mut copy =
+        Writer::supersede(spool.fs.clone(), spool.journal.clone(), &around.boot, high, around.now)?;
+    let mut reader = Reader::open(spool.fs.clone(), spool.journal.clone())?;
+    while let Some(record) = reader.next_record()? {
+        let is_live = match &record {
+            Record::Begin(_) => false,
+            Record::Take(take) => here.contains(&take.job),
+            Record::Attempt(attempt) => {
+                known.attempts.get(&attempt.job).is_some_and(|last| last == attempt)
+            }
+            _ => true,
+        };
+        if is_live {
+            for record in plan.rewrite(record) {
+                copy.append(&record)?;
+            }
+        }
+    }
+    // Durable from here: everything that was recorded, whatever the page cache held before.
+    let journal = copy.finish()?;
+
+    let mut results = plan.into_results();
+    let mut reader = Reader::open(spool.fs.clone(), spool.journal.clone())?;
+    while let Some(record) = reader.next_record()? {
+        results.apply(&record).map_err(results_failed())?;
+    }
+    results.flush().map_err(results_failed())?;
+    Ok((journal, results))
+}
+
+/// A sidecar is written before its file moves, but a power cut may keep the move and lose the sidecar.
+fn restore_sidecars<F: Filesystem>(spool: &Spool<F>, known: &Known) -> Result<(), KeeperError> {
+    for outcome in known.marks.values().filter(|outcome| outcome.failure.is_some()) {
+        spool
+            .restore_why(outcome.job, &outcome.rel.0, outcome.file.ino, || {
+                super::notice::sidecar(outcome).unwrap_or_default()
+            })
+            .map_err(KeeperError::spool(format!("write the reason of {}", outcome.rel.0)))?;
+    }
+    Ok(())
+}
+
+/// Step 4.
+fn settle_recorded<F: Filesystem>(
+    keeper: &mut Keeper<F>,
+    known: &Known,
+    places: &[Place],
+    report: &mut Report,
+) -> Result<(), KeeperError> {
+    for place in places {
+        let (claimed, is_job) = match *place {
+            Place::Job(claimed) => (claimed, true),
+            Place::Output(claimed) => (claimed, false),
+            Place::Scratch(_) | Place::Staging(_) => continue,
+        };
+        let Some(outcome) = known.outcomes.get(&claimed.job) else { continue };
+        if is_job {
+            let file = file_of(&keeper.spool, claimed)?;
+            if !file.is_some_and(|(_, stat)| is_marked(&outcome.file, &stat)) {
+                continue;
+            }
+        } else if !outcome.output || outcome.attempts != claimed.begun {
+            continue;
+        }
+        settle_outcome(&keeper.spool, outcome, claimed, &mut keeper.empty)?;
+        report.settled += 1;
+    }
+    Ok(())
+}
+
+fn is_marked(mark: &FileMark, stat: &Stat) -> bool {
+    mark.ino == stat.ino && mark.btime_ns == stat.btime_ns
+}
+
+fn file_of<F: Filesystem>(
+    spool: &Spool<F>,
+    claimed: Claimed,
+) -> Result<Option<(RelPath, Stat)>, KeeperError> {
+    match spool.file_of(claimed) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map_err(KeeperError::spool("read processing/")),
+    }
+}
+
+/// Step 5.
+fn take_up<F: Filesystem>(
+    keeper: &mut Keeper<F>,
+    known: &Known,
+    places: &[Place],
+    around: &Surroundings,
+    report: &mut Report,
+) -> Result<(), KeeperError> {
+    let mut found = Vec::new();
+    for place in places {
+        match *place {
+            Place::Job(claimed) => match file_of(&keeper.spool, claimed)? {
+                Some((rel, stat)) => found.push((claimed, rel, stat)),
+                // An empty folder is no job.
+                None => remove(&keeper.spool, *place)?,
+            },
+            Place::Staging(job) => {
+                // A take is durable before its copy leaves the staging name; a copy without one is no
+                // job, and its source stands untouched where it was.
+                if let Some(take) = known.takes.get(&job) {
+                    unstage(&keeper.spool, job, &take.rel.0)?;
+                    let claimed = Claimed { job, begun: 0 };
+                    if let Some((rel, stat)) = file_of(&keeper.spool, claimed)? {
+                        found.push((claimed, rel, stat));
+                    }
+                } else {
+                    remove(&keeper.spool, *place)?;
+                }
+            }
+            Place::Scratch(_) | Place::Output(_) => remove(&keeper.spool, *place)?,
+        }
+    }
+    for (claimed, rel, stat) in found {
+        let attempt = known.attempts.get(&claimed.job);
+        let take = known.takes.get(&claimed.job);
+        let mut claimed = claimed;
+        let is_another = known.outcomes.contains_key(&claimed.job);
+        if is_another || report.power_cut && attempt.is_none() && take.is_none() {
+            let job = keeper.next_id(around.now);
+            let renamed = Claimed { job, begun: claimed.begun };
+            keeper
+                .spool
+                .set_begun(claimed, renamed)
+                .map_err(KeeperError::spool("give a claim a new id in processing/"))?;
+            claimed = renamed;
+        }
+        let mine = attempt.filter(|attempt| attempt.job == claimed.job);
+        let ended = mine.map_or(0, |attempt| attempt.attempt);
+        report.resumed += 1;
+        report.lost += u64::from(claimed.begun > ended);
+        let info = JobInfo {
+            rel: rel.clone(),
+            route: keeper.table.find(&rel).unwrap_or(usize::MAX),
+            begun: claimed.begun,
+            mark: FileMark {
+                ino: stat.ino,
+                btime_ns: stat.btime_ns,
+                before_ns: stat.ctime_ns,
+                after_ns: stat.ctime_ns,
+            },
+            take: take.filter(|take| take.job == claimed.job).cloned(),
+            attempt: mine.cloned(),
+            ended: None,
+        };
+        let recovered = Recovered {
+            job: claimed.job,
+            route: keeper.table.find(&rel),
+            begun: claimed.begun,
+            ended,
+            spent: mine.map_or_else(Spent::default, |attempt| attempt.spent),
+            not_before: mine.map_or(0, |attempt| attempt.not_before_ms),
+            incomplete_since: mine.and_then(|attempt| attempt.incomplete_since_ms),
+        };
+        keeper.adopt(recovered, info, around.now)?;
+    }
+    Ok(())
+}
+
+fn remove<F: Filesystem>(spool: &Spool<F>, place: Place) -> Result<(), KeeperError> {
+    fs::remove_tree(&spool.fs, &spool.processing, Path::new(&place.name()))
+        .map_err(KeeperError::spool(format!("remove processing/{}", place.name())))
+}
+
+/// A staged copy becomes `ID.0`; done already is fine.
+pub(super) fn unstage<F: Filesystem>(
+    spool: &Spool<F>,
+    job: JobId,
+    rel: &RelPath,
+) -> Result<FileMark, KeeperError> {
+    let (from, to) = (Place::Staging(job).name(), Place::Job(Claimed { job, begun: 0 }).name());
+    let moved = spool.fs.rename(&spool.processing, Path::new(&from), &spool.processing, Path::new(&to));
+    match moved {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(KeeperError::spool(format!("move processing/{from}"))(error));
+        }
+        _ => {}
+    }
+    let stat = spool
+        .fs
+        .stat(&spool.processing, &Path::new(&to).join(rel.as_path()))
+        .map_err(KeeperError::spool(format!("read processing/{to}/{rel}")))?;
+    Ok(FileMark {
+        ino: stat.ino,
+        btime_ns: stat.btime_ns,
+        before_ns: stat.ctime_ns,
+        after_ns: stat.ctime_ns,
+    })
+}

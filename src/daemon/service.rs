@@ -1,0 +1,556 @@
+//! The keeper's thread: takes messages in, drives the keeper, feeds the pool.
+//!
+//! Must not know: tokio, the terminal, how settings are read. What it has to say goes to a
+//! [`Listener`], which must not block.
+//!
+//! Invariants
+//! - Free slots are fed before the commit of what has just ended.
+//! - Every wait here has an end: a message, the next time the keeper has something to do, or a second.
+//! - It returns only when nothing runs and everything recorded is settled, or with the reason why the
+//!   promise cannot be kept.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+
+use crate::config::limits;
+use crate::core::state::{Counts, Millis};
+use crate::core::{JobId, RelPath};
+use crate::fs::{Filesystem, RealFs};
+
+use super::history::{History, JobLine};
+use super::keeper::{Input, Keeper, KeeperError, Output};
+use super::notice::Notice;
+use super::pool::{Pool, SlotEnded};
+use crate::worker::Stop;
+
+/// Entries a scan looks at between two looks at the messages.
+const SCAN_SLICE: usize = 1024;
+/// A paused route is tried again after this long, whatever changed.
+const PAUSED_TRY: Duration = Duration::from_secs(60);
+/// How often paused programs and free disk are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Sources staged ahead in `batch`, so that one sync serves many copies.
+const STAGE_AHEAD: usize = 256;
+
+/// What others tell the keeper's thread.
+pub enum Message {
+    /// A slot's task is over.
+    Slot(SlotEnded),
+    /// For the keeper as it is.
+    Input(Input),
+    /// The sync of a checkpoint failed: nothing is dropped, and the daemon ends.
+    SyncFailed(std::io::Error),
+    /// `batch` has no more sources; `known` of them were recorded before.
+    SourcesOver(SourcesSeen),
+    /// Finish what runs, then end.
+    Drain,
+    /// End what runs, then end.
+    StopNow,
+    /// A question; the answer is given by calling the function.
+    Ask(Box<dyn FnOnce(&Status) + Send>),
+    /// What of this job, or of the file at this path below `incoming/`?
+    Find(Wanted, Box<dyn FnOnce(Option<Found>) + Send>),
+}
+
+/// What [`Message::Find`] looks for.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// A job.
+    Job(JobId),
+    /// A path below `incoming/`.
+    Rel(RelPath),
+}
+
+/// A job that is on its way.
+#[derive(Clone, Debug, Serialize)]
+pub struct Found {
+    /// The job.
+    pub job: JobId,
+    /// Its path, escaped.
+    pub rel: String,
+    /// Its route.
+    pub route: String,
+    /// `running`, `waiting`, `recording` …
+    pub state: String,
+    /// Attempts begun.
+    pub attempt: u32,
+    /// Why the last attempt ended, if one did.
+    pub reason: Option<String>,
+    /// When it may start again, in milliseconds from now.
+    pub wait_ms: Option<u64>,
+}
+
+/// What `batch` found of its sources.
+#[derive(Clone, Debug, Default)]
+pub struct SourcesSeen {
+    /// Recorded before, and unchanged.
+    pub known: u64,
+    /// Taken in by this run.
+    pub taken: u64,
+    /// No route's glob takes them.
+    pub unrouted: u64,
+    /// One of these.
+    pub unrouted_example: Option<PathBuf>,
+    /// Could not be read, with the reason.
+    pub failed: Vec<String>,
+}
+
+/// What [`Service::run`] tells while it goes on. Must not block: it is called on the keeper's thread.
+pub trait Listener {
+    /// Something happened.
+    fn notice(&mut self, notice: &Notice);
+    /// Start-up is over: recovered, and the first pass of the scan is done.
+    fn ready(&mut self);
+}
+
+/// When the service ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Never.
+    Watch,
+    /// When nothing is left to do.
+    Batch {
+        /// CSV segments are sealed at the end.
+        seal: bool,
+    },
+}
+
+/// The state, for `status` and the summary.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Status {
+    /// Files that wait: candidates, claimed, waiting for another attempt.
+    pub waiting: usize,
+    /// Workers at work.
+    pub running: usize,
+    /// Claims that wait for what stands in their way.
+    pub held: usize,
+    /// Incomplete files among those that wait.
+    pub incomplete: usize,
+    /// Jobs done since the start.
+    pub done: u64,
+    /// Jobs failed since the start.
+    pub failed: u64,
+    /// Rows recorded since the start.
+    pub rows: u64,
+    /// Files that no route takes, as the last scan saw.
+    pub unrouted: u64,
+    /// One of them.
+    pub unrouted_example: Option<String>,
+    /// Paused routes, with the reason.
+    pub paused: BTreeMap<String, String>,
+    /// Folders that cannot be read, refused claims.
+    pub trouble: Vec<String>,
+    /// The disk is full, or too full to claim.
+    pub disk_full: bool,
+    /// Files of paused routes that were already claimed or known.
+    pub stuck: usize,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// The state at the end.
+    pub status: Status,
+    /// What became of the sources.
+    pub sources: SourcesSeen,
+}
+
+/// Grants of ids to the thread that stages sources; it copies, syncs and answers with `Input::Staged`.
+pub type Grants = Sender<Vec<JobId>>;
+
+/// The keeper with what it needs around it.
+pub struct Service<F: Filesystem, L: Listener> {
+    /// The keeper.
+    pub keeper: Keeper<F>,
+    /// The slots.
+    pub pool: Pool,
+    /// Ends running attempts.
+    pub stop: Stop,
+    /// The job log; without it nothing else changes.
+    pub history: Option<History>,
+    /// Who is told.
+    pub listener: L,
+    /// When it ends.
+    pub mode: Mode,
+    /// Grants to the stager, with `batch SRC`.
+    pub grants: Option<Grants>,
+    /// For what runs on other threads: syncs.
+    pub sender: Sender<Message>,
+    /// The timer of the scan.
+    pub rescan: Duration,
+    /// Claims stop below so many free bytes.
+    pub min_free_disk: u64,
+    /// State of the loop.
+    pub state: LoopState,
+}
+
+/// State of [`Service::run`].
+#[derive(Debug)]
+pub struct LoopState {
+    status: Status,
+    sources: SourcesSeen,
+    granted: usize,
+    scanning: bool,
+    last_pass_offered: u64,
+    next_scan: Instant,
+    next_look: Instant,
+    paused: BTreeMap<String, (Instant, Option<SystemTime>)>,
+    is_ready: bool,
+    draining: bool,
+    low_disk: bool,
+}
+
+impl Default for LoopState {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self {
+            status: Status::default(),
+            sources: SourcesSeen::default(),
+            granted: 0,
+            scanning: true,
+            last_pass_offered: 0,
+            next_scan: now,
+            next_look: now,
+            paused: BTreeMap::new(),
+            is_ready: false,
+            draining: false,
+            low_disk: false,
+        }
+    }
+}
+
+/// Unix milliseconds now.
+pub fn now_ms() -> Millis {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl<L: Listener> Service<RealFs, L> {
+    /// Serves until the mode's end, a drain, or an error that ends the promise.
+    pub fn run(mut self, messages: &Receiver<Message>) -> Result<Summary, KeeperError> {
+        self.outputs()?;
+        loop {
+            if self.is_over() {
+                return self.finish(messages);
+            }
+            self.receive(messages)?;
+            self.look()?;
+            if self.keeper.commit_is_due(now_ms()) {
+                self.keeper.commit(now_ms())?;
+                self.outputs()?;
+            }
+            self.scan()?;
+            if self.keeper.checkpoint_is_due() {
+                self.keeper.checkpoint()?;
+                self.outputs()?;
+            }
+            self.grant();
+        }
+    }
+
+    /// Waits for a message, then takes in all that are there.
+    fn receive(&mut self, messages: &Receiver<Message>) -> Result<(), KeeperError> {
+        let wait = self.wait();
+        let first = if wait.is_zero() {
+            messages.try_recv().ok()
+        } else {
+            // Before it sleeps, the log of what has happened goes out.
+            self.flush_history();
+            match messages.recv_timeout(wait) {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+            }
+        };
+        let mut next = first;
+        let mut taken = 0;
+        while let Some(message) = next {
+            self.handle(message)?;
+            self.outputs()?;
+            taken += 1;
+            // The group is bounded so that a commit is never put off by more work.
+            next = if taken < limits::COMMIT_RECORDS { messages.try_recv().ok() } else { None };
+        }
+        if taken == 0 {
+            self.keeper.tick(now_ms())?;
+            self.outputs()?;
+        }
+        Ok(())
+    }
+
+    fn wait(&self) -> Duration {
+        let now = now_ms();
+        if self.wants_scan() {
+            return Duration::ZERO;
+        }
+        let look = self.state.next_look.saturating_duration_since(Instant::now());
+        let keeper = match (self.keeper.full_wait(), self.keeper.next_time()) {
+            (Some(full), _) => Duration::from_millis(full),
+            (None, Some(at)) => Duration::from_millis(at.saturating_sub(now)),
+            (None, None) => look,
+        };
+        look.min(keeper)
+    }
+
+    fn handle(&mut self, message: Message) -> Result<(), KeeperError> {
+        let now = now_ms();
+        match message {
+            Message::Slot(SlotEnded { slot, job, ended }) => {
+                self.pool.take_back(slot);
+                self.keeper.handle(Input::Ended { job, ended }, now)
+            }
+            Message::Input(input) => {
+                if matches!(input, Input::Staged(_)) {
+                    self.state.granted = self.state.granted.saturating_sub(1);
+                }
+                self.keeper.handle(input, now)
+            }
+            Message::SyncFailed(source) => {
+                Err(KeeperError::Spool { what: "sync the spool's filesystem".to_owned(), source })
+            }
+            Message::SourcesOver(seen) => {
+                self.state.sources = seen;
+                self.state.granted = 0;
+                self.grants = None;
+                Ok(())
+            }
+            Message::Drain => {
+                self.state.draining = true;
+                self.grants = None;
+                self.keeper.handle(Input::Drain, now)
+            }
+            Message::StopNow => {
+                self.state.draining = true;
+                self.grants = None;
+                self.stop.trigger();
+                self.keeper.handle(Input::Drain, now)
+            }
+            Message::Ask(answer) => {
+                answer(&self.status());
+                Ok(())
+            }
+            Message::Find(wanted, answer) => {
+                answer(self.keeper.find(&wanted, now));
+                Ok(())
+            }
+        }
+    }
+
+    fn outputs(&mut self) -> Result<(), KeeperError> {
+        for output in self.keeper.take_outputs() {
+            match output {
+                Output::Start(task) => self.pool.give(task),
+                Output::Notice(notice) => self.notice(&notice),
+                Output::Sync { before } => self.sync(before)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn notice(&mut self, notice: &Notice) {
+        let status = &mut self.state.status;
+        match notice {
+            Notice::Finished(finished) => {
+                status.rows += finished.outcome.rows;
+                let counter = match finished.outcome.failure {
+                    Some(_) => &mut status.failed,
+                    None => &mut status.done,
+                };
+                *counter += 1;
+                if let Some(history) = &mut self.history {
+                    history.add(&JobLine::of(finished));
+                }
+            }
+            Notice::Paused { route, reason } => {
+                status.paused.insert(route.clone(), reason.clone());
+                let program = self.keeper.program_time(route);
+                self.state.paused.insert(route.clone(), (Instant::now() + PAUSED_TRY, program));
+            }
+            Notice::DiskFull => status.disk_full = true,
+            Notice::DiskHasRoom => status.disk_full = false,
+            _ => {}
+        }
+        self.listener.notice(notice);
+    }
+
+    /// The sync of a checkpoint takes as long as the disk is busy: on a thread of its own.
+    fn sync(&mut self, before: u64) -> Result<(), KeeperError> {
+        let (fs, dir) = self.keeper.sync_handle();
+        let sender = self.sender.clone();
+        let work = move || {
+            // Durable after it: all that the journal segments below `before` record.
+            let message = match fs.sync_all(&dir) {
+                Ok(()) => Message::Input(Input::Synced { before }),
+                Err(error) => Message::SyncFailed(error),
+            };
+            // The receiver is gone only when the daemon has ended.
+            drop(sender.send(message));
+        };
+        std::thread::Builder::new()
+            .name("sync".to_owned())
+            .spawn(work)
+            .map(drop)
+            .map_err(KeeperError::spool("start the sync thread"))
+    }
+
+    fn wants_scan(&self) -> bool {
+        self.state.scanning && !self.state.draining && self.keeper.wants_names()
+    }
+
+    fn scan(&mut self) -> Result<(), KeeperError> {
+        if !self.wants_scan() {
+            return Ok(());
+        }
+        let over = self.keeper.scan(SCAN_SLICE, now_ms())?;
+        self.outputs()?;
+        if over {
+            self.state.scanning = false;
+            self.state.last_pass_offered = self.keeper.seen().offered;
+            self.state.next_scan = Instant::now() + self.rescan;
+            if !self.state.is_ready {
+                self.state.is_ready = true;
+                self.listener.ready();
+            }
+        }
+        Ok(())
+    }
+
+    /// What is looked at every second: paused routes, free disk, the scan's timer.
+    fn look(&mut self) -> Result<(), KeeperError> {
+        let now = Instant::now();
+        let counts = self.keeper.counts();
+        let window_dry = counts.candidates == counts.stuck_candidates;
+        if !self.state.scanning && window_dry && self.state.last_pass_offered > 0 {
+            // The window ran dry: what came meanwhile is in the folder.
+            self.state.scanning = true;
+        }
+        if now < self.state.next_look {
+            return Ok(());
+        }
+        self.state.next_look = now + LOOK_EVERY;
+        if now >= self.state.next_scan {
+            self.state.scanning = true;
+        }
+        self.look_at_disk()?;
+        self.look_at_paused(now)
+    }
+
+    fn look_at_disk(&mut self) -> Result<(), KeeperError> {
+        let Some((free, total)) = self.keeper.free_disk() else { return Ok(()) };
+        let floor = self.min_free_disk.min(total / 100 * limits::MIN_FREE_PERCENT);
+        let is_low = free < floor;
+        if is_low == self.state.low_disk {
+            return Ok(());
+        }
+        self.state.low_disk = is_low;
+        let notice = if is_low { Notice::LowDisk { free, floor } } else { Notice::DiskHasRoom };
+        self.state.status.disk_full = is_low;
+        self.listener.notice(&notice);
+        self.keeper.handle(Input::Claims { allowed: !is_low }, now_ms())?;
+        self.outputs()
+    }
+
+    fn look_at_paused(&mut self, now: Instant) -> Result<(), KeeperError> {
+        let mut again = Vec::new();
+        for (route, (until, program)) in &self.state.paused {
+            if now >= *until || self.keeper.program_time(route) != *program {
+                again.push(route.clone());
+            }
+        }
+        for route in again {
+            self.state.paused.remove(&route);
+            self.state.status.paused.remove(&route);
+            self.keeper.handle(Input::Resume { route }, now_ms())?;
+            self.outputs()?;
+        }
+        Ok(())
+    }
+
+    fn grant(&mut self) {
+        let Some(grants) = &self.grants else { return };
+        let idle = self.keeper.idle_jobs() + self.state.granted;
+        if idle > STAGE_AHEAD / 2 || !self.keeper.may_take() {
+            return;
+        }
+        let now = now_ms();
+        let ids: Vec<JobId> = (idle..STAGE_AHEAD).map(|_| self.keeper.next_id(now)).collect();
+        self.state.granted += ids.len();
+        // The stager has ended on its own: its last message says so.
+        drop(grants.send(ids));
+    }
+
+    fn status(&self) -> Status {
+        let mut status = self.state.status.clone();
+        let counts: Counts = self.keeper.counts();
+        let seen = self.keeper.seen();
+        status.waiting = counts.candidates + counts.ready + counts.waiting;
+        status.running = counts.running;
+        status.held = counts.held;
+        status.incomplete = counts.incomplete;
+        status.unrouted = seen.unrouted;
+        status.unrouted_example = seen.unrouted_example.as_ref().map(ToString::to_string);
+        status.trouble.clone_from(&seen.unreadable);
+        status.stuck = counts.stuck + counts.stuck_candidates;
+        status
+    }
+
+    fn is_over(&self) -> bool {
+        if !self.keeper.is_still() {
+            return false;
+        }
+        if self.state.draining {
+            return true;
+        }
+        if self.mode == Mode::Watch || self.grants.is_some() || !self.state.is_ready {
+            return false;
+        }
+        let counts = self.keeper.counts();
+        !self.state.scanning
+            && self.state.last_pass_offered == 0
+            && counts.candidates == counts.stuck_candidates
+            && counts.ready == 0
+            && counts.waiting == counts.incomplete
+    }
+
+    fn flush_history(&mut self) {
+        if let Some(Err(error)) = self.history.as_mut().map(History::flush) {
+            // A log that cannot be written must not stop a job: said once, then without it.
+            self.history = None;
+            self.listener.notice(&Notice::HistoryFailed { reason: error.to_string() });
+        }
+    }
+
+    /// The clean end: everything durable, one journal segment, nothing of ours in `processing/`.
+    fn finish(mut self, messages: &Receiver<Message>) -> Result<Summary, KeeperError> {
+        if matches!(self.mode, Mode::Batch { seal: true }) && !self.state.draining {
+            self.keeper.seal(now_ms());
+            self.keeper.commit(now_ms())?;
+            self.outputs()?;
+        }
+        let summary = Summary { status: self.status(), sources: self.state.sources.clone() };
+        self.flush_history();
+        self.keeper.tidy()?;
+        if self.keeper.has_news() {
+            // A checkpoint still under way must return first: one at a time.
+            while self.keeper.is_checkpointing() {
+                match messages.recv() {
+                    Ok(message) => self.handle(message)?,
+                    Err(_) => break,
+                }
+            }
+            self.keeper.checkpoint()?;
+            for output in self.keeper.take_outputs() {
+                if let Output::Sync { before } = output {
+                    let (fs, dir) = self.keeper.sync_handle();
+                    fs.sync_all(&dir).map_err(KeeperError::spool("sync the spool's filesystem"))?;
+                    self.keeper.handle(Input::Synced { before }, now_ms())?;
+                }
+            }
+        }
+        self.pool.join();
+        Ok(summary)
+    }
+}

@@ -1,0 +1,197 @@
+//! The stager: a thread that brings `batch`'s sources in, as far ahead as the keeper lets it.
+//!
+//! Must not know: what is decided of a job. It copies under staging names, syncs a group of copies at
+//! once, and hands them to the keeper, which makes them jobs.
+//!
+//! Invariants
+//! - A source whose key is recorded or taken is not taken again (unless asked for).
+//! - What the keeper is told of is durable under its staging name.
+//! - The look-ahead is bounded by the ids the keeper granted.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
+
+use crate::config::matching::RouteTable;
+use crate::core::JobId;
+use crate::fs::{Filesystem, RealFs, real::RealDir};
+use crate::journal::record::SourceKey;
+use crate::journal::{JournalError, Sources};
+use crate::spool::import::{self, How, Source};
+
+use super::keeper::{Input, Staged};
+use super::service::{Message, SourcesSeen};
+
+/// A copy that met a full disk is tried again after this long.
+const FULL_AGAIN: Duration = Duration::from_secs(1);
+
+/// What the stager works on.
+pub struct Stager {
+    /// What the user named.
+    pub named: Vec<PathBuf>,
+    /// Copies or links.
+    pub how: How,
+    /// Take what is recorded already, too.
+    pub again: bool,
+    /// Keys on disk.
+    pub index: Sources<RealFs>,
+    /// Keys not on disk yet.
+    pub recent: HashSet<SourceKey>,
+    /// Which files are taken at all.
+    pub table: RouteTable,
+    /// The spool's `processing/`.
+    pub processing: PathBuf,
+    /// For the sync of a group.
+    pub root: RealDir,
+    /// Ids the keeper grants; its end means: stop.
+    pub grants: Receiver<Vec<JobId>>,
+    /// The keeper.
+    pub keeper: Sender<Message>,
+    /// Sources looked at so far, for the progress bar.
+    pub progress: Box<dyn FnMut(&SourcesSeen) + Send>,
+    /// What was found.
+    pub seen: SourcesSeen,
+    /// Ids not used yet.
+    pub ids: Vec<JobId>,
+    /// Copies not synced yet.
+    pub group: Vec<Staged>,
+    /// The spool itself, whose files are no sources.
+    pub spool: PathBuf,
+}
+
+impl Stager {
+    /// Takes all sources in, then says so. An index that cannot be read ends the run.
+    pub fn run(mut self) {
+        let named = std::mem::take(&mut self.named);
+        for (at, path) in named.iter().enumerate() {
+            // A folder named twice, or inside another one, is walked once.
+            let is_covered = named.iter().take(at).any(|earlier| covers(earlier, path));
+            if !is_covered && !self.take_all(path) {
+                break;
+            }
+        }
+        self.hand_over();
+        // The keeper is gone only when the daemon has ended.
+        drop(self.keeper.send(Message::SourcesOver(self.seen)));
+    }
+
+    fn take_all(&mut self, named: &Path) -> bool {
+        let mut goes_on = true;
+        let walked = import::walk(named, &mut |found| {
+            match found {
+                Err(reason) => self.seen.failed.push(reason),
+                Ok(source) => goes_on = self.take(&source),
+            }
+            (self.progress)(&self.seen);
+            goes_on
+        });
+        self.seen.failed.extend(walked.err());
+        goes_on
+    }
+
+    /// `false`: the daemon is ending.
+    fn take(&mut self, source: &Source) -> bool {
+        if source.path.starts_with(&self.spool) && !self.is_sample(&source.path) {
+            // Its own folders are not input: the CSVs of the last run, the journal.
+            return true;
+        }
+        let Some(route) = self.table.find(&source.rel) else {
+            self.seen.unrouted += 1;
+            self.seen.unrouted_example.get_or_insert_with(|| source.path.clone());
+            return true;
+        };
+        if !self.again {
+            match self.is_known(&source.key) {
+                Ok(true) => {
+                    self.seen.known += 1;
+                    return true;
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    self.seen.failed.push(error.to_string());
+                    return false;
+                }
+            }
+        }
+        let Some(job) = self.next_id() else { return false };
+        if !self.copy(job, source) {
+            return true;
+        }
+        let staged = Staged { job, rel: source.rel.clone(), route, source: Some(source.key) };
+        self.group.push(staged);
+        self.seen.taken += 1;
+        true
+    }
+
+    /// Sources may lie in the spool's folder (`inbox/samples`), but not in its state folders.
+    fn is_sample(&self, path: &Path) -> bool {
+        let first = path.strip_prefix(&self.spool).ok().and_then(|below| below.components().next());
+        let ours = ["incoming", "processing", "done", "error", "output", "results", "journal", "log"];
+        first.is_some_and(|first| !ours.iter().any(|name| first.as_os_str() == *name))
+    }
+
+    fn is_known(&mut self, key: &SourceKey) -> Result<bool, JournalError> {
+        Ok(self.recent.contains(key) || self.index.contains(key)?)
+    }
+
+    fn next_id(&mut self) -> Option<JobId> {
+        while self.ids.is_empty() {
+            self.hand_over();
+            self.ids = self.grants.recv().ok()?;
+        }
+        self.ids.pop()
+    }
+
+    fn copy(&mut self, job: JobId, source: &Source) -> bool {
+        loop {
+            match import::stage(&self.processing, job, source, self.how, &mut |_| ()) {
+                Ok(()) => return true,
+                Err(error) if super::keeper::is_full(&error) => {
+                    self.remove(job);
+                    self.hand_over();
+                    std::thread::park_timeout(FULL_AGAIN);
+                }
+                Err(error) => {
+                    self.remove(job);
+                    let path = source.path.display();
+                    self.seen.failed.push(format!("cannot take in {path}: {error}"));
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, job: JobId) {
+        let name = crate::spool::Place::Staging(job).name();
+        let name = Path::new("processing").join(name);
+        if let Err(error) = crate::fs::remove_tree(&RealFs, &self.root, &name) {
+            self.seen.failed.push(format!("cannot remove {}: {error}", name.display()));
+        }
+    }
+
+    /// Syncs the group and gives it to the keeper.
+    fn hand_over(&mut self) {
+        if self.group.is_empty() {
+            return;
+        }
+        // Durable after it: every copy of the group, under its staging name.
+        if let Err(error) = RealFs.sync_all(&self.root) {
+            drop(self.keeper.send(Message::SyncFailed(io::Error::other(error))));
+            self.group.clear();
+            return;
+        }
+        for staged in self.group.drain(..) {
+            drop(self.keeper.send(Message::Input(Input::Staged(staged))));
+        }
+    }
+}
+
+fn covers(outer: &Path, inner: &Path) -> bool {
+    match (std::fs::canonicalize(outer), std::fs::canonicalize(inner)) {
+        // A file below a folder that was named has another name there (`x` and `sub/x`): still one source.
+        (Ok(outer), Ok(inner)) => inner.starts_with(outer),
+        _ => false,
+    }
+}

@@ -1,0 +1,218 @@
+//! Import: a source of `batch` becomes a copy in `processing/ID.in/`, and is not touched itself.
+//!
+//! Must not know: the journal, the core, who gives ids.
+//!
+//! Invariants
+//! - A source is only read; with hard links, only its link count changes.
+//! - A copy has the source's bytes, mode and mtime. It stands under a staging name, so it is no job until
+//!   the keeper's `Take` is durable; a copy without one is removed by recovery.
+//! - `fs_extra` brings bytes that cannot be reflinked; it loses the mtime and never syncs, so times
+//!   and the sync (one for a whole group of copies) are ours.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::core::{JobId, RelPath};
+use crate::journal::record::SourceKey;
+
+use super::Place;
+
+/// A file that `batch` may take in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Where it is, absolute.
+    pub path: PathBuf,
+    /// Its path below the folder that was named, or its name.
+    pub rel: RelPath,
+    /// Bytes.
+    pub size: u64,
+    /// Which file, as it is now.
+    pub key: SourceKey,
+}
+
+/// How bytes come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// A reflink where the filesystem can, else a copy.
+    Copy,
+    /// A hard link: no bytes move, and the worker gets the source's own inode.
+    Link,
+}
+
+/// Walks what the user named, in name order, telling each file once.
+///
+/// Symbolic links to files count as files, links to folders are not entered. `entry` gets an error
+/// for what cannot be read and says whether to go on.
+pub fn walk(
+    named: &Path,
+    entry: &mut dyn FnMut(Result<Source, String>) -> bool,
+) -> Result<(), String> {
+    let root = std::fs::canonicalize(named)
+        .map_err(|error| format!("cannot read {}: {error}", named.display()))?;
+    let walker = walkdir::WalkDir::new(&root).sort_by_file_name().follow_root_links(true);
+    for found in walker {
+        let source = match found {
+            Err(error) => Err(format!("cannot read {error}")),
+            Ok(found) if found.file_type().is_dir() => continue,
+            Ok(found) => match describe(found.path(), &root) {
+                None => continue,
+                Some(source) => source,
+            },
+        };
+        if !entry(source) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn describe(path: &Path, root: &Path) -> Option<Result<Source, String>> {
+    let below = path.strip_prefix(root).ok().filter(|below| !below.as_os_str().is_empty());
+    let rel = below.map_or_else(|| path.file_name(), |below| Some(below.as_os_str()));
+    let rel = RelPath::new(rel?.as_bytes())?;
+    match std::fs::metadata(path) {
+        Err(error) => Some(Err(format!("cannot read {}: {error}", path.display()))),
+        Ok(meta) if !meta.is_file() => None,
+        Ok(meta) => Some(Ok(Source {
+            rel,
+            size: meta.len(),
+            key: key_of(path, meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()),
+            path: path.to_owned(),
+        })),
+    }
+}
+
+fn key_of(path: &Path, ino: u64, size: u64, mtime: i64, mtime_nsec: i64) -> SourceKey {
+    let mut hash = Sha256::new();
+    hash.update(path.as_os_str().as_bytes());
+    // A path has no NUL, so nothing of it can be read as the numbers.
+    hash.update([0]);
+    for number in [ino, size] {
+        hash.update(number.to_le_bytes());
+    }
+    for number in [mtime, mtime_nsec] {
+        hash.update(number.to_le_bytes());
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    let mut key = [0; 16];
+    for (to, from) in key.iter_mut().zip(digest) {
+        *to = from;
+    }
+    SourceKey(key)
+}
+
+/// Brings a source into `processing/ID.in/REL`. Not durable when it returns; the caller syncs a group.
+///
+/// `moved` is told the bytes copied so far.
+pub fn stage(
+    processing: &Path,
+    job: JobId,
+    source: &Source,
+    how: How,
+    moved: &mut dyn FnMut(u64),
+) -> io::Result<()> {
+    let mut folder = processing.join(Place::Staging(job).name());
+    folder.push(OsStr::from_bytes(source.rel.parent()));
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&folder)?;
+    let target = folder.join(OsStr::from_bytes(source.rel.name()));
+    if how == How::Link {
+        return std::fs::hard_link(&source.path, &target);
+    }
+    copy(&source.path, &target, moved)
+}
+
+fn copy(from: &Path, to: &Path, moved: &mut dyn FnMut(u64)) -> io::Result<()> {
+    let source = File::open(from)?;
+    let meta = source.metadata()?;
+    let target = File::options().write(true).create_new(true).open(to)?;
+    if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
+        copy_bytes(from, to, meta.len(), moved)?;
+    }
+    target.set_permissions(meta.permissions())?;
+    target.set_times(std::fs::FileTimes::new().set_modified(meta.modified()?))
+}
+
+/// Above this many bytes a copy tells how far it is.
+const TELLS_PROGRESS: u64 = 16 << 20;
+
+fn copy_bytes(from: &Path, to: &Path, len: u64, moved: &mut dyn FnMut(u64)) -> io::Result<()> {
+    let options = fs_extra::file::CopyOptions::new().overwrite(true).buffer_size(1 << 20);
+    let copied = if len < TELLS_PROGRESS {
+        fs_extra::file::copy(from, to, &options)
+    } else {
+        let tell = |state: fs_extra::file::TransitProcess| moved(state.copied_bytes);
+        fs_extra::file::copy_with_progress(from, to, &options, tell)
+    };
+    copied.map(drop).map_err(|error| match error.kind {
+        fs_extra::error::ErrorKind::Io(error) => error,
+        _ => io::Error::other(error.to_string()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a copy has bytes, mode and mtime of its source, which is unchanged. Method: a read-only
+    /// file with an old mtime in a folder, staged once as a copy and once as a link.
+    #[test]
+    fn copies_keep_bytes_mode_and_mtime() {
+        use std::os::unix::fs::PermissionsExt;
+        let temp = tempfile::tempdir().unwrap();
+        let src = temp.path().join("src/sub");
+        std::fs::create_dir_all(&src).unwrap();
+        let file = src.join("a b");
+        std::fs::write(&file, "bytes").unwrap();
+        let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        File::options().write(true).open(&file).unwrap().set_modified(old).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o440)).unwrap();
+        let before = std::fs::metadata(&file).unwrap();
+
+        let mut sources = Vec::new();
+        walk(&temp.path().join("src"), &mut |it| {
+            sources.push(it.unwrap());
+            true
+        })
+        .unwrap();
+        assert_eq!(sources.len(), 1);
+        assert_eq!(sources[0].rel, RelPath::new("sub/a b").unwrap());
+        let processing = temp.path().join("processing");
+        let job = JobId::next(JobId::MIN, 1, [1; 10]);
+        stage(&processing, job, &sources[0], How::Copy, &mut |_| ()).unwrap();
+        let copy = processing.join(format!("{job}.in/sub/a b"));
+        let meta = std::fs::metadata(&copy).unwrap();
+        assert_eq!(std::fs::read(&copy).unwrap(), b"bytes");
+        assert_eq!(meta.mode() & 0o777, 0o440);
+        assert_eq!(meta.modified().unwrap(), old);
+        assert_ne!(meta.ino(), before.ino());
+        let after = std::fs::metadata(&file).unwrap();
+        assert_eq!((after.ino(), after.mtime(), after.ctime()), (before.ino(), before.mtime(), before.ctime()));
+
+        let job = JobId::next(job, 2, [1; 10]);
+        stage(&processing, job, &sources[0], How::Link, &mut |_| ()).unwrap();
+        let linked = std::fs::metadata(processing.join(format!("{job}.in/sub/a b"))).unwrap();
+        assert_eq!(linked.ino(), before.ino());
+    }
+
+    /// Goal: a changed source is another source. Method: each part of the key changed alone.
+    #[test]
+    fn the_key_sees_each_change() {
+        let base = key_of(Path::new("/a"), 1, 2, 3, 4);
+        for other in [
+            key_of(Path::new("/b"), 1, 2, 3, 4),
+            key_of(Path::new("/a"), 9, 2, 3, 4),
+            key_of(Path::new("/a"), 1, 9, 3, 4),
+            key_of(Path::new("/a"), 1, 2, 9, 4),
+            key_of(Path::new("/a"), 1, 2, 3, 9),
+        ] {
+            assert_ne!(base, other);
+        }
+        assert_eq!(base, key_of(Path::new("/a"), 1, 2, 3, 4));
+    }
+}
