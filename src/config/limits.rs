@@ -55,3 +55,9 @@ pub const ROWS_IN_LINE: usize = 1 << 20;
 pub const JOB_LOG_FILE: u64 = 16 << 20;
 /// See [`JOB_LOG_FILE`].
 pub const JOB_LOG_FILES: usize = 4;
+/// CSV bytes kept in memory before they are written, over all routes; a commit writes them anyway.
+pub const RESULTS_BUFFER: usize = 1 << 20;
+/// Block in which a CSV is read back for its checksum, in bytes.
+pub const RESULTS_READ: usize = 1 << 20;
+/// Names tried (`~1`, `~2`, …) when the name of a sealed CSV is taken by another file.
+pub const RESULTS_NAMES: u32 = 1000;

@@ -21,6 +21,8 @@ pub enum Record {
     CsvOpen(CsvOpen),
     /// A CSV segment gets no more rows and its final name.
     CsvSeal(CsvSeal),
+    /// Bytes of a CSV segment that someone touched go to another one.
+    CsvMoved(CsvMoved),
     /// A file handed in became a job.
     Take(Take),
     /// An attempt ended and another one follows, or the file waits as incomplete.
@@ -80,6 +82,30 @@ pub struct CsvSeal {
     pub rows: u64,
     /// crc32c of all of it.
     pub crc: u32,
+}
+
+/// Someone touched a CSV segment: all its pieces from an offset on belong to another segment, whose
+/// `CsvOpen` stands just before. The touched segment gets nothing more, not even its seal's name.
+///
+/// The pieces themselves stand earlier, and in the same journal segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CsvMoved {
+    /// The route, or `errors`.
+    pub route: String,
+    /// The touched segment.
+    pub from_seg: u64,
+    /// Its bytes from here on move.
+    pub from_offset: u64,
+    /// The segment that takes them.
+    pub to_seg: u64,
+    /// Where they go in it: after its header.
+    pub to_offset: u64,
+    /// How many bytes.
+    pub len: u64,
+    /// Data rows in them.
+    pub rows: u64,
+    /// The touched file's name from now on, if it still stands under the route's name.
+    pub name: String,
 }
 
 /// A file handed in by `batch` or `submit` became a job. Durable before its copy leaves the staging name.
@@ -197,6 +223,18 @@ pub enum PieceBytes {
         /// sha256, hex.
         sha256: String,
     },
+}
+
+impl PieceBytes {
+    /// How many bytes of CSV it stands for.
+    #[expect(clippy::len_without_is_empty, reason = "a piece is never empty")]
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Text(text) => text.len() as u64,
+            Self::Base64(bytes) => bytes.len() as u64,
+            Self::File { len, .. } => *len,
+        }
+    }
 }
 
 /// A [`RelPath`] in JSON: a string, or `{"b64": …}` where it is not UTF-8.

@@ -1,0 +1,129 @@
+//! All segments of a route read as one table.
+//!
+//! Must not know: the journal. It reads what stands in `results/`, also beside a running daemon;
+//! of a segment that is being written the last line may then be cut, as with any growing file.
+//!
+//! Invariant: a cell is mapped by the name of its column; segments with fewer columns give empty cells.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use csv::{ByteRecord, ReaderBuilder, Terminator, WriterBuilder};
+
+use super::names;
+
+/// The CSV files of a route: sealed ones by number, then the open one. None is no error.
+pub fn segments(results_dir: &Path, route: &str) -> io::Result<Vec<PathBuf>> {
+    let mut sealed = Vec::new();
+    let mut open = None;
+    for entry in fs::read_dir(results_dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let number = names::parse_sealed(route, name);
+        let is_open = name == names::open(route);
+        if (number.is_none() && !is_open) || !entry.file_type()?.is_file() {
+            continue;
+        }
+        match number {
+            Some(number) => sealed.push((number, entry.path())),
+            None => open = Some(entry.path()),
+        }
+    }
+    sealed.sort();
+    Ok(sealed.into_iter().map(|(_, path)| path).chain(open).collect())
+}
+
+/// Writes all rows of a route: as CSV under one header, the union of the segments' headers in their
+/// order, or as NDJSON objects of strings.
+///
+/// JSON cannot hold bytes: in it, what is not UTF-8 becomes U+FFFD. The CSV keeps them.
+pub fn read_all(
+    results_dir: &Path,
+    route: &str,
+    out: &mut dyn Write,
+    as_json: bool,
+) -> io::Result<()> {
+    let paths = segments(results_dir, route)?;
+    let mut headers = Vec::new();
+    let mut columns: Vec<Vec<u8>> = Vec::new();
+    for path in &paths {
+        let mut header = ByteRecord::new();
+        reader(path)?.read_byte_record(&mut header)?;
+        for name in &header {
+            if !columns.iter().any(|known| known == name) {
+                columns.push(name.to_vec());
+            }
+        }
+        headers.push(header);
+    }
+    if columns.is_empty() {
+        return Ok(());
+    }
+    let mut sink = Sink::new(out, &columns, as_json)?;
+    for (path, header) in paths.iter().zip(&headers) {
+        let place: HashMap<&[u8], usize> =
+            header.iter().enumerate().map(|(at, name)| (name, at)).collect();
+        let places: Vec<Option<usize>> =
+            columns.iter().map(|name| place.get(name.as_slice()).copied()).collect();
+        let mut rows = reader(path)?;
+        let mut row = ByteRecord::new();
+        // The header again, as it was read above.
+        rows.read_byte_record(&mut row)?;
+        while rows.read_byte_record(&mut row)? {
+            sink.row(places.iter().map(|at| at.and_then(|at| row.get(at))))?;
+        }
+    }
+    sink.finish()
+}
+
+fn reader(path: &Path) -> io::Result<csv::Reader<fs::File>> {
+    Ok(ReaderBuilder::new().has_headers(false).flexible(true).from_path(path)?)
+}
+
+enum Sink<'a> {
+    Csv(Box<csv::Writer<&'a mut dyn Write>>),
+    Json { out: io::BufWriter<&'a mut dyn Write>, names: Vec<String> },
+}
+
+impl<'a> Sink<'a> {
+    fn new(out: &'a mut dyn Write, columns: &[Vec<u8>], as_json: bool) -> io::Result<Self> {
+        if as_json {
+            let names = columns.iter().map(|name| String::from_utf8_lossy(name).into_owned());
+            return Ok(Self::Json { out: io::BufWriter::new(out), names: names.collect() });
+        }
+        let mut to = WriterBuilder::new()
+            .terminator(Terminator::Any(b'\n'))
+            .has_headers(false)
+            .from_writer(out);
+        to.write_record(columns)?;
+        Ok(Self::Csv(Box::new(to)))
+    }
+
+    fn row<'r>(&mut self, cells: impl Iterator<Item = Option<&'r [u8]>>) -> io::Result<()> {
+        match self {
+            Self::Csv(to) => Ok(to.write_record(cells.map(Option::unwrap_or_default))?),
+            Self::Json { out, names } => {
+                out.write_all(b"{")?;
+                // A column that the segment does not have is left out of the object.
+                let there = names.iter().zip(cells).filter_map(|(name, cell)| Some((name, cell?)));
+                for (at, (name, cell)) in there.enumerate() {
+                    out.write_all(if at == 0 { b"" } else { b"," })?;
+                    serde_json::to_writer(&mut *out, name)?;
+                    out.write_all(b":")?;
+                    serde_json::to_writer(&mut *out, &String::from_utf8_lossy(cell))?;
+                }
+                out.write_all(b"}\n")
+            }
+        }
+    }
+
+    fn finish(self) -> io::Result<()> {
+        match self {
+            Self::Csv(mut to) => to.flush(),
+            Self::Json { mut out, .. } => out.flush(),
+        }
+    }
+}

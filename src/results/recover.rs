@@ -1,0 +1,346 @@
+//! What start-up believes of the CSVs: which bytes the journal still vouches for, and whether the
+//! files are as recorded.
+//!
+//! Order: [`Recovery::feed`] every live record; [`Recovery::verify`]; copy the live records into the
+//! new journal segment through [`Recovery::rewrite`] and sync it; [`Recovery::into_results`]; apply
+//! the same rewritten records; flush.
+//!
+//! Must not know: how the journal is read or written. It keeps a few words a segment, never rows.
+//!
+//! Invariants
+//! - A segment whose file is not as recorded is left alone; what lies beyond its durable base goes,
+//!   under a number never used before, to a new file. Rows may then stand twice, never nowhere.
+//! - Rewriting only renumbers, moves offsets and replaces inodes; the bytes stay.
+//!
+//! Assumption: the first `CsvOpen` of a segment in the live journal is its durable base, since a
+//! journal segment is dropped only once all that it describes is synced.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::file::{prefix_crc, stat_ours};
+use super::plan::create_temp;
+use super::segment::{Results, Touched};
+use super::{ResultsError, encode, failed, names};
+use crate::fs::Filesystem;
+use crate::journal::record::{CsvMoved, CsvOpen, CsvSeal, Piece, Record};
+
+/// Reads the live journal twice: to learn, then to rewrite.
+pub struct Recovery<F: Filesystem> {
+    fs: F,
+    dir: F::Dir,
+    journal: F::Dir,
+    routes: BTreeMap<String, RouteLog>,
+}
+
+/// What the results need to know of a segment before its records are applied.
+pub(super) struct Expected {
+    /// Its file is not longer than this.
+    pub(super) end: u64,
+    /// The name it ends with.
+    pub(super) final_name: Option<String>,
+    /// Its bytes from here on are moved away.
+    pub(super) hold: Option<u64>,
+}
+
+#[derive(Default)]
+struct RouteLog {
+    last_seg: u64,
+    segments: BTreeMap<u64, SegmentLog>,
+}
+
+struct SegmentLog {
+    /// The state that is durable.
+    base: CsvOpen,
+    header: Vec<u8>,
+    /// Recorded bytes, without those that were moved away.
+    end: u64,
+    /// Recorded bytes.
+    len: u64,
+    final_name: Option<String>,
+    hold: Option<u64>,
+    fate: Fate,
+}
+
+/// What becomes of a segment.
+#[derive(Clone, Copy)]
+enum Fate {
+    /// The file is as recorded.
+    Kept,
+    /// The file never became durable: another one takes its place.
+    Recreated { ino: u64 },
+    /// The file is not as recorded: its bytes beyond the base go to a new segment.
+    Relocated { seg: u64, ino: u64 },
+}
+
+impl<F: Filesystem> Recovery<F> {
+    /// Knows nothing yet. `results` and `journal` are the open folders.
+    pub fn new(fs: F, results: F::Dir, journal: F::Dir) -> Self {
+        Self { fs, dir: results, journal, routes: BTreeMap::new() }
+    }
+
+    /// Takes note of the next live record.
+    pub fn feed(&mut self, record: &Record) -> Result<(), ResultsError> {
+        match record {
+            Record::CsvOpen(open) => self.feed_open(open)?,
+            Record::CsvSeal(seal) => {
+                let log = self.routes.entry(seal.route.clone()).or_default();
+                log.last_seg = log.last_seg.max(seal.seg);
+                if let Some(segment) = log.segments.get_mut(&seal.seg) {
+                    segment.final_name = Some(seal.name.clone());
+                }
+            }
+            Record::CsvMoved(moved) => self.feed_moved(moved)?,
+            Record::Outcome(outcome) => {
+                for piece in &outcome.csv {
+                    self.feed_piece(piece)?;
+                }
+            }
+            Record::Begin(_) | Record::Take(_) | Record::Attempt(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Compares the files with the records, makes those that never became durable, and removes
+    /// temporary files that no record tells of. Returns the segments that someone touched.
+    pub fn verify(&mut self) -> Result<Vec<Touched>, ResultsError> {
+        let mut touched = Vec::new();
+        for (route, log) in &mut self.routes {
+            for (seg, segment) in &mut log.segments {
+                segment.fate = match segment.compare(&self.fs, &self.dir)? {
+                    Found::AsRecorded => Fate::Kept,
+                    Found::NeverDurable => {
+                        let ino = create_temp(&self.fs, &self.dir, route, *seg)?;
+                        Fate::Recreated { ino }
+                    }
+                    Found::Other => {
+                        log.last_seg += 1;
+                        touched.push(Touched { route: route.clone(), seg: *seg });
+                        let ino = create_temp(&self.fs, &self.dir, route, log.last_seg)?;
+                        Fate::Relocated { seg: log.last_seg, ino }
+                    }
+                };
+            }
+        }
+        self.remove_leftovers()?;
+        Ok(touched)
+    }
+
+    /// What a live record becomes in the new journal segment.
+    pub fn rewrite(&self, record: Record) -> Vec<Record> {
+        match record {
+            Record::CsvOpen(open) => {
+                self.rewrite_open(open).map(Record::CsvOpen).into_iter().collect()
+            }
+            Record::CsvSeal(mut seal) => {
+                if let Some(segment) = self.segment(&seal.route, seal.seg) {
+                    segment.rewrite_seal(&mut seal);
+                }
+                vec![Record::CsvSeal(seal)]
+            }
+            Record::CsvMoved(mut moved) => {
+                if let Some(from) = self.segment(&moved.route, moved.from_seg) {
+                    (moved.from_seg, moved.from_offset) =
+                        from.moved_to(moved.from_seg, moved.from_offset);
+                }
+                if let Some(to) = self.segment(&moved.route, moved.to_seg) {
+                    (moved.to_seg, moved.to_offset) = to.moved_to(moved.to_seg, moved.to_offset);
+                }
+                vec![Record::CsvMoved(moved)]
+            }
+            Record::Outcome(mut outcome) => {
+                for piece in &mut outcome.csv {
+                    if let Some(segment) = self.segment(&piece.route, piece.seg) {
+                        (piece.seg, piece.offset) = segment.moved_to(piece.seg, piece.offset);
+                    }
+                }
+                vec![Record::Outcome(outcome)]
+            }
+            other => vec![other],
+        }
+    }
+
+    /// The results to which the rewritten records are then applied.
+    pub fn into_results(self) -> Results<F> {
+        let mut expected = BTreeMap::new();
+        for (route, log) in self.routes {
+            for (seg, segment) in log.segments {
+                let (end, new_seg) = match segment.fate {
+                    Fate::Kept => (segment.end, seg),
+                    Fate::Recreated { .. } => (0, seg),
+                    Fate::Relocated { seg, .. } => (0, seg),
+                };
+                let hold = segment.hold.map(|hold| segment.moved_to(seg, hold).1);
+                let final_name = segment.final_name.map(|name| match segment.fate {
+                    Fate::Relocated { seg, .. } => names::renumber(&name, &route, seg),
+                    _ => name,
+                });
+                expected.insert((route.clone(), new_seg), Expected { end, final_name, hold });
+            }
+        }
+        Results::expecting(self.fs, self.dir, self.journal, expected)
+    }
+
+    fn segment(&self, route: &str, seg: u64) -> Option<&SegmentLog> {
+        self.routes.get(route)?.segments.get(&seg)
+    }
+
+    fn feed_open(&mut self, open: &CsvOpen) -> Result<(), ResultsError> {
+        let header = encode::header(&open.columns).map_err(failed(
+            "encode the header of",
+            "results",
+            &open.route,
+        ))?;
+        let log = self.routes.entry(open.route.clone()).or_default();
+        log.last_seg = log.last_seg.max(open.seg);
+        let len = if open.len == 0 { header.len() as u64 } else { open.len };
+        log.segments.entry(open.seg).or_insert_with(|| SegmentLog {
+            base: open.clone(),
+            header,
+            end: len,
+            len,
+            final_name: None,
+            hold: None,
+            fate: Fate::Kept,
+        });
+        Ok(())
+    }
+
+    fn feed_piece(&mut self, piece: &Piece) -> Result<(), ResultsError> {
+        let log = self.routes.entry(piece.route.clone()).or_default();
+        let end = piece.offset.saturating_add(piece.bytes.len());
+        match log.segments.get_mut(&piece.seg) {
+            Some(segment) if piece.offset <= segment.len => {
+                segment.len = segment.len.max(end);
+                segment.end = segment.len;
+                Ok(())
+            }
+            _ => {
+                let Piece { route, seg, offset, .. } = piece;
+                Err(ResultsError::damaged(format!("{route} segment {seg} at {offset}: no place")))
+            }
+        }
+    }
+
+    fn feed_moved(&mut self, moved: &CsvMoved) -> Result<(), ResultsError> {
+        let log = self.routes.entry(moved.route.clone()).or_default();
+        if let Some(from) = log.segments.get_mut(&moved.from_seg) {
+            from.end = from.end.min(moved.from_offset);
+            from.hold = Some(moved.from_offset);
+            from.final_name = Some(moved.name.clone());
+        }
+        match log.segments.get_mut(&moved.to_seg) {
+            Some(to) => {
+                to.len = to.len.max(moved.to_offset.saturating_add(moved.len));
+                to.end = to.len;
+                Ok(())
+            }
+            None => Err(ResultsError::damaged(format!(
+                "{} segment {}: moved to, never opened",
+                moved.route, moved.to_seg
+            ))),
+        }
+    }
+
+    fn rewrite_open(&self, mut open: CsvOpen) -> Option<CsvOpen> {
+        let Some(segment) = self.segment(&open.route, open.seg) else { return Some(open) };
+        // A later snapshot says nothing that the records before it do not.
+        if open != segment.base {
+            return None;
+        }
+        match segment.fate {
+            Fate::Kept => {}
+            Fate::Recreated { ino } => open.ino = ino,
+            Fate::Relocated { seg, ino } => {
+                open = CsvOpen { seg, ino, len: 0, rows: 0, crc: 0, ..open };
+            }
+        }
+        Some(open)
+    }
+
+    fn remove_leftovers(&self) -> Result<(), ResultsError> {
+        let list = self.fs.list(&self.dir).map_err(failed("list", "results", ""))?;
+        for entry in list {
+            let entry = entry.map_err(failed("list", "results", ""))?;
+            let Some(name) = entry.name.to_str() else { continue };
+            let Some((route, seg)) = names::parse_temp(name) else { continue };
+            let ours = self.routes.get(route).is_some_and(|log| log.owns(seg));
+            if !ours {
+                self.fs
+                    .remove_file(&self.dir, Path::new(name))
+                    .map_err(failed("remove", "results", name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RouteLog {
+    /// A record tells of a temporary file with this number, before or after rewriting.
+    fn owns(&self, number: u64) -> bool {
+        let new =
+            |log: &SegmentLog| matches!(log.fate, Fate::Relocated { seg, .. } if seg == number);
+        self.segments.contains_key(&number) || self.segments.values().any(new)
+    }
+}
+
+enum Found {
+    AsRecorded,
+    NeverDurable,
+    Other,
+}
+
+impl SegmentLog {
+    fn compare<F: Filesystem>(&self, fs: &F, dir: &F::Dir) -> Result<Found, ResultsError> {
+        let base = &self.base;
+        // Nothing to write: the prefix is compared at the first append, if one comes.
+        if base.len > 0 && self.end <= base.len {
+            return Ok(Found::AsRecorded);
+        }
+        let temp = (base.len == 0).then(|| names::temp(&base.route, base.seg));
+        let candidates = [Some(names::open(&base.route)), temp, self.final_name.clone()];
+        for name in candidates.into_iter().flatten() {
+            let Some(stat) = stat_ours(fs, dir, &name, base.ino)? else { continue };
+            if stat.size > self.end || stat.size < base.len {
+                return Ok(Found::Other);
+            }
+            let file =
+                fs.open(dir, Path::new(&name), false).map_err(failed("open", "results", &name))?;
+            let crc = prefix_crc(fs, &file, base.len).map_err(failed("read", "results", &name))?;
+            let same = base.len == 0 || crc == Some(base.crc);
+            return Ok(if same { Found::AsRecorded } else { Found::Other });
+        }
+        Ok(if base.len == 0 { Found::NeverDurable } else { Found::Other })
+    }
+
+    /// The first byte that is not durable, and not of the header.
+    fn beyond(&self) -> u64 {
+        self.base.len.max(self.header.len() as u64)
+    }
+
+    /// Where an offset of this segment is after rewriting.
+    fn moved_to(&self, own_seg: u64, offset: u64) -> (u64, u64) {
+        match self.fate {
+            Fate::Relocated { seg, .. } => {
+                (seg, offset.saturating_sub(self.beyond()) + self.header.len() as u64)
+            }
+            Fate::Kept | Fate::Recreated { .. } => (own_seg, offset),
+        }
+    }
+
+    fn rewrite_seal(&self, seal: &mut CsvSeal) {
+        let Fate::Relocated { seg, .. } = self.fate else { return };
+        seal.name = names::renumber(&seal.name, &seal.route, seg);
+        seal.seg = seg;
+        if self.base.len == 0 {
+            return;
+        }
+        // crc(whole) = shift(crc(base), len(tail)) ^ crc(tail), so the tail's bytes are not needed.
+        let tail_len = seal.len.saturating_sub(self.base.len);
+        let shift = usize::try_from(tail_len).unwrap_or(usize::MAX);
+        let tail = seal.crc ^ crc32c::crc32c_combine(self.base.crc, 0, shift);
+        seal.crc = crc32c::crc32c_combine(crc32c::crc32c(&self.header), tail, shift);
+        seal.len = self.header.len() as u64 + tail_len;
+        seal.rows = seal.rows.saturating_sub(self.base.rows);
+    }
+}
