@@ -55,3 +55,7 @@ pub const ROWS_IN_LINE: usize = 1 << 20;
 pub const JOB_LOG_FILE: u64 = 16 << 20;
 /// See [`JOB_LOG_FILE`].
 pub const JOB_LOG_FILES: usize = 4;
+/// JSON of one journal line, in bytes. [`ROWS_IN_LINE`] bytes of rows may each need six when escaped.
+pub const JOURNAL_LINE: usize = 8 << 20;
+/// The journal and its source index are read and copied in blocks of this size, in bytes.
+pub const JOURNAL_BLOCK: usize = 256 << 10;
