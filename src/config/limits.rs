@@ -61,3 +61,7 @@ pub const RESULTS_BUFFER: usize = 1 << 20;
 pub const RESULTS_READ: usize = 1 << 20;
 /// Names tried (`~1`, `~2`, …) when the name of a sealed CSV is taken by another file.
 pub const RESULTS_NAMES: u32 = 1000;
+/// JSON of one journal line, in bytes. [`ROWS_IN_LINE`] bytes of rows may each need six when escaped.
+pub const JOURNAL_LINE: usize = 8 << 20;
+/// The journal and its source index are read and copied in blocks of this size, in bytes.
+pub const JOURNAL_BLOCK: usize = 256 << 10;

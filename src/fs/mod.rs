@@ -14,6 +14,8 @@ use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
+#[cfg(test)]
+pub mod faults;
 pub mod real;
 pub mod tree;
 
