@@ -15,6 +15,8 @@ use std::io;
 use std::path::Path;
 
 pub mod real;
+#[cfg(test)]
+pub mod sim;
 
 pub use real::RealFs;
 
