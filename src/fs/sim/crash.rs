@@ -1,7 +1,7 @@
 //! The power cut: which un-synced operations outlive it, and the world they leave.
 //!
-//! A crash draws a [`Fate`] for every operation that is not yet durable and replays the log over the
-//! durable image. An operation whose ground an earlier loss took away (its source never came, its
+//! A crash draws a [`Fate`] for every operation that is not yet durable and replays the log over
+//! the durable image. An operation whose ground an earlier loss took away (its source never came, its
 //! name is still taken, its folder was never made) is lost too.
 //!
 //! Must not know: what the files are for.

@@ -131,7 +131,7 @@ fn append_after_sync_tears() {
 }
 
 /// Goal: the order of names is kept on ext4 and not kept in the weak mode.
-/// Method: two renames, neither synced; the second without the first must appear only in the latter.
+/// Method: two renames, neither synced; the second without the first may appear only there.
 #[test]
 fn names_in_order() {
     let second_alone = |mode| {
@@ -163,7 +163,7 @@ fn lost_folder_takes_its_files() {
 }
 
 /// Goal: a replay never removes another file than the one that was meant. Method: rename the old
-/// file away and put a new one in its place; where that is lost, removing the new must spare the old.
+/// file away, put a new one in its place; where that is lost, removing the new spares the old.
 #[test]
 fn removal_hits_only_its_own_file() {
     let states = ends(&[("one/f", "old"), ("one/g", "new")], Mode::Weak, |sim| {
@@ -179,7 +179,7 @@ fn removal_hits_only_its_own_file() {
 }
 
 /// Goal: kill -9 keeps the page cache, and keeps it un-synced: a later power cut still takes it.
-/// Method: write without sync, kill, then cut the power; and the same with a sync after the restart.
+/// Method: write without sync, kill, then cut the power; the same with a sync after the restart.
 #[test]
 fn killed_is_not_synced() {
     let sim = SimFs::new();
@@ -516,8 +516,8 @@ proptest! {
     }
 
     /// Goal: after any history: nothing panics, a seed gives the same disk again, keeping all gives
-    /// the live tree, and a disk that was synced loses nothing more. Method: random calls, then each
-    /// mode; the crashed world is synced and crashed again, losing all it may.
+    /// the live tree, and a disk that was synced loses nothing more. Method: random calls, then
+    /// each mode; the crashed world is synced and crashed again, losing all it may.
     #[test]
     fn any_history_may_crash(calls in calls(80), seed: u64) {
         let sim = SimFs::new();

@@ -3,7 +3,8 @@
 //! Must not know: paths of the caller's making beyond resolving them, how a crash decides.
 //!
 //! Invariants
-//! - live = base + log, except that the base forgets what has neither a name nor a waiting operation.
+//! - live = base + log, except that the base forgets what has neither a name nor a waiting
+//!   operation.
 //! - A failed operation is not logged; the clock ticks for it all the same.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -266,10 +267,11 @@ impl World {
                 None => name.as_encoded_bytes().escape_ascii().to_string(),
             };
             let path = if above.is_empty() { name } else { format!("{above}/{name}") };
-            let seen = match &self.live.nodes[key].body {
-                Body::File(data) => Seen::File(Arc::clone(data)),
-                Body::Dir(_) => Seen::Dir,
-                Body::Other => Seen::Other,
+            let seen = match self.live.nodes.get(key).map(|node| &node.body) {
+                Some(Body::File(data)) => Seen::File(Arc::clone(data)),
+                Some(Body::Dir(_)) => Seen::Dir,
+                // A name without a node would be our own bug; the message must still print.
+                Some(Body::Other) | None => Seen::Other,
             };
             visit(&path, *key, seen);
             self.walk(*key, &path, visit);
