@@ -1,8 +1,8 @@
 //! The power cut: which un-synced operations outlive it, and the world they leave.
 //!
 //! A crash draws a [`Fate`] for every operation that is not yet durable and replays the log over
-//! the durable image. An operation whose ground an earlier loss took away (its source never came, its
-//! name is still taken, its folder was never made) is lost too.
+//! the durable image. An operation whose ground an earlier loss took away (its source never came,
+//! its name is still taken, its folder was never made) is lost too.
 //!
 //! Must not know: what the files are for.
 //!
@@ -218,9 +218,11 @@ impl World {
                 (self.cut.as_deref(), fates.first())
             {
                 let bytes = bytes[keep.clone()].to_vec();
-                let write = Act::Write { file: *file, offset: *offset, bytes };
-                // An unlinked file is gone with its process; then there is nothing to cut.
-                world.act(write, false).unwrap_or_default();
+                if !bytes.is_empty() {
+                    let write = Act::Write { file: *file, offset: *offset, bytes };
+                    // An unlinked file is gone with its process; then there is nothing to cut.
+                    world.act(write, false).unwrap_or_default();
+                }
             }
             return SimFs::of(world);
         }
@@ -242,6 +244,7 @@ impl World {
         world.live.forget_unlinked();
         world.base = world.live.clone();
         world.log.clear();
+        world.committed = world.next_seq;
         SimFs::of(world)
     }
 

@@ -149,6 +149,9 @@ impl Image {
         let Act::Write { file, offset, bytes } = act else { return Err(Errno::INVAL) };
         let start = small(*offset)?;
         let whole = small(offset.saturating_add(bytes.len() as u64))?;
+        if keep.is_empty() && !whole_len {
+            return Ok(());
+        }
         let end = if whole_len { whole } else { start + keep.end };
         self.change(*file, time_ns, |data| {
             if data.len() < end {

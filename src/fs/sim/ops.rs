@@ -1,4 +1,4 @@
-//! [`Filesystem`] for [`SimFs`]: a call resolves its paths, counts if it changes or syncs, and acts.
+//! [`Filesystem`] for [`SimFs`]: resolves the paths, counts what changes or syncs, and acts.
 //!
 //! Must not know: what is durable.
 

@@ -201,11 +201,11 @@ fn kill_cuts_the_write() {
     sim.plant("f", b"");
     let file = sim.open(&sim.root(), p("f"), true).unwrap();
     sim.stop_at(1);
-    sim.write_at(&file, 0, b"abc").unwrap_err();
+    sim.write_at(&file, 1, b"abc").unwrap_err();
     let mut found: Vec<_> =
         sim.crash_states(Mode::Process, 1, STATES).map(|s| text(&s, "f").unwrap()).collect();
     found.sort();
-    assert_eq!(found, ["", "a", "ab", "abc"]);
+    assert_eq!(found, ["", "\0a", "\0ab", "\0abc"]);
     assert!(sim.crash_states(Mode::Weak, 1, STATES).all(|s| s.read("f").unwrap().is_empty()));
 }
 
