@@ -18,6 +18,8 @@ use std::path::Path;
 pub mod faults;
 pub mod real;
 pub mod tree;
+#[cfg(test)]
+pub mod sim;
 
 pub use real::RealFs;
 pub use tree::{make_dirs, remove_tree, sync_tree};
