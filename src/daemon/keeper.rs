@@ -21,16 +21,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::limits;
-use crate::config::matching::RouteTable;
-use crate::config::{Route, Settings};
+use crate::config::{GlobError, Route, RouteTable, Settings};
 use crate::core::state::{
     Candidate, Core, Counts, Effect, Event, Limits, Millis, Recovered, RouteRules,
 };
 use crate::core::{FailClass, Failure, JobId, RelPath, Row, Spent, Verdict};
 use crate::fs::{FileType, Filesystem};
-use crate::journal::record::{Attempt, FileMark, Outcome, Record, Rel, SourceKey, Take};
-use crate::journal::{CommitError, JournalError, Sources, Writer};
-use crate::results::{CsvSpec, PlanError, Planned, Results};
+use crate::journal::record::{
+    Attempt, FileMark, Outcome, PieceBytes, Record, Rel, SourceKey, Take,
+};
+use crate::journal::{CommitError, EncodeError, JournalError, Sources, Writer};
+use crate::results::{CsvSpec, PlanError, Planned, Results, ResultsError};
 use crate::spool::claim::{Claim, EmptyFolders};
 use crate::spool::scan::{Scan, Sighting, Unreadable};
 use crate::spool::settle::Settling;
@@ -115,6 +116,15 @@ pub enum KeeperError {
     /// A commit failed for good.
     #[error(transparent)]
     Commit(#[from] CommitError),
+    /// A record does not fit into a journal line.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// A CSV.
+    #[error(transparent)]
+    Results(#[from] ResultsError),
+    /// A glob that the settings' check let pass: our bug.
+    #[error(transparent)]
+    Glob(#[from] GlobError),
     /// A move, or a folder of ours.
     #[error("cannot {what}: {source}")]
     Spool {
@@ -127,6 +137,15 @@ pub enum KeeperError {
 }
 
 impl KeeperError {
+    /// Waiting may help.
+    fn is_shortage(&self) -> bool {
+        match self {
+            Self::Results(ResultsError::Full { .. }) | Self::Commit(CommitError::Full { .. }) => true,
+            Self::Spool { source, .. } => is_shortage(source),
+            _ => false,
+        }
+    }
+
     pub(super) fn spool(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Spool { what: what.into(), source }
     }
@@ -146,6 +165,16 @@ pub(super) struct JobInfo {
     pub(super) attempt: Option<Attempt>,
     /// What the last attempt printed and gave.
     pub(super) ended: Option<Ended>,
+}
+
+/// What an outcome's record will say, with all that had to be made for it.
+struct OutcomePlan {
+    before: Vec<Record>,
+    csv: Vec<crate::journal::record::Piece>,
+    rows: u64,
+    failure: Option<Failure>,
+    output: bool,
+    route: String,
 }
 
 /// See the module.
@@ -169,12 +198,23 @@ pub struct Keeper<F: Filesystem> {
     scan: Option<Scan<F>>,
     /// Appended to the journal and not durable yet, in order.
     pending: Vec<Record>,
+    /// Durable and not settled yet, in order; the first `applied` of them are in the CSVs.
+    durable: VecDeque<Record>,
+    applied: usize,
+    /// Outcomes that could not even be planned on a full disk.
+    deferred: Vec<Effect>,
+    /// Jobs whose rows are in a file of their own, since the journal segment began.
+    rows_files: Vec<JobId>,
+    /// Those of the segments that the running checkpoint drops.
+    dropping: Vec<JobId>,
     /// When the oldest of them was appended.
     pending_since: Option<Millis>,
     /// The disk is full since.
     full_since: Option<Millis>,
     /// A checkpoint was asked for and its sync has not returned.
     checkpointing: bool,
+    /// Something was recorded since the journal segment began.
+    has_news: bool,
     /// A CSV segment was sealed: people may take it away, so a checkpoint should follow soon.
     sealed: bool,
     effects: VecDeque<Effect>,
@@ -223,11 +263,12 @@ pub(super) struct Parts<F: Filesystem> {
     pub(super) reappearing: HashMap<u64, Outcome>,
     pub(super) path: PathBuf,
     pub(super) new_sources: Vec<SourceKey>,
+    pub(super) rows_files: Vec<JobId>,
     pub(super) random: fn() -> [u8; 10],
 }
 
 impl<F: Filesystem> Keeper<F> {
-    pub(super) fn assemble(settings: &Settings, parts: Parts<F>) -> Self {
+    pub(super) fn assemble(settings: &Settings, parts: Parts<F>) -> Result<Self, KeeperError> {
         let look_ahead = settings.workers.clamp(2, 64);
         let core_limits = Limits {
             slots: settings.workers,
@@ -236,10 +277,10 @@ impl<F: Filesystem> Keeper<F> {
             waiting: limits::WAITING_JOBS,
             incomplete_for: u64::try_from(limits::INCOMPLETE_FOR.as_millis()).unwrap_or(u64::MAX),
         };
-        Self {
+        Ok(Self {
             core: Core::new(core_limits, settings.routes.iter().map(rules).collect()),
             routes: settings.routes.iter().cloned().map(Arc::new).collect(),
-            table: RouteTable::new(settings),
+            table: RouteTable::new(settings)?,
             jobs: HashMap::new(),
             empty: EmptyFolders::new(settings.workers + look_ahead),
             spool: parts.spool,
@@ -253,15 +294,21 @@ impl<F: Filesystem> Keeper<F> {
             random: parts.random,
             scan: None,
             pending: Vec::new(),
+            durable: VecDeque::new(),
+            applied: 0,
+            deferred: Vec::new(),
+            rows_files: parts.rows_files,
+            dropping: Vec::new(),
             pending_since: None,
             full_since: None,
             checkpointing: false,
+            has_news: true,
             sealed: false,
             effects: VecDeque::new(),
             out: Vec::new(),
             draining: false,
             seen: ScanCounts::default(),
-        }
+        })
     }
 
     /// Puts a job that recovery found under the core's eyes.
@@ -314,7 +361,7 @@ impl<F: Filesystem> Keeper<F> {
 
     /// Whether anything was recorded since the journal segment began.
     pub fn has_news(&self) -> bool {
-        self.journal.records_since_begin() > 0 || !self.new_sources.is_empty()
+        self.has_news || !self.new_sources.is_empty()
     }
 
     /// A checkpoint's sync has not returned.
@@ -379,12 +426,12 @@ impl<F: Filesystem> Keeper<F> {
                     ended: None,
                 };
                 self.jobs.insert(staged.job, info);
-                self.append(Record::Take(take), now);
-                Ok(())
+                self.append(Record::Take(take), now)
             }
             Input::Synced { before } => {
                 self.checkpointing = false;
-                Ok(self.journal.drop_before(before)?)
+                let jobs = std::mem::take(&mut self.dropping);
+                Ok(self.journal.drop_before(before, &jobs)?)
             }
             Input::Drain => {
                 self.draining = true;
@@ -405,6 +452,14 @@ impl<F: Filesystem> Keeper<F> {
 
     /// Lets time pass: waits that are over, a full disk that may have room again.
     pub fn tick(&mut self, now: Millis) -> Result<(), KeeperError> {
+        if self.full_since.is_some() {
+            for effect in std::mem::take(&mut self.deferred) {
+                self.carry_out(effect, now)?;
+            }
+            if self.pending.is_empty() && self.durable.is_empty() && self.deferred.is_empty() {
+                self.disk_has_room(now)?;
+            }
+        }
         self.step(Event::Tick, now)
     }
 
@@ -431,39 +486,77 @@ impl<F: Filesystem> Keeper<F> {
     ///
     /// On a full disk nothing is lost and nothing happens; claims stop, and the next call tries again.
     pub fn commit(&mut self, now: Millis) -> Result<(), KeeperError> {
-        if self.pending.is_empty() {
+        if !self.pending.is_empty() {
+            match self.journal.commit() {
+                // Durable from here: every outcome in the group is final. CSVs and moves may lag;
+                // recovery redoes them.
+                Ok(()) => self.durable.extend(self.pending.drain(..)),
+                Err(CommitError::Full { .. }) => return self.disk_is_full(now),
+                Err(error) => return Err(error.into()),
+            }
+            self.pending_since = None;
+        }
+        if self.durable.is_empty() {
             return Ok(());
         }
-        match self.journal.commit() {
-            // Durable from here: every outcome in the group is final. CSV and moves may lag; recovery redoes them.
+        match self.apply_results(now) {
             Ok(()) => {}
-            Err(CommitError::Full { .. }) => return self.disk_is_full(now),
-            Err(error) => return Err(error.into()),
+            Err(KeeperError::Results(ResultsError::Full { .. })) => return self.disk_is_full(now),
+            Err(error) => return Err(error),
         }
-        match self.apply_results() {
-            Ok(()) => {}
-            Err(error) if is_full(&error) => return self.disk_is_full(now),
-            Err(source) => {
-                return Err(KeeperError::Spool { what: "write results/".to_owned(), source });
+        while let Some(record) = self.durable.front().cloned() {
+            match self.follow_up(record, now) {
+                Ok(()) => {}
+                Err(KeeperError::Spool { source, .. }) if is_shortage(&source) => {
+                    return self.disk_is_full(now);
+                }
+                Err(error) => return Err(error),
             }
+            self.durable.pop_front();
+            self.applied = self.applied.saturating_sub(1);
         }
-        let durable = std::mem::take(&mut self.pending);
-        self.pending_since = None;
-        for record in durable {
-            self.durable(record, now)?;
+        if self.full_since.is_some() && self.deferred.is_empty() {
+            self.disk_has_room(now)?;
         }
-        if self.full_since.take().is_some() {
-            self.out.push(Output::Notice(Notice::DiskHasRoom));
-            self.step(Event::Claims { allowed: true }, now)?;
+        if !self.journal.has_spare() {
+            // Without one a full disk only waits sooner; it is tried again after the next commit.
+            match self.journal.reserve_spare() {
+                Ok(()) | Err(CommitError::Full { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     }
 
-    fn apply_results(&mut self) -> io::Result<()> {
-        for record in &self.pending {
+    fn apply_results(&mut self, now: Millis) -> Result<(), KeeperError> {
+        while let Some(record) = self.durable.get(self.applied) {
+            self.applied += 1;
             self.results.apply(record)?;
         }
-        self.results.flush()
+        let touched = self.results.flush()?;
+        if touched.is_empty() {
+            return Ok(());
+        }
+        for it in &touched {
+            self.out.push(Output::Notice(Notice::CsvTouched { route: it.route.clone() }));
+        }
+        // What could not be written goes to a new segment, by records of its own.
+        let moves = self.results.plan_moves(now)?;
+        for record in &moves {
+            self.journal.append(record)?;
+        }
+        self.journal.commit()?;
+        for record in &moves {
+            self.results.apply(record)?;
+        }
+        self.results.flush()?;
+        Ok(())
+    }
+
+    fn disk_has_room(&mut self, now: Millis) -> Result<(), KeeperError> {
+        self.full_since = None;
+        self.out.push(Output::Notice(Notice::DiskHasRoom));
+        self.step(Event::Claims { allowed: true }, now)
     }
 
     fn disk_is_full(&mut self, now: Millis) -> Result<(), KeeperError> {
@@ -480,7 +573,7 @@ impl<F: Filesystem> Keeper<F> {
     }
 
     /// A record is durable and applied: settle, tell the core, tell the world.
-    fn durable(&mut self, record: Record, now: Millis) -> Result<(), KeeperError> {
+    fn follow_up(&mut self, record: Record, now: Millis) -> Result<(), KeeperError> {
         match record {
             Record::Outcome(outcome) => {
                 let job = outcome.job;
@@ -527,23 +620,26 @@ impl<F: Filesystem> Keeper<F> {
     }
 
     fn settle(&mut self, outcome: &Outcome) -> Result<(), KeeperError> {
-        let Some(info) = self.jobs.remove(&outcome.job) else { return Ok(()) };
+        let Some(info) = self.jobs.get(&outcome.job) else { return Ok(()) };
         let claimed = Claimed { job: outcome.job, begun: info.begun };
-        let ended = info.ended.unwrap_or_else(|| nothing_ended());
         let settled = settle_outcome(&self.spool, outcome, claimed, &mut self.empty)?;
+        let ended = self.jobs.remove(&outcome.job).and_then(|info| info.ended);
+        let (log, stderr) = ended.map_or_else(Default::default, |it| (it.log, it.stderr));
         self.out.push(Output::Notice(Notice::Finished(Finished {
             outcome: outcome.clone(),
             settled,
-            log: ended.log,
-            stderr: ended.stderr,
+            log,
+            stderr,
         })));
         Ok(())
     }
 
-    fn append(&mut self, record: Record, now: Millis) {
-        self.journal.append(&record);
+    fn append(&mut self, record: Record, now: Millis) -> Result<(), KeeperError> {
+        self.journal.append(&record)?;
         self.pending.push(record);
+        self.has_news = true;
         self.pending_since.get_or_insert(now);
+        Ok(())
     }
 
     fn route_name(&self, route: usize) -> String {
@@ -581,8 +677,7 @@ impl<F: Filesystem> Keeper<F> {
                     incomplete_since_ms: incomplete_since,
                     reason,
                 };
-                self.append(Record::Attempt(record), now);
-                Ok(())
+                self.append(Record::Attempt(record), now)
             }
             Effect::RecordOutcome { job, attempts, spent, failure } => {
                 self.record_outcome(job, attempts, spent, failure, now)
@@ -606,7 +701,7 @@ impl<F: Filesystem> Keeper<F> {
                 return self.step(Event::Held { candidate, begin, until: None }, now);
             }
             Claim::Refused(error) => {
-                if is_full(&error) {
+                if is_shortage(&error) {
                     self.disk_is_full(now)?;
                 } else {
                     let rel = candidate.rel.clone();
@@ -739,23 +834,63 @@ impl<F: Filesystem> Keeper<F> {
         now: Millis,
     ) -> Result<(), KeeperError> {
         self.clear_attempt(job, failure.is_some())?;
-        let Some(info) = self.jobs.get_mut(&job) else { return Ok(()) };
-        let route = self.routes.get(info.route).map(Arc::clone);
-        let (rows, stderr, took) = match info.ended.as_mut() {
-            Some(ended) => (std::mem::take(&mut ended.rows), ended.stderr.clone(), ended.took),
-            None => (Vec::new(), Vec::new(), std::time::Duration::ZERO),
-        };
-        let (rel, mark, begun) = (info.rel.clone(), info.mark, info.begun);
-        let source = info.take.as_ref().and_then(|take| take.source);
-        let mut failure = failure;
-        let mut planned = Planned::default();
-        if let (None, Some(route)) = (&failure, &route) {
-            match self.plan_rows(route, &rows, &rel, job, now)? {
-                Ok(done) => planned = done,
-                Err(reason) => failure = Some(Failure::new(FailClass::Permanent, reason)),
+        let planned = self.plan_outcome(job, attempts, failure.clone(), now);
+        let planned = match planned {
+            Ok(Some(planned)) => planned,
+            Ok(None) => return Ok(()),
+            Err(error) if error.is_shortage() => {
+                self.deferred.push(Effect::RecordOutcome { job, attempts, spent, failure });
+                return self.disk_is_full(now);
             }
+            Err(error) => return Err(error),
+        };
+        let Some(info) = self.jobs.get_mut(&job) else { return Ok(()) };
+        let ended = info.ended.as_mut();
+        let took = ended.as_ref().map_or(std::time::Duration::ZERO, |ended| ended.took);
+        let stderr = match (&planned.failure, ended) {
+            (Some(_), Some(ended)) => String::from_utf8_lossy(&ended.stderr).into_owned(),
+            _ => String::new(),
+        };
+        let outcome = Outcome {
+            job,
+            rel: Rel(info.rel.clone()),
+            route: planned.route,
+            attempts,
+            spent,
+            stderr,
+            failure: planned.failure,
+            at_ms: now,
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            file: info.mark,
+            rows: planned.rows,
+            csv: planned.csv,
+            output: planned.output,
+            source: info.take.as_ref().and_then(|take| take.source),
+        };
+        let is_big = |piece: &crate::journal::record::Piece| {
+            matches!(piece.bytes, PieceBytes::File { .. })
+        };
+        if outcome.csv.iter().any(is_big) {
+            self.rows_files.push(job);
         }
-        let claimed = Claimed { job, begun };
+        for record in planned.before {
+            self.append(record, now)?;
+        }
+        self.append(Record::Outcome(outcome), now)
+    }
+
+    /// Everything about an outcome that may still fail for want of space; `None`: the job is unknown.
+    fn plan_outcome(
+        &mut self,
+        job: JobId,
+        attempts: u32,
+        mut failure: Option<Failure>,
+        now: Millis,
+    ) -> Result<Option<OutcomePlan>, KeeperError> {
+        let Some(info) = self.jobs.get_mut(&job) else { return Ok(None) };
+        let route = self.routes.get(info.route).map(Arc::clone);
+        let claimed = Claimed { job, begun: info.begun };
+        let rel = info.rel.clone();
         let output = failure.is_none() && route.as_ref().is_some_and(|route| route.output);
         if output {
             // Durable before the record that names them: rule 8.
@@ -763,47 +898,44 @@ impl<F: Filesystem> Keeper<F> {
                 .sync_output(claimed)
                 .map_err(KeeperError::spool("sync the made files in processing/"))?;
         }
-        let route_name = route.map_or_else(String::new, |route| route.name.clone());
+        let rows = info.ended.as_mut().map_or_else(Vec::new, |it| std::mem::take(&mut it.rows));
+        let mut planned = Planned::default();
+        if let (None, Some(route)) = (&failure, &route) {
+            match self.plan_rows(route, &rows, &rel, job, now) {
+                Ok(done) => planned = done,
+                Err(PlanError::Columns(reason)) => {
+                    failure = Some(Failure::new(FailClass::Permanent, reason));
+                }
+                Err(PlanError::Io(error)) => {
+                    // They are needed again when there is space.
+                    if let Some(ended) = self.jobs.get_mut(&job).and_then(|it| it.ended.as_mut()) {
+                        ended.rows = rows;
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
         let mut csv: Vec<_> = planned.piece.into_iter().collect();
         let mut before = planned.before;
+        let route = route.map_or_else(String::new, |route| route.name.clone());
         if let Some(failure) = &failure {
-            let row = error_row(now, &rel, &route_name, job, attempts, failure);
-            let spec = error_spec();
-            match self.results.plan(&spec, &[row], &rel, job, now) {
+            let row = error_row(now, &rel, &route, job, attempts, failure);
+            match self.results.plan(&error_spec(), &[row], &rel, job, now) {
                 Ok(errors) => {
                     before.extend(errors.before);
                     csv.extend(errors.piece);
                 }
-                Err(error) => return Err(plan_failed(error)),
+                Err(PlanError::Io(error)) => return Err(error.into()),
+                Err(PlanError::Columns(reason)) => {
+                    let source = io::Error::other(reason);
+                    return Err(KeeperError::Spool { what: "plan errors.csv".into(), source });
+                }
             }
         }
-        let outcome = Outcome {
-            job,
-            rel: Rel(rel),
-            route: route_name,
-            attempts,
-            spent,
-            stderr: match &failure {
-                Some(_) => String::from_utf8_lossy(&stderr).into_owned(),
-                None => String::new(),
-            },
-            failure,
-            at_ms: now,
-            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            file: mark,
-            rows: planned.rows,
-            csv,
-            output,
-            source,
-        };
-        for record in before {
-            self.append(record, now);
-        }
-        self.append(Record::Outcome(outcome), now);
-        Ok(())
+        let output = output && failure.is_none();
+        Ok(Some(OutcomePlan { before, csv, rows: planned.rows, failure, output, route }))
     }
 
-    /// Decides where the rows go; `Err` inside is the job's own fault.
     fn plan_rows(
         &mut self,
         route: &Route,
@@ -811,7 +943,7 @@ impl<F: Filesystem> Keeper<F> {
         rel: &RelPath,
         job: JobId,
         now: Millis,
-    ) -> Result<Result<Planned, String>, KeeperError> {
+    ) -> Result<Planned, PlanError> {
         let spec = CsvSpec {
             route: &route.name,
             trace_columns: route.trace_columns,
@@ -819,11 +951,7 @@ impl<F: Filesystem> Keeper<F> {
             segment_rows: route.segment_rows,
             segment_bytes: route.segment_bytes,
         };
-        match self.results.plan(&spec, rows, rel, job, now) {
-            Ok(planned) => Ok(Ok(planned)),
-            Err(PlanError::Columns(reason)) => Ok(Err(reason)),
-            Err(error) => Err(plan_failed(error)),
-        }
+        self.results.plan(&spec, rows, rel, job, now)
     }
 
     /// Reads on in `incoming/` while there is room in the window. `true`: a pass has just ended.
@@ -879,28 +1007,30 @@ impl<F: Filesystem> Keeper<F> {
     }
 
     /// Seals all CSV segments that have rows.
-    pub fn seal(&mut self, now: Millis) {
+    pub fn seal(&mut self, now: Millis) -> Result<(), KeeperError> {
         for record in self.results.plan_sealing(now) {
-            self.append(record, now);
+            self.append(record, now)?;
         }
+        Ok(())
     }
 
     /// Whether a checkpoint would free enough, or a sealed CSV waits for one.
     pub fn checkpoint_is_due(&self) -> bool {
         !self.checkpointing
-            && self.pending.is_empty()
+            && self.is_settled()
             && (self.sealed || self.journal.segment_len() >= limits::JOURNAL_SEGMENT)
     }
 
     /// Begins a new journal segment; the old ones go once a sync of everything has returned.
     ///
     /// Call it only with nothing pending: all that the old segments record is applied and settled.
-    pub fn checkpoint(&mut self) -> Result<(), KeeperError> {
-        assert!(self.pending.is_empty(), "a checkpoint with records that are not durable");
-        self.sealed = false;
-        if !self.new_sources.is_empty() {
-            // The index is durable before the outcomes that it stands for can go.
-            self.sources.add_run(std::mem::take(&mut self.new_sources))?;
+    pub fn checkpoint(&mut self, now: Millis) -> Result<(), KeeperError> {
+        assert!(self.is_settled(), "a checkpoint with records that are not settled");
+        // The index is durable before the outcomes that it stands for can go.
+        match self.sources.add_run(&mut self.new_sources) {
+            Ok(()) => self.new_sources.clear(),
+            Err(CommitError::Full { .. }) => return self.disk_is_full(now),
+            Err(error) => return Err(error.into()),
         }
         let mut snapshot = self.results.snapshot();
         for (job, info) in &self.jobs {
@@ -908,15 +1038,31 @@ impl<F: Filesystem> Keeper<F> {
             snapshot.extend(info.take.clone().map(Record::Take));
             snapshot.extend(info.attempt.clone().map(Record::Attempt));
         }
-        let segment = self.journal.rotate(self.last_id, &snapshot)?;
+        self.journal.note(self.last_id, now);
+        match self.journal.rotate(&snapshot) {
+            Ok(()) => {}
+            Err(CommitError::Full { .. }) => return self.disk_is_full(now),
+            Err(error) => return Err(error.into()),
+        }
+        self.sealed = false;
         self.checkpointing = true;
-        self.out.push(Output::Sync { before: segment });
+        self.dropping.append(&mut self.rows_files);
+        self.has_news = false;
+        self.out.push(Output::Sync { before: self.journal.segment() });
         Ok(())
+    }
+
+    /// Nothing waits for the journal, the CSVs or its last move.
+    fn is_settled(&self) -> bool {
+        self.pending.is_empty()
+            && self.durable.is_empty()
+            && self.deferred.is_empty()
+            && !self.results.has_pending()
     }
 
     /// Nothing runs, nothing waits for the journal: a drain is over.
     pub fn is_still(&self) -> bool {
-        self.core.is_still() && self.pending.is_empty()
+        self.core.is_still() && self.is_settled()
     }
 
     /// Removes emptied job folders that were kept for reuse.
@@ -947,27 +1093,13 @@ fn describe_unreadable(it: Unreadable) -> String {
     format!("incoming/{rel}: {}", it.error)
 }
 
-fn nothing_ended() -> Ended {
-    Ended {
-        verdict: Verdict::Released,
-        rows: Vec::new(),
-        log: Vec::new(),
-        stderr: Vec::new(),
-        took: std::time::Duration::ZERO,
-    }
-}
-
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-fn plan_failed(error: PlanError) -> KeeperError {
-    match error {
-        PlanError::Columns(reason) => {
-            KeeperError::Spool { what: "plan results/".to_owned(), source: io::Error::other(reason) }
-        }
-        PlanError::Io { what, source } => KeeperError::Spool { what, source },
-    }
+/// Too little of something that comes back: space, quota, descriptors, memory.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    let shortages =
+        [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+    errno.is_some_and(|errno| shortages.contains(&errno))
 }
 
 fn error_spec() -> CsvSpec<'static> {

@@ -67,6 +67,11 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// Someone changed, replaced or removed a live CSV: it is left alone, rows go on in a new one.
+    CsvTouched {
+        /// Whose.
+        route: String,
+    },
     /// Little space: claims stop before the disk is full.
     LowDisk {
         /// Free bytes.

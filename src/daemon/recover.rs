@@ -27,8 +27,10 @@ use crate::config::Settings;
 use crate::core::state::{Millis, Recovered};
 use crate::core::{JobId, RelPath, Spent};
 use crate::fs::{self, Filesystem, Stat};
-use crate::journal::record::{Attempt, FileMark, Outcome, Record, SourceKey, Take};
-use crate::journal::{Reader, Sources, Writer};
+use crate::journal::record::{
+    Attempt, FileMark, Outcome, PieceBytes, Record, SourceKey, Take,
+};
+use crate::journal::{Draft, Reader, Sources, Stamp, Writer, rows};
 use crate::results::{Recovery, Results};
 use crate::spool::{Claimed, Place, Spool};
 
@@ -48,7 +50,7 @@ pub struct Surroundings {
 }
 
 /// What recovery found, for one line of the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Records that were live.
     pub records: u64,
@@ -60,6 +62,10 @@ pub struct Report {
     pub lost: u64,
     /// The machine was started anew since the last record.
     pub power_cut: bool,
+    /// CSVs that someone touched: left alone, and their route goes on in another one.
+    pub touched: usize,
+    /// Bytes of a torn journal tail that were cut: never promised to anyone.
+    pub torn: u64,
 }
 
 /// What the live records say of the claims that stand in `processing/`.
@@ -71,8 +77,11 @@ struct Known {
     attempts: HashMap<JobId, Attempt>,
     takes: HashMap<JobId, Take>,
     sources: Vec<SourceKey>,
+    /// Jobs with rows in a file of their own.
+    rows_files: HashSet<JobId>,
     marks: HashMap<u64, Outcome>,
     records: u64,
+    torn: u64,
 }
 
 /// Brings the spool into a state from which the keeper goes on.
@@ -82,26 +91,30 @@ pub fn recover<F: Filesystem>(
     around: Surroundings,
 ) -> Result<(Keeper<F>, Report), KeeperError> {
     let places = list_places(&spool)?;
-    let mut results = Recovery::new();
+    let mut results =
+        Recovery::new(spool.fs.clone(), spool.results.clone(), spool.journal.clone());
     let known = read_records(&spool, &places, &mut results)?;
     let power_cut = known.boot.as_ref().is_some_and(|boot| *boot != around.boot);
-    let mut report = Report { records: known.records, power_cut, ..Report::default() };
+    let mut report = Report { records: known.records, power_cut, torn: known.torn, ..Report::default() };
+    report.touched = results.verify()?.len();
 
     let high = known.high.unwrap_or(JobId::MIN);
     let (journal, results) = rewrite(&spool, results, high, &known, &places, &around)?;
+    rows::remove_orphans(&spool.fs, &spool.journal, |job| known.rows_files.contains(&job))?;
 
     let parts = Parts {
-        sources: Sources::open(spool.fs.clone(), spool.journal.clone())?,
+        sources: Sources::open(&spool.fs, &spool.journal)?,
         reappearing: if power_cut { known.marks.clone() } else { HashMap::new() },
         last_id: places.iter().map(|place| place.job()).fold(high, JobId::max),
         path: around.path.clone(),
         new_sources: known.sources.clone(),
+        rows_files: known.rows_files.iter().copied().collect(),
         random: around.random,
         spool,
         journal,
         results,
     };
-    let mut keeper = Keeper::assemble(settings, parts);
+    let mut keeper = Keeper::assemble(settings, parts)?;
     if power_cut {
         restore_sidecars(&keeper.spool, &known)?;
     }
@@ -128,15 +141,15 @@ fn list_places<F: Filesystem>(spool: &Spool<F>) -> Result<Vec<Place>, KeeperErro
 fn read_records<F: Filesystem>(
     spool: &Spool<F>,
     places: &[Place],
-    results: &mut Recovery,
+    results: &mut Recovery<F>,
 ) -> Result<Known, KeeperError> {
     let here: HashSet<JobId> = places.iter().map(|place| place.job()).collect();
     let mut known = Known::default();
-    let mut reader = Reader::open(spool.fs.clone(), spool.journal.clone())?;
-    while let Some(record) = reader.next_record()? {
+    let mut reader = Reader::open(&spool.fs, &spool.journal)?;
+    while let Some(located) = reader.next_record()? {
         known.records += 1;
-        results.feed(&record);
-        match record {
+        results.feed(&located.record)?;
+        match located.record {
             Record::Begin(begin) => {
                 known.high = known.high.max(Some(begin.high));
                 known.boot = Some(begin.boot);
@@ -155,6 +168,10 @@ fn read_records<F: Filesystem>(
             Record::Outcome(mut outcome) => {
                 known.high = known.high.max(Some(outcome.job));
                 known.sources.extend(outcome.source);
+                let is_big = |bytes: &PieceBytes| matches!(bytes, PieceBytes::File { .. });
+                if outcome.csv.iter().any(|piece| is_big(&piece.bytes)) {
+                    known.rows_files.insert(outcome.job);
+                }
                 outcome.csv = Vec::new();
                 if here.contains(&outcome.job) {
                     known.outcomes.insert(outcome.job, outcome.clone());
@@ -164,28 +181,25 @@ fn read_records<F: Filesystem>(
             _ => {}
         }
     }
+    known.torn = reader.torn().map_or(0, |torn| torn.torn_len);
     Ok(known)
 }
 
 /// Steps 2 and 3.
 fn rewrite<F: Filesystem>(
     spool: &Spool<F>,
-    results: Recovery,
+    results: Recovery<F>,
     high: JobId,
     known: &Known,
     places: &[Place],
     around: &Surroundings,
 ) -> Result<(Writer<F>, Results<F>), KeeperError> {
-    let results_failed = || KeeperError::spool("recover results/");
-    let mut plan = results
-        .verify(spool.fs.clone(), spool.results.clone(), spool.journal.clone(), around.now)
-        .map_err(results_failed())?;
     let here: HashSet<JobId> = places.iter().map(|place| place.job()).collect();
-    let mut copy =
-        Writer::supersede(spool.fs.clone(), spool.journal.clone(), &around.boot, high, around.now)?;
-    let mut reader = Reader::open(spool.fs.clone(), spool.journal.clone())?;
-    while let Some(record) = reader.next_record()? {
-        let is_live = match &record {
+    let stamp = Stamp { boot: around.boot.clone(), high, at_ms: around.now };
+    let mut reader = Reader::open(&spool.fs, &spool.journal)?;
+    let mut copy = Draft::supersede(&spool.fs, &spool.journal, reader.next_segment(), stamp)?;
+    while let Some(located) = reader.next_record()? {
+        let is_live = match &located.record {
             Record::Begin(_) => false,
             Record::Take(take) => here.contains(&take.job),
             Record::Attempt(attempt) => {
@@ -194,20 +208,20 @@ fn rewrite<F: Filesystem>(
             _ => true,
         };
         if is_live {
-            for record in plan.rewrite(record) {
-                copy.append(&record)?;
+            for record in results.rewrite(located.record) {
+                copy.push(&record)?;
             }
         }
     }
     // Durable from here: everything that was recorded, whatever the page cache held before.
     let journal = copy.finish()?;
 
-    let mut results = plan.into_results();
-    let mut reader = Reader::open(spool.fs.clone(), spool.journal.clone())?;
-    while let Some(record) = reader.next_record()? {
-        results.apply(&record).map_err(results_failed())?;
+    let mut results = results.into_results();
+    let mut reader = Reader::open(&spool.fs, &spool.journal)?;
+    while let Some(located) = reader.next_record()? {
+        results.apply(&located.record)?;
     }
-    results.flush().map_err(results_failed())?;
+    results.flush()?;
     Ok((journal, results))
 }
 

@@ -245,7 +245,7 @@ impl<L: Listener> Service<RealFs, L> {
             }
             self.scan()?;
             if self.keeper.checkpoint_is_due() {
-                self.keeper.checkpoint()?;
+                self.keeper.checkpoint(now_ms())?;
                 self.outputs()?;
             }
             self.grant();
@@ -526,7 +526,7 @@ impl<L: Listener> Service<RealFs, L> {
     /// The clean end: everything durable, one journal segment, nothing of ours in `processing/`.
     fn finish(mut self, messages: &Receiver<Message>) -> Result<Summary, KeeperError> {
         if matches!(self.mode, Mode::Batch { seal: true }) && !self.state.draining {
-            self.keeper.seal(now_ms());
+            self.keeper.seal(now_ms())?;
             self.keeper.commit(now_ms())?;
             self.outputs()?;
         }
@@ -541,7 +541,7 @@ impl<L: Listener> Service<RealFs, L> {
                     Err(_) => break,
                 }
             }
-            self.keeper.checkpoint()?;
+            self.keeper.checkpoint(now_ms())?;
             for output in self.keeper.take_outputs() {
                 if let Output::Sync { before } = output {
                     let (fs, dir) = self.keeper.sync_handle();

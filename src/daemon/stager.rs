@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
-use crate::config::matching::RouteTable;
+use crate::config::RouteTable;
 use crate::core::JobId;
 use crate::fs::{Filesystem, RealFs, real::RealDir};
 use crate::journal::record::SourceKey;
@@ -148,7 +148,7 @@ impl Stager {
         loop {
             match import::stage(&self.processing, job, source, self.how, &mut |_| ()) {
                 Ok(()) => return true,
-                Err(error) if super::keeper::is_full(&error) => {
+                Err(error) if super::keeper::is_shortage(&error) => {
                     self.remove(job);
                     self.hand_over();
                     std::thread::park_timeout(FULL_AGAIN);
