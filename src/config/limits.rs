@@ -31,6 +31,19 @@ pub const MIN_FREE_PERCENT: u64 = 2;
 pub const MAX_OUTPUT: u64 = 16 << 20;
 /// stderr kept of one attempt, its end, in bytes.
 pub const STDERR_KEPT: usize = 64 << 10;
+/// What is kept of the log lines of one attempt, their end, in bytes.
+pub const LOG_KEPT: usize = 64 << 10;
+/// A line quoted in a reason (the last of stderr, an `ERROR:`), in bytes; `inboxd log` has it whole.
+pub const REASON_LINE: usize = 1 << 10;
+/// CSV output may grow by this factor in memory, since every row repeats the names of its columns.
+pub const ROWS_GROWTH: u64 = 8;
+/// How long the members of an ended worker's group may take to be gone. They have had their KILL;
+/// only one that hangs in the kernel takes longer, and it can no longer run its own code.
+pub const GROUP_END: Duration = Duration::from_secs(2);
+/// How long the workers of a dead daemon may take to die of KILL at start-up.
+pub const ORPHANS_END: Duration = Duration::from_secs(10);
+/// What a worker finds in PATH where the daemon itself has none.
+pub const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// One line of a log; a longer one is cut and marked.
 pub const LOG_LINE: usize = 64 << 10;
 /// How long the pipes of an ended worker are drained: a grandchild may hold them open for ever.

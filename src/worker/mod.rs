@@ -10,6 +10,25 @@
 //! - A task has exactly one end, whatever the worker does.
 //! - When [`command::run`] returns, no process of the worker's group is alive.
 //! - What a worker prints is bounded in memory; it never stops the worker or us.
+//!
+//! The rooms: [`command`] turns a task into a process and its end into a verdict; `process` is the
+//! hygiene between the two; [`template`] fills argv; `program` finds the executable and makes the
+//! environment; `exit` reads exit codes and signals, `memory` whether memory was why; [`stdout`] reads rows; `tail` bounds what is
+//! kept; [`stop`] ends attempts from outside; [`orphans`] ends what a dead daemon left.
+
+pub mod command;
+mod exit;
+mod memory;
+pub mod orphans;
+pub mod proc;
+mod process;
+mod program;
+pub mod stdout;
+pub mod stop;
+mod tail;
+pub mod template;
+
+pub use stop::Stop;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,4 +71,43 @@ pub struct Ended {
     pub stderr: Vec<u8>,
     /// How long it ran.
     pub took: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    //! What the tests of several rooms begin with.
+
+    use super::*;
+    use crate::config::{StdoutFormat, Worker, limits};
+
+    /// A route with the defaults and this command.
+    pub(super) fn route(argv: &[&str]) -> Route {
+        Route {
+            name: "main".to_owned(),
+            origin: "inboxd.toml:1".to_owned(),
+            glob: Vec::new(),
+            worker: Worker::Command { argv: argv.iter().map(|&a| a.to_owned()).collect() },
+            stdout: StdoutFormat::None,
+            require_output: false,
+            stdin: false,
+            timeout: limits::TIMEOUT,
+            grace: limits::GRACE,
+            retries: limits::RETRIES,
+            try_again_after: limits::TRY_AGAIN_AFTER.to_vec(),
+            max_workers: None,
+            priority: 0,
+            trace_columns: false,
+            columns: None,
+            output: false,
+            env: Vec::new(),
+            pass_env: Vec::new(),
+            segment_rows: limits::SEGMENT_ROWS,
+            segment_bytes: limits::SEGMENT_BYTES,
+            max_output: limits::MAX_OUTPUT,
+            max_memory: None,
+            max_file_size: None,
+            max_open_files: None,
+            pause_after_failures: None,
+        }
+    }
 }

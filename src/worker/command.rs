@@ -1,0 +1,285 @@
+//! Kind `command`: a process a file. A task becomes a process, its end a verdict.
+//!
+//! Must not know: how a process is watched and ended (`process`), how rows are read (`stdout`).
+//!
+//! Invariants
+//! - No shell, and no `pre_exec`: with it std would fork, which costs a third of the rate.
+//! - Standard input is `/dev/null` or the claimed file, never ours.
+//! - What can be known once a route is prepared once: the program, the template, the environment.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::memory::OomWatch;
+use super::process::{Bounds, Ending, ResourceLimits, Stream, attend};
+use super::stdout::{Said, Stdout};
+use super::tail::Tail;
+use super::template::{Piece, fill, parse};
+use super::{Ended, Stop, Task, exit, orphans, program};
+use crate::config::{Route, Worker, limits};
+use crate::core::{FailClass, Failure, Row, Verdict};
+
+/// Runs one attempt to its end. [`Slot::run`] does the same and keeps what can be used again.
+pub fn run(task: &Task, stop: &Stop) -> Ended {
+    Slot::default().run(task, stop)
+}
+
+/// One slot of the pool, owned by its thread: what one attempt leaves for the next.
+#[derive(Debug)]
+pub struct Slot {
+    prepared: Option<Prepared>,
+    memory: OomWatch,
+    /// What is read from the pipes passes through here.
+    buffer: Vec<u8>,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        // As much as a pipe holds, so that one read empties it.
+        Self { prepared: None, memory: OomWatch::new(), buffer: vec![0; 64 << 10] }
+    }
+}
+
+impl Slot {
+    /// Runs one attempt to its end, blocking. Whatever happens is a verdict; nothing is an error.
+    pub fn run(&mut self, task: &Task, stop: &Stop) -> Ended {
+        let started = Instant::now();
+        self.memory.begin();
+        let mut ended = if stop.is_stopped() {
+            quiet(Verdict::Released)
+        } else {
+            match self.start(task) {
+                Ok(child) => self.attend(task, child, stop),
+                Err(StartError::Task(reason)) => {
+                    quiet(Verdict::Failed(Failure::new(FailClass::Fail, reason)))
+                }
+                Err(StartError::Route(reason) | StartError::Moved(reason)) => {
+                    quiet(Verdict::Misconfigured { reason })
+                }
+            }
+        };
+        ended.took = started.elapsed();
+        ended
+    }
+
+    fn start(&mut self, task: &Task) -> Result<Child, StartError> {
+        if let Some(prepared) = self.prepared.as_ref().filter(|p| p.is_for(task)) {
+            match prepared.spawn(task) {
+                // The program was found earlier and has moved since: look once more.
+                Err(StartError::Moved(_)) => {}
+                result => return result,
+            }
+        }
+        // Kept only once it is whole, so that a program that appears later is found.
+        self.prepared = None;
+        self.prepared.insert(Prepared::new(task)?).spawn(task)
+    }
+
+    fn attend(&mut self, task: &Task, mut child: Child, stop: &Stop) -> Ended {
+        let route = &*task.route;
+        let limited = ResourceLimits {
+            memory: route.max_memory,
+            file_size: route.max_file_size,
+            open_files: route.max_open_files,
+        }
+        .set(&child)
+        // A worker without its limits must not go on; its end is then awaited as usual.
+        .inspect_err(|_| drop(child.kill()));
+        let mut stdout = Stdout::new(route);
+        let mut stderr = Tail::new(limits::STDERR_KEPT);
+        let bounds = Bounds { stop, timeout: route.timeout, grace: route.grace };
+        let ending = attend(child, &bounds, &mut self.buffer, &mut |stream, bytes| match stream {
+            Stream::Stdout => stdout.hear(bytes),
+            Stream::Stderr => stderr.push(bytes),
+        });
+        let stderr = stderr.finish();
+        if let Err(error) = limited {
+            let reason = format!("cannot set the limits of the worker: {error}");
+            return Ended { stderr, ..quiet(Verdict::Misconfigured { reason }) };
+        }
+        let succeeded = matches!(&ending, Ending::Exited(status) if status.success());
+        let Said { rows, error, log } = stdout.finish(succeeded);
+        let (verdict, rows) = match ending {
+            Ending::Stopped => (Verdict::Released, Vec::new()),
+            Ending::Lost(error) => (lost(&error), Vec::new()),
+            Ending::TimedOut => (timed_out(route.timeout), Vec::new()),
+            Ending::Exited(status) => match status.code() {
+                Some(0) => succeed(rows, error),
+                Some(code) => (exit::of_code(code, error.as_deref(), &stderr), Vec::new()),
+                None => {
+                    let signal = status.signal().unwrap_or_default();
+                    let ran_out = signal == exit::SIGKILL && self.memory.ran_out();
+                    (exit::of_signal(signal, ran_out), Vec::new())
+                }
+            },
+        };
+        Ended { verdict, rows, log, stderr, took: Duration::ZERO }
+    }
+}
+
+/// The end of an attempt that printed nothing.
+fn quiet(verdict: Verdict) -> Ended {
+    let took = Duration::ZERO;
+    Ended { verdict, rows: Vec::new(), log: Vec::new(), stderr: Vec::new(), took }
+}
+
+/// Its end is unknown. The attempt costs nothing, since nothing says that the worker did wrong.
+fn lost(error: &io::Error) -> Verdict {
+    if error.raw_os_error() == Some(rustix::io::Errno::CHILD.raw_os_error()) {
+        // Reaped by who ends everything: we are being stopped too.
+        return Verdict::Released;
+    }
+    Verdict::Misconfigured { reason: format!("cannot watch the worker: {error}") }
+}
+
+fn timed_out(timeout: Duration) -> Verdict {
+    let reason = format!("timed out after {}", humantime::format_duration(timeout));
+    Verdict::Failed(Failure::new(FailClass::Timeout, reason))
+}
+
+/// Exit code 0: what was said decides.
+fn succeed(rows: Result<Vec<Row>, Failure>, error: Option<String>) -> (Verdict, Vec<Row>) {
+    let failure = match (error, rows) {
+        (None, Ok(rows)) => return (Verdict::Done, rows),
+        (Some(error), _) => Failure::new(FailClass::Fail, error),
+        (None, Err(failure)) => failure,
+    };
+    (Verdict::Failed(Failure { exit: Some(0), ..failure }), Vec::new())
+}
+
+/// Why nothing was started; each with one line for a person.
+#[derive(Debug)]
+enum StartError {
+    /// No attempt of this route could start.
+    Route(String),
+    /// As `Route`, and the program had been found before: looking again may help.
+    Moved(String),
+    /// This file cannot be run or read; the next one may well be.
+    Task(String),
+}
+
+/// What is the same for every task of a route.
+#[derive(Debug)]
+struct Prepared {
+    route: Arc<Route>,
+    spool: PathBuf,
+    program: Vec<Piece>,
+    /// Where the program is; `None` where its name has placeholders and so depends on the file.
+    found: Option<PathBuf>,
+    arguments: Vec<Vec<Piece>>,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl Prepared {
+    fn new(task: &Task) -> Result<Self, StartError> {
+        let Worker::Command { argv } = &task.route.worker;
+        let mut pieces = argv.iter().map(|argument| parse(argument).map_err(StartError::Route));
+        let program = pieces.next().unwrap_or_else(|| Ok(Vec::new()))?;
+        let arguments = pieces.collect::<Result<Vec<_>, _>>()?;
+        let mut environment = program::environment(&task.route);
+        let mark = orphans::mark(&task.spool).map_err(|error| {
+            StartError::Route(format!("cannot look at {}: {error}", task.spool.display()))
+        })?;
+        // After what the route sets: these are facts.
+        environment.push((orphans::MARK_VAR.into(), mark));
+        environment.push(("INBOXD_ROUTE".into(), task.route.name.clone().into()));
+        environment.push(("INBOXD_SPOOL".into(), task.spool.clone().into()));
+        let mut prepared = Self {
+            route: Arc::clone(&task.route),
+            spool: task.spool.clone(),
+            program,
+            found: None,
+            arguments,
+            environment,
+        };
+        if !prepared.program.iter().any(|piece| matches!(piece, Piece::Fill(_))) {
+            let name = fill(&prepared.program, task);
+            prepared.found = Some(prepared.find(&name).map_err(StartError::Route)?);
+        }
+        Ok(prepared)
+    }
+
+    fn is_for(&self, task: &Task) -> bool {
+        Arc::ptr_eq(&self.route, &task.route) && self.spool == task.spool
+    }
+
+    fn find(&self, name: &OsStr) -> Result<PathBuf, String> {
+        program::find(name, &self.spool, program::search_path(&self.environment))
+    }
+
+    fn spawn(&self, task: &Task) -> Result<Child, StartError> {
+        let name = fill(&self.program, task);
+        let path = match &self.found {
+            Some(path) => path.clone(),
+            None => self.find(&name).map_err(StartError::Task)?,
+        };
+        let mut command = Command::new(&path);
+        command
+            .arg0(&name)
+            .args(self.arguments.iter().map(|argument| fill(argument, task)))
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .envs(facts(task))
+            .current_dir(&self.spool)
+            .process_group(0)
+            .stdin(self.stdin(task)?)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().map_err(|error| {
+            let reason = program::start_error(&name, &path, &error);
+            match (error.kind(), &self.found) {
+                (io::ErrorKind::NotFound, Some(_)) => StartError::Moved(reason),
+                (io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied, None) => {
+                    StartError::Task(reason)
+                }
+                _ if self.found.is_none() && program::is_not_a_program(&error) => {
+                    StartError::Task(reason)
+                }
+                _ => StartError::Route(reason),
+            }
+        })
+    }
+
+    fn stdin(&self, task: &Task) -> Result<Stdio, StartError> {
+        if !self.route.stdin {
+            return Ok(Stdio::null());
+        }
+        // NOFOLLOW: the file was regular when it was claimed, and a link put in its place is not it.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::open(&task.path, flags, Mode::empty()).map(Stdio::from).map_err(|errno| {
+            let error = io::Error::from(errno);
+            StartError::Task(format!("cannot open the file as standard input: {error}"))
+        })
+    }
+}
+
+/// The variables that differ from task to task.
+fn facts(task: &Task) -> impl Iterator<Item = (&'static str, OsString)> {
+    let deadline = SystemTime::now()
+        .checked_add(task.route.timeout)
+        .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
+        .map_or(u128::MAX, |since| since.as_millis());
+    let output = task.output.as_ref().map(|path| ("INBOXD_OUTPUT", path.into()));
+    [
+        ("INBOXD_JOB", task.job.to_string().into()),
+        ("INBOXD_ATTEMPT", task.attempt.to_string().into()),
+        ("INBOXD_PATH", task.path.as_os_str().to_owned()),
+        ("INBOXD_NAME", OsStr::from_bytes(task.rel.name()).to_owned()),
+        ("INBOXD_REL", OsStr::from_bytes(task.rel.as_bytes()).to_owned()),
+        ("INBOXD_SCRATCH", task.scratch.as_os_str().to_owned()),
+        ("INBOXD_DEADLINE_MS", deadline.to_string().into()),
+    ]
+    .into_iter()
+    .chain(output)
+}
+
+#[cfg(test)]
+mod tests;

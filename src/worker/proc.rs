@@ -1,0 +1,84 @@
+//! `/proc`: which processes there are, and what each belongs to.
+//!
+//! Must not know: workers, the daemon. It only looks; nothing is ended here.
+//!
+//! Assumption: a process that vanishes while it is looked at is no process, not an error.
+
+use std::io;
+use std::path::PathBuf;
+
+use rustix::process::Pid;
+
+/// What `/proc/PID/stat` says of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// `R`, `S`, `Z` …
+    pub state: u8,
+    /// Its parent, as a process (not which of its threads); `None` for the first process.
+    pub parent: Option<Pid>,
+    /// Its process group; `None` for threads of the kernel.
+    pub group: Option<Pid>,
+}
+
+impl Stat {
+    /// It runs no more: a zombie, or less.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+/// All processes there are. Fails where `/proc` cannot be read at all.
+pub fn pids() -> io::Result<Vec<Pid>> {
+    let mut pids = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let pid = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+        pids.extend(pid.and_then(Pid::from_raw));
+    }
+    Ok(pids)
+}
+
+/// Looks at one process; `None` where it is gone.
+pub fn stat(pid: Pid) -> Option<Stat> {
+    parse_stat(&std::fs::read(file(pid, "stat")).ok()?)
+}
+
+/// A file of a process.
+pub fn file(pid: Pid, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/{name}", pid.as_raw_nonzero()))
+}
+
+/// `PID (NAME) STATE PARENT GROUP …`; the name may hold anything, also `) R 1 1`.
+fn parse_stat(bytes: &[u8]) -> Option<Stat> {
+    let after = bytes.iter().rposition(|b| *b == b')')?;
+    let mut fields = bytes.get(after + 1..)?.split(|b| *b == b' ').filter(|f| !f.is_empty());
+    let state = *fields.next()?.first()?;
+    let mut pid = || -> Option<Option<Pid>> {
+        Some(Pid::from_raw(std::str::from_utf8(fields.next()?).ok()?.parse().ok()?))
+    };
+    Some(Stat { state, parent: pid()?, group: pid()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a process name cannot forge the fields. Method: names with parentheses and spaces.
+    #[test]
+    fn names_do_not_forge_fields() {
+        for name in ["sh", "a b", ") R 1 1 (", "\n)"] {
+            let stat = parse_stat(format!("77 ({name}) S 12 34 56 0 -1").as_bytes()).unwrap();
+            assert_eq!((stat.state, stat.is_dead()), (b'S', false));
+            assert_eq!((stat.parent, stat.group), (Pid::from_raw(12), Pid::from_raw(34)));
+        }
+        assert_eq!(parse_stat(b"77 (x)"), None);
+        assert_eq!(parse_stat(b""), None);
+    }
+
+    /// Goal: we find ourselves. Method: the list and the look at our own process.
+    #[test]
+    fn finds_itself() {
+        let own = rustix::process::getpid();
+        assert!(pids().unwrap().contains(&own));
+        assert_eq!(stat(own).unwrap().parent, rustix::process::getppid());
+    }
+}

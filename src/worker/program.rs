@@ -1,0 +1,133 @@
+//! What is started, and with which environment: the program found on PATH, the few known variables.
+//!
+//! Must not know: tasks, processes. It reads our own environment and looks at files.
+//!
+//! PATH is searched here and not by std, because std then starts the program by `posix_spawn`, and
+//! because the message can then say where was looked.
+//!
+//! Invariant: nothing of our environment reaches a worker that is not named here or by its route.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
+
+use crate::config::{Route, limits};
+
+/// The executable for a program as the settings name it. One with a slash starts in the spool; one
+/// without is searched in `search`, a PATH. The error is one line for a person.
+pub(super) fn find(program: &OsStr, spool: &Path, search: &OsStr) -> Result<PathBuf, String> {
+    if program.as_bytes().contains(&b'/') {
+        let path = spool.join(program);
+        return if is_executable(&path) { Ok(path) } else { Err(cannot_run(program, &path)) };
+    }
+    let mut found_not_executable = None;
+    for folder in std::env::split_paths(search) {
+        // An empty element of PATH is the working directory, which is the spool.
+        let path = spool.join(folder).join(program);
+        if is_executable(&path) {
+            return Ok(path);
+        }
+        if path.is_file() {
+            found_not_executable.get_or_insert(path);
+        }
+    }
+    Err(match found_not_executable {
+        Some(path) => cannot_run(program, &path),
+        None => {
+            let search = search.display();
+            format!("cannot start {program:?}: not found in PATH={search}")
+        }
+    })
+}
+
+/// The same for an error of the start itself, after the program was found.
+pub(super) fn start_error(program: &OsStr, path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound if path.exists() => format!(
+            "cannot start {program:?}: the interpreter in the first line of {} is not there",
+            path.display()
+        ),
+        io::ErrorKind::NotFound => cannot_run(program, path),
+        _ if is_not_a_program(error) => format!(
+            "cannot start {program:?}: {} is neither a program nor a script that begins with #!",
+            path.display()
+        ),
+        _ => format!("cannot start {program:?}: {error} ({})", path.display()),
+    }
+}
+
+/// The file may be executed and is nothing that can be; this error has no kind of its own.
+pub(super) fn is_not_a_program(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error())
+}
+
+fn cannot_run(program: &OsStr, path: &Path) -> String {
+    let why = match path.metadata() {
+        Ok(there) if there.is_dir() => "is a folder".to_owned(),
+        Ok(_) => "is not executable for us".to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => "is not there".to_owned(),
+        Err(error) => format!("cannot be read: {error}"),
+    };
+    format!("cannot start {program:?}: {} {why}", path.display())
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && access(path, Access::EXEC_OK).is_ok()
+}
+
+/// Variables that are the same for every task of a route, a later one over an earlier one: the known
+/// few of ours, what the route passes on, what it sets.
+pub(super) fn environment(route: &Route) -> Vec<(OsString, OsString)> {
+    let ours = std::env::vars_os().filter(|(name, _)| {
+        ["PATH", "HOME", "LANG", "TZ", "USER"].iter().any(|known| name == known)
+            || name.as_bytes().starts_with(b"LC_")
+            || route.pass_env.iter().any(|passed| name == passed.as_str())
+    });
+    ours.chain(route.env.iter().map(|(name, value)| (name.into(), value.into()))).collect()
+}
+
+/// The PATH in which a worker with this environment finds its programs.
+pub(super) fn search_path(environment: &[(OsString, OsString)]) -> &OsStr {
+    let last = environment.iter().rfind(|(name, _)| name == "PATH");
+    last.map_or(OsStr::new(limits::PATH), |(_, value)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// Goal: what is found is what a shell would find, and what is not found says where was looked.
+    /// Method: a spool with a script, one without the bit, a folder; PATH with a decoy and an empty part.
+    #[test]
+    fn programs_are_found_as_documented() {
+        let spool = tempfile::tempdir().unwrap();
+        let at = |name: &str| spool.path().join(name);
+        for folder in ["bin", "decoy", "decoy/tool", "plain"] {
+            std::fs::create_dir(at(folder)).unwrap();
+        }
+        for (name, mode) in [("bin/tool", 0o755), ("plain/bare", 0o644), ("here", 0o755)] {
+            std::fs::write(at(name), "#!/bin/sh\n").unwrap();
+            std::fs::set_permissions(at(name), PermissionsExt::from_mode(mode)).unwrap();
+        }
+        let find = |program: &str, search: &str| {
+            find(OsStr::new(program), spool.path(), OsStr::new(search))
+        };
+        assert_eq!(find("tool", "decoy:bin"), Ok(at("bin/tool")));
+        assert_eq!(find("here", "/nowhere:"), Ok(at("").join("here")));
+        assert_eq!(find("bin/tool", ""), Ok(at("bin/tool")));
+        assert_eq!(find("/bin/sh", ""), Ok("/bin/sh".into()));
+        assert_eq!(
+            find("python3.12", "/usr/nowhere:/none").unwrap_err(),
+            "cannot start \"python3.12\": not found in PATH=/usr/nowhere:/none"
+        );
+        assert!(
+            find("bare", "plain").unwrap_err().ends_with("plain/bare is not executable for us")
+        );
+        assert!(find("./none", "").unwrap_err().ends_with("is not there"));
+        assert!(find("decoy/tool", "").unwrap_err().ends_with("is a folder"));
+    }
+}

@@ -1,0 +1,48 @@
+//! Rows from CSV (RFC 4180): the first record is the header.
+//!
+//! Must not know: what the columns are for.
+
+use std::collections::HashSet;
+
+use crate::config::limits;
+use crate::core::Row;
+
+/// All rows, or what is wrong and where. `max_output` bounds what the rows, each with the names of
+/// its columns, may hold in memory.
+pub(super) fn rows(bytes: &[u8], max_output: u64) -> Result<Vec<Row>, String> {
+    let mut reader = ::csv::ReaderBuilder::new().flexible(false).from_reader(bytes);
+    let header = reader.byte_headers().map_err(|error| sentence(&error))?;
+    let mut names = Vec::new();
+    let mut seen = HashSet::new();
+    for name in header {
+        let name = std::str::from_utf8(name).map_err(|_| "line 1: a column is not UTF-8")?;
+        if !seen.insert(name.to_owned()) {
+            return Err(format!("line 1: the column {name:?} stands twice"));
+        }
+        names.push(name.to_owned());
+    }
+    let names_len: usize = names.iter().map(String::len).sum();
+    let most = max_output.saturating_mul(limits::ROWS_GROWTH);
+    let mut held = 0usize;
+    let mut rows = Vec::new();
+    for record in reader.byte_records() {
+        let record = record.map_err(|error| sentence(&error))?;
+        held = held.saturating_add(names_len).saturating_add(record.as_slice().len());
+        if super::exceeds(held, most) {
+            return Err("its rows, each with its column names, are too much for max_output".into());
+        }
+        let cells = record.iter().map(<[u8]>::to_vec);
+        rows.push(Row(names.iter().cloned().zip(cells).collect()));
+    }
+    Ok(rows)
+}
+
+fn sentence(error: &::csv::Error) -> String {
+    match error.kind() {
+        ::csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
+            let line = pos.as_ref().map_or(0, ::csv::Position::line);
+            format!("line {line}: {len} cells, the header has {expected_len}")
+        }
+        _ => error.to_string(),
+    }
+}

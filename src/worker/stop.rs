@@ -1,0 +1,60 @@
+//! Stop: how the daemon tells running attempts to end now.
+//!
+//! Must not know: which attempts run. One descriptor serves all slots: it becomes readable once and
+//! stays so, because nobody ever reads it.
+//!
+//! Invariant: after [`Stop::now`] every attempt that runs or begins ends as `Released`.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+/// A handle that all slots share; clones are the same handle.
+#[derive(Clone, Debug)]
+pub struct Stop(Arc<OwnedFd>);
+
+impl Stop {
+    /// A handle that has not been used. Fails where no descriptor is left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+    }
+
+    /// Ends every attempt that waits on this handle, for good; a second call changes nothing.
+    pub fn now(&self) -> io::Result<()> {
+        match rustix::io::write(&*self.0, &1u64.to_ne_bytes()) {
+            // EAGAIN: the counter is full, so it has long been readable.
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Whether [`Stop::now`] was called.
+    pub fn is_stopped(&self) -> bool {
+        let mut fds = [PollFd::new(&*self.0, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
+    }
+}
+
+impl AsFd for Stop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: one call stops every holder, for good. Method: two clones, asked before, after and again.
+    #[test]
+    fn stays_stopped_for_all() {
+        let stop = Stop::new().unwrap();
+        let other = stop.clone();
+        assert!(!other.is_stopped());
+        stop.now().unwrap();
+        stop.now().unwrap();
+        assert!(other.is_stopped() && other.is_stopped() && stop.is_stopped());
+    }
+}
