@@ -87,8 +87,6 @@ pub struct Staged {
     pub job: JobId,
     /// Path below the source folder.
     pub rel: RelPath,
-    /// Its route.
-    pub route: usize,
     /// Which source; `None`: it was handed in (`submit`) and is no source of `batch`.
     pub source: Option<SourceKey>,
 }
@@ -144,6 +142,12 @@ impl KeeperError {
             Self::Spool { source, .. } => is_shortage(source),
             _ => false,
         }
+    }
+
+    /// The keeper's thread ended without a word: our bug.
+    pub(super) fn gone() -> Self {
+        let source = io::Error::other("the keeper's thread ended without a word");
+        Self::Spool { what: "go on".to_owned(), source }
     }
 
     pub(super) fn spool(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
@@ -414,11 +418,14 @@ impl<F: Filesystem> Keeper<F> {
                 self.step(Event::Ended { job, verdict }, now)
             }
             Input::Staged(staged) => {
+                let Some(route) = self.table.find(&staged.rel) else {
+                    return self.refuse(&staged);
+                };
                 let take =
                     Take { job: staged.job, source: staged.source, rel: Rel(staged.rel.clone()) };
                 let info = JobInfo {
                     rel: staged.rel,
-                    route: staged.route,
+                    route,
                     begun: 0,
                     mark: FileMark::default(),
                     take: Some(take.clone()),
@@ -616,7 +623,18 @@ impl<F: Filesystem> Keeper<F> {
         let Some(info) = self.jobs.get_mut(&take.job) else { return Ok(()) };
         info.mark = super::recover::unstage(&self.spool, take.job, &take.rel.0)?;
         let route = info.route;
+        self.out.push(Output::Notice(Notice::Taken { job: take.job }));
         self.step(Event::Taken { job: take.job, route }, now)
+    }
+
+    /// No route takes it: the copy goes, its source stands where it was.
+    fn refuse(&mut self, staged: &Staged) -> Result<(), KeeperError> {
+        let name = Place::Staging(staged.job).name();
+        crate::fs::remove_tree(&self.spool.fs, &self.spool.processing, name.as_ref())
+            .map_err(KeeperError::spool(format!("remove processing/{name}")))?;
+        let reason = format!("no route takes {}", staged.rel);
+        self.out.push(Output::Notice(Notice::TakeRefused { job: staged.job, reason }));
+        Ok(())
     }
 
     fn settle(&mut self, outcome: &Outcome) -> Result<(), KeeperError> {

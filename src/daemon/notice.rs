@@ -34,6 +34,18 @@ pub enum Notice {
         /// What the system said.
         reason: String,
     },
+    /// A file handed in is a job, durable.
+    Taken {
+        /// The job.
+        job: JobId,
+    },
+    /// A file handed in cannot be a job; its copy was removed.
+    TakeRefused {
+        /// The id it would have had.
+        job: JobId,
+        /// Why.
+        reason: String,
+    },
     /// An attempt ended and another one follows.
     Retry {
         /// The job.
@@ -112,7 +124,7 @@ struct Sidecar<'a> {
     reason: &'a str,
     attempts: u32,
     exit: Option<i32>,
-    signal: Option<&'static str>,
+    signal: Option<String>,
     time: String,
     took_ms: u64,
     stderr: &'a str,

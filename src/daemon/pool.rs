@@ -13,7 +13,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 use crate::core::JobId;
-use crate::worker::{Ended, Stop, Task, command};
+use crate::worker::command::Slot;
+use crate::worker::{Ended, Stop, Task};
 
 /// Stack of a slot's thread, in bytes: it polls and parses, nothing recursive.
 const STACK: usize = 512 << 10;
@@ -84,10 +85,11 @@ impl Pool {
     }
 }
 
-fn serve(slot: usize, tasks: &Receiver<Task>, stop: &Stop, report: &impl Fn(SlotEnded)) {
+fn serve(number: usize, tasks: &Receiver<Task>, stop: &Stop, report: &impl Fn(SlotEnded)) {
+    let mut slot = Slot::default();
     while let Ok(task) = tasks.recv() {
         let job = task.job;
-        let ended = command::run(&task, stop);
-        report(SlotEnded { slot, job, ended });
+        let ended = slot.run(&task, stop);
+        report(SlotEnded { slot: number, job, ended });
     }
 }

@@ -46,6 +46,8 @@ pub enum Message {
     SyncFailed(std::io::Error),
     /// `batch` has no more sources; `known` of them were recorded before.
     SourcesOver(SourcesSeen),
+    /// Look into `incoming/` now.
+    Scan,
     /// Finish what runs, then end.
     Drain,
     /// End what runs, then end.
@@ -317,6 +319,10 @@ impl<L: Listener> Service<RealFs, L> {
                 self.grants = None;
                 Ok(())
             }
+            Message::Scan => {
+                self.state.scanning = true;
+                Ok(())
+            }
             Message::Drain => {
                 self.state.draining = true;
                 self.grants = None;
@@ -325,7 +331,7 @@ impl<L: Listener> Service<RealFs, L> {
             Message::StopNow => {
                 self.state.draining = true;
                 self.grants = None;
-                self.stop.trigger();
+                self.stop.now().map_err(KeeperError::spool("stop the workers"))?;
                 self.keeper.handle(Input::Drain, now)
             }
             Message::Ask(answer) => {

@@ -97,11 +97,11 @@ impl Stager {
             // Its own folders are not input: the CSVs of the last run, the journal.
             return true;
         }
-        let Some(route) = self.table.find(&source.rel) else {
+        if self.table.find(&source.rel).is_none() {
             self.seen.unrouted += 1;
             self.seen.unrouted_example.get_or_insert_with(|| source.path.clone());
             return true;
-        };
+        }
         if !self.again {
             match self.is_known(&source.key) {
                 Ok(true) => {
@@ -119,7 +119,7 @@ impl Stager {
         if !self.copy(job, source) {
             return true;
         }
-        let staged = Staged { job, rel: source.rel.clone(), route, source: Some(source.key) };
+        let staged = Staged { job, rel: source.rel.clone(), source: Some(source.key) };
         self.group.push(staged);
         self.seen.taken += 1;
         true

@@ -117,6 +117,12 @@ pub trait Filesystem: Clone + Send + Sync + 'static {
     fn sync_all(&self, dir: &Self::Dir) -> io::Result<()>;
 }
 
+/// Removes a socket that nobody listens to: not durable, not input.
+pub fn remove_socket(path: &Path) -> io::Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "this is fs.rs, and a socket holds nothing")]
+    std::fs::remove_file(path)
+}
+
 /// Removes an old file of the job log: not durable, not input, not a result.
 pub fn remove_log(path: &Path) -> io::Result<()> {
     #[expect(clippy::disallowed_methods, reason = "this is fs.rs, and the job log is not durable")]

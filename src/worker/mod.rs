@@ -28,6 +28,8 @@ pub mod stop;
 mod tail;
 pub mod template;
 
+pub use exit::signal_name;
+pub use program::program_time;
 pub use stop::Stop;
 
 use std::path::PathBuf;

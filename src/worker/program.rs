@@ -43,6 +43,14 @@ pub(super) fn find(program: &OsStr, spool: &Path, search: &OsStr) -> Result<Path
     })
 }
 
+/// When the route's program was last changed; `None` where it is not there. For a paused route.
+pub fn program_time(route: &Route, spool: &Path) -> Option<std::time::SystemTime> {
+    let crate::config::Worker::Command { argv } = &route.worker;
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let path = find(OsStr::new(argv.first()?), spool, &search).ok()?;
+    path.metadata().ok()?.modified().ok()
+}
+
 /// The same for an error of the start itself, after the program was found.
 pub(super) fn start_error(program: &OsStr, path: &Path, error: &io::Error) -> String {
     match error.kind() {

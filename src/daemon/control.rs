@@ -1,0 +1,247 @@
+//! The control socket, `SPOOL/inboxd.sock`: how commands speak with the daemon that serves the spool.
+//!
+//! One JSON object a line, in both directions; the first line is the request. Must not know: the
+//! command line, the keeper's insides: it asks by [`Message`]s.
+//!
+//! | request | answers |
+//! |---|---|
+//! | `{"ask":"status"}` | one [`Status`] with `pid` |
+//! | `{"ask":"find","job":ID}` or `"rel":REL` | one [`Found`] or `null` |
+//! | `{"ask":"submit","job":ID,"rel":REL}` | `{"taken":ID}` once durable, or `{"error":…}` |
+//! | `{"ask":"scan"}` | `{}`; a scan of `incoming/` begins |
+//! | `{"ask":"follow"}` | `{}`, then a [`JobLine`] for each job that ends |
+//!
+//! The socket is 0660: who may speak is who may read the spool.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use tokio::sync::{broadcast, oneshot};
+
+use crate::core::JobId;
+use crate::journal::record::Rel;
+
+use super::history::JobLine;
+use super::keeper::{Input, Staged};
+use super::notice::Notice;
+use super::service::{Message, Wanted};
+
+/// A request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "lowercase")]
+pub enum Ask {
+    /// The state.
+    Status,
+    /// A job or a file on its way.
+    Find {
+        /// The job …
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        job: Option<JobId>,
+        /// … or its path below `incoming/`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rel: Option<Rel>,
+    },
+    /// A copy stands, durable, in `processing/ID.in/REL`: make it a job.
+    Submit {
+        /// The id in the staging name.
+        job: JobId,
+        /// Its path.
+        rel: Rel,
+    },
+    /// Look into `incoming/` now.
+    Scan,
+    /// Tell of each job that ends.
+    Follow,
+}
+
+/// The longest request, in bytes: a path is below 4 KiB, base64 and JSON around it.
+const REQUEST_MAX: u64 = 64 << 10;
+
+/// The socket's path in a spool.
+pub fn path(spool: &Path) -> PathBuf {
+    spool.join("inboxd.sock")
+}
+
+/// The same, short enough for `sun_path` (108 bytes, unix(7)) however long the spool's path is.
+fn short_path(folder: &std::fs::File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/inboxd.sock", folder.as_raw_fd()))
+}
+
+/// Binds the socket. The caller holds the spool's lock, so one that is there is a dead daemon's.
+pub(super) fn bind(spool: &Path) -> io::Result<UnixListener> {
+    match crate::fs::remove_socket(&path(spool)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let folder = std::fs::File::open(spool)?;
+    let listener = UnixListener::bind(short_path(&folder))?;
+    std::fs::set_permissions(path(spool), std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// Serves requests until the task is dropped.
+pub(super) async fn serve(
+    listener: UnixListener,
+    keeper: Sender<Message>,
+    notices: broadcast::Sender<Arc<Notice>>,
+) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (keeper, notices) = (keeper.clone(), notices.subscribe());
+                // A client that goes away ends only its own task.
+                drop(tokio::spawn(async move { drop(answer(stream, keeper, notices).await) }));
+            }
+            // No descriptors: the clients wait in the backlog until there are.
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+        }
+    }
+}
+
+async fn answer(
+    stream: tokio::net::UnixStream,
+    keeper: Sender<Message>,
+    mut notices: broadcast::Receiver<Arc<Notice>>,
+) -> io::Result<()> {
+    use tokio::io::AsyncReadExt;
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    tokio::io::BufReader::new(read.take(REQUEST_MAX)).read_line(&mut line).await?;
+    let ask: Ask = match serde_json::from_str(&line) {
+        Ok(ask) => ask,
+        Err(error) => return say(&mut write, &Refusal { error: error.to_string() }).await,
+    };
+    match ask {
+        Ask::Status => {
+            let (send, receive) = oneshot::channel();
+            let reply = move |status: &super::service::Status| drop(send.send(status.clone()));
+            drop(keeper.send(Message::Ask(Box::new(reply))));
+            match receive.await {
+                Ok(status) => say(&mut write, &Running { pid: std::process::id(), status }).await,
+                Err(_) => Ok(()),
+            }
+        }
+        Ask::Find { job, rel } => {
+            let wanted = match (job, rel) {
+                (Some(job), _) => Wanted::Job(job),
+                (None, Some(rel)) => Wanted::Rel(rel.0),
+                (None, None) => {
+                    let error = "find needs a job or a rel".to_owned();
+                    return say(&mut write, &Refusal { error }).await;
+                }
+            };
+            let (send, receive) = oneshot::channel();
+            let reply = move |found| drop(send.send(found));
+            drop(keeper.send(Message::Find(wanted, Box::new(reply))));
+            match receive.await {
+                Ok(found) => say(&mut write, &found).await,
+                Err(_) => Ok(()),
+            }
+        }
+        Ask::Submit { job, rel } => {
+            let staged = Staged { job, rel: rel.0, source: None };
+            drop(keeper.send(Message::Input(Input::Staged(staged))));
+            loop {
+                match notices.recv().await.as_deref() {
+                    Ok(Notice::Taken { job: taken }) if *taken == job => {
+                        return say(&mut write, &Taken { taken: job }).await;
+                    }
+                    Ok(Notice::TakeRefused { job: refused, reason }) if *refused == job => {
+                        return say(&mut write, &Refusal { error: reason.clone() }).await;
+                    }
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return Ok(()),
+                }
+            }
+        }
+        Ask::Scan => {
+            drop(keeper.send(Message::Scan));
+            write.write_all(b"{}\n").await
+        }
+        Ask::Follow => {
+            write.write_all(b"{}\n").await?;
+            loop {
+                match notices.recv().await.as_deref() {
+                    Ok(Notice::Finished(finished)) => {
+                        say(&mut write, &JobLine::of(finished)).await?;
+                    }
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return Ok(()),
+                }
+            }
+        }
+    }
+}
+
+async fn say(to: &mut (impl AsyncWriteExt + Unpin), what: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(what)?;
+    line.push(b'\n');
+    to.write_all(&line).await
+}
+
+/// The answer to [`Ask::Status`].
+#[derive(Clone, Debug, Serialize)]
+struct Running {
+    pid: u32,
+    #[serde(flatten)]
+    status: super::service::Status,
+}
+
+/// The answer to [`Ask::Submit`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Taken {
+    /// The job, durable.
+    pub taken: JobId,
+}
+
+/// The answer to a request that cannot be carried out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Why.
+    pub error: String,
+}
+
+/// A command's end of the socket.
+pub struct Client {
+    reader: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects and asks; `None` where no daemon listens.
+    pub fn ask(spool: &Path, ask: &Ask) -> io::Result<Option<Self>> {
+        let folder = std::fs::File::open(spool)?;
+        let stream = match UnixStream::connect(short_path(&folder)) {
+            Ok(stream) => stream,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut line = serde_json::to_vec(ask)?;
+        line.push(b'\n');
+        (&stream).write_all(&line)?;
+        Ok(Some(Self { reader: BufReader::new(stream) }))
+    }
+
+    /// The next line of the answer as JSON; `None` at its end.
+    pub fn next_answer(&mut self) -> io::Result<Option<serde_json::Value>> {
+        let mut line = String::new();
+        if self.reader.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        Ok(Some(serde_json::from_str(&line)?))
+    }
+}

@@ -1,0 +1,409 @@
+//! The shell: puts keeper, pool and socket together and listens to signals. The only async code.
+//!
+//! Order at start: the lock, then the end of whatever an earlier daemon left running, then recovery,
+//! then the first scan; only then is it ready. Order at the end: nothing runs, all is settled and
+//! durable, the socket is gone, and the lock goes last, with the process.
+//!
+//! Must not know: the command line, the terminal. What there is to say goes to `tell`.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use tokio::sync::{broadcast, oneshot};
+
+use crate::config::Settings;
+use crate::fs::{RealFs, real::RealDir};
+use crate::journal::JournalError;
+use crate::spool::import::How;
+use crate::spool::lock::{Lock, LockError};
+use crate::spool::{Spool, layout};
+use crate::worker::{Stop, orphans};
+
+use super::control;
+use super::history::History;
+use super::keeper::{Keeper, KeeperError};
+use super::notice::Notice;
+use super::pool::Pool;
+use super::recover::{Report, Surroundings, recover};
+use super::service::{
+    Listener, LoopState, Message, Mode, Service, SourcesSeen, Summary, now_ms,
+};
+use super::stager::Stager;
+
+/// Notices kept for a listener that is slow; what it misses is counted for it.
+const NOTICES: usize = 4096;
+
+/// What is to be served, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The spool.
+    pub spool: PathBuf,
+    /// Its settings.
+    pub settings: Settings,
+    /// When it ends by itself.
+    pub mode: Mode,
+    /// Sources of `batch`.
+    pub sources: Option<SourceOptions>,
+}
+
+/// What `batch SRC…` takes in.
+#[derive(Clone, Debug)]
+pub struct SourceOptions {
+    /// As the user named them.
+    pub named: Vec<PathBuf>,
+    /// Copies or links.
+    pub how: How,
+    /// Also what is recorded already.
+    pub again: bool,
+}
+
+/// What the shell tells while it serves.
+pub enum Told {
+    /// Recovery is over.
+    Recovered(Report),
+    /// The first scan is over: it serves.
+    Ready,
+    /// Something happened to a job or a route.
+    Notice(Arc<Notice>),
+    /// So many notices were missed, because nobody took them.
+    Missed(u64),
+    /// `batch` looked at its sources.
+    Sources(SourcesSeen),
+    /// A signal: so many workers still run.
+    Draining(usize),
+}
+
+/// Why it could not serve, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum ShellError {
+    /// Another daemon serves this spool.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A folder of the spool cannot be used.
+    #[error("cannot open {}: {source}", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A usage error: where the spool is, or who may write to it.
+    #[error("{0}")]
+    Unsafe(String),
+    /// What an earlier daemon left running does not end.
+    #[error("cannot end the workers of an earlier run: {0}")]
+    Orphans(#[source] io::Error),
+    /// The promise cannot be kept any longer.
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
+    /// A thread, a descriptor, the runtime.
+    #[error("cannot start {what}: {source}")]
+    Start {
+        /// What.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ShellError {
+    fn start(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Start { what, source }
+    }
+
+    /// Whether a restart may help; if not, it is a usage error.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Unsafe(_))
+    }
+}
+
+/// The spool opened for one owner: what [`serve`] and commands that change it without a daemon share.
+pub struct Opened {
+    /// Held until dropped.
+    pub lock: Lock,
+    /// The folders.
+    pub spool: Spool<RealFs>,
+    /// The spool's absolute path.
+    pub path: PathBuf,
+}
+
+/// Opens a spool: makes missing folders, checks where they are and who may write, takes the lock, and
+/// ends what an earlier daemon left running.
+pub fn open(path: &Path) -> Result<Opened, ShellError> {
+    let failed = |source| ShellError::Folder { path: path.to_owned(), source };
+    let path = std::fs::canonicalize(path).map_err(failed)?;
+    let root = RealFs.open_root(&path).map_err(failed)?;
+    let spool = Spool::open(RealFs, root)
+        .map_err(|(name, source)| ShellError::Folder { path: path.join(name), source })?;
+    check_places(&path)?;
+    let lock = Lock::take(&path)?;
+    let mark = orphans::mark(&path).map_err(ShellError::Orphans)?;
+    orphans::end_marked(&mark).map_err(ShellError::Orphans)?;
+    Ok(Opened { lock, spool, path })
+}
+
+/// One filesystem, and nobody else may change what decides which code runs.
+pub fn check_places(path: &Path) -> Result<(), ShellError> {
+    let stat = |path: &Path| {
+        std::fs::symlink_metadata(path)
+            .map_err(|source| ShellError::Folder { path: path.to_owned(), source })
+    };
+    let home = stat(path)?;
+    for (name, _) in layout::FOLDERS {
+        let folder = path.join(name);
+        let meta = stat(&folder)?;
+        if !meta.is_dir() {
+            let folder = folder.display();
+            return Err(ShellError::Unsafe(format!("{folder} is not a folder; move it away")));
+        }
+        if meta.dev() != home.dev() {
+            return Err(ShellError::Unsafe(format!(
+                "{} is on another filesystem than {}\n  A claim must be one rename. Put the whole \
+                 spool on one filesystem.",
+                folder.display(),
+                path.display()
+            )));
+        }
+    }
+    let us = rustix::process::geteuid().as_raw();
+    let ours = ["inboxd.toml", "routes.d", "journal", "processing"].map(|name| path.join(name));
+    let parents = path.ancestors().map(Path::to_owned);
+    for place in ours.into_iter().chain(parents) {
+        let Ok(meta) = std::fs::symlink_metadata(&place) else { continue };
+        if let Some(who) = others_who_may_write(&meta, us) {
+            return Err(ShellError::Unsafe(format!(
+                "{} may be changed by {who}, who could then run code as this user\n  chmod go-w {} \
+                 or chown it to the user inboxd runs as.",
+                place.display(),
+                place.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn others_who_may_write(meta: &std::fs::Metadata, us: u32) -> Option<&'static str> {
+    let is_sticky_dir = meta.is_dir() && meta.mode() & 0o1000 != 0;
+    if meta.uid() != us && meta.uid() != 0 {
+        return Some("its owner");
+    }
+    // In a sticky folder (/tmp) nobody can rename or remove what is not theirs.
+    if is_sticky_dir {
+        return None;
+    }
+    if meta.mode() & 0o002 != 0 {
+        return Some("everyone");
+    }
+    // A user's own group is common (umask 002); a group of others cannot be told from it, so only
+    // a group other than the user's own counts.
+    let own_group = meta.gid() == rustix::process::getegid().as_raw() || meta.gid() == 0;
+    (meta.mode() & 0o020 != 0 && !own_group).then_some("its group")
+}
+
+/// Recovers a spool that was opened.
+pub fn recover_spool(
+    opened: &Opened,
+    settings: &Settings,
+) -> Result<(Keeper<RealFs>, Report), ShellError> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_err(ShellError::start("without a boot id"))?;
+    let around = Surroundings {
+        path: opened.path.clone(),
+        boot: boot.trim().to_owned(),
+        now: now_ms(),
+        random,
+    };
+    Ok(recover(opened.spool.clone(), settings, around)?)
+}
+
+/// Ten random bytes; the clock's nanoseconds where the kernel gives none.
+pub fn random() -> [u8; 10] {
+    let mut bytes = [0; 10];
+    let got = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    if got != Ok(bytes.len()) {
+        let nanos = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos());
+        for (to, from) in bytes.iter_mut().zip(nanos.to_le_bytes()) {
+            *to = from;
+        }
+    }
+    bytes
+}
+
+/// Told on the keeper's thread; hands on without waiting.
+struct Broadcast {
+    notices: broadcast::Sender<Arc<Notice>>,
+    ready: Option<oneshot::Sender<()>>,
+}
+
+impl Listener for Broadcast {
+    fn notice(&mut self, notice: &Notice) {
+        // Nobody listening is fine.
+        drop(self.notices.send(Arc::new(notice.clone())));
+    }
+
+    fn ready(&mut self) {
+        drop(self.ready.take().map(|ready| ready.send(())));
+    }
+}
+
+/// Serves a spool until its mode ends, a signal ends it, or the promise cannot be kept.
+pub fn serve(options: Options, tell: &mut dyn FnMut(Told)) -> Result<Summary, ShellError> {
+    let opened = open(&options.spool)?;
+    let (keeper, report) = recover_spool(&opened, &options.settings)?;
+    tell(Told::Recovered(report));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ShellError::start("the runtime"))?;
+    let served = runtime.block_on(run(options, &opened, keeper, tell));
+    // A command that finds no socket knows that nobody serves.
+    drop(crate::fs::remove_socket(&control::path(&opened.path)));
+    served
+}
+
+async fn run(
+    options: Options,
+    opened: &Opened,
+    keeper: Keeper<RealFs>,
+    tell: &mut dyn FnMut(Told),
+) -> Result<Summary, ShellError> {
+    let (sender, messages) = channel();
+    let (notices, mut heard) = broadcast::channel(NOTICES);
+    let (ready, mut is_ready) = oneshot::channel();
+    let (end, mut ended) = oneshot::channel();
+    let stop = Stop::new().map_err(ShellError::start("the stop signal"))?;
+    let slots = sender.clone();
+    let pool = Pool::start(options.settings.workers, &stop, move |ended| {
+        // The keeper is gone only when the daemon has ended.
+        drop(slots.send(Message::Slot(ended)));
+    })
+    .map_err(ShellError::start("the pool"))?;
+    let (told_sources, mut sources) = tokio::sync::watch::channel(SourcesSeen::default());
+    let grants = match &options.sources {
+        Some(wanted) => {
+            Some(start_stager(wanted, &options.settings, opened, &keeper, &sender, told_sources)?)
+        }
+        None => None,
+    };
+    let service = Service {
+        keeper,
+        pool,
+        stop: stop.clone(),
+        history: History::open(&opened.path).ok(),
+        listener: Broadcast { notices: notices.clone(), ready: Some(ready) },
+        mode: options.mode,
+        grants,
+        sender: sender.clone(),
+        rescan: options.settings.rescan,
+        min_free_disk: options.settings.min_free_disk,
+        state: LoopState::default(),
+    };
+    std::thread::Builder::new()
+        .name("keeper".to_owned())
+        .spawn(move || drop(end.send(service.run(&messages))))
+        .map_err(ShellError::start("the keeper's thread"))?;
+    let listener = control::bind(&opened.path).map_err(ShellError::start("the control socket"))?;
+    let control = tokio::spawn(control::serve(listener, sender.clone(), notices));
+    let mut signals = signal_hook_tokio::Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .map_err(ShellError::start("listening to signals"))?;
+    let mut drain = Drain { timeout: options.settings.drain_timeout, begun: false };
+
+    let result = loop {
+        tokio::select! {
+            biased;
+            result = &mut ended => break result.unwrap_or_else(|_| Err(KeeperError::gone())),
+            Ok(()) = &mut is_ready, if !is_ready.is_terminated() => tell(Told::Ready),
+            Some(_) = signals.next() => drain.signal(&sender, tell).await,
+            heard = heard.recv() => match heard {
+                Ok(notice) => tell(Told::Notice(notice)),
+                Err(broadcast::error::RecvError::Lagged(missed)) => tell(Told::Missed(missed)),
+                Err(broadcast::error::RecvError::Closed) => {}
+            },
+            Ok(()) = sources.changed() => {
+                let seen = sources.borrow_and_update().clone();
+                tell(Told::Sources(seen));
+            }
+        }
+    };
+    control.abort();
+    while let Ok(notice) = heard.try_recv() {
+        tell(Told::Notice(notice));
+    }
+    Ok(result?)
+}
+
+struct Drain {
+    timeout: Duration,
+    begun: bool,
+}
+
+impl Drain {
+    /// The first signal drains, the second one, or the end of the drain's time, stops now.
+    async fn signal(&mut self, keeper: &Sender<Message>, tell: &mut dyn FnMut(Told)) {
+        if self.begun {
+            drop(keeper.send(Message::StopNow));
+            return;
+        }
+        self.begun = true;
+        let (send, running) = oneshot::channel();
+        let reply = move |status: &super::service::Status| drop(send.send(status.running));
+        drop(keeper.send(Message::Ask(Box::new(reply))));
+        drop(keeper.send(Message::Drain));
+        tell(Told::Draining(running.await.unwrap_or(0)));
+        let (keeper, timeout) = (keeper.clone(), self.timeout);
+        drop(tokio::spawn(async move {
+            tokio::time::sleep(timeout).await;
+            drop(keeper.send(Message::StopNow));
+        }));
+    }
+}
+
+fn start_stager(
+    wanted: &SourceOptions,
+    settings: &Settings,
+    opened: &Opened,
+    keeper: &Keeper<RealFs>,
+    sender: &Sender<Message>,
+    progress: tokio::sync::watch::Sender<SourcesSeen>,
+) -> Result<super::service::Grants, ShellError> {
+    let (grants, granted) = channel();
+    let index = crate::journal::Sources::open(&RealFs, &opened.spool.journal)
+        .map_err(|error: JournalError| ShellError::Keeper(error.into()))?;
+    let table = crate::config::RouteTable::new(settings)
+        .map_err(|error| ShellError::Keeper(error.into()))?;
+    let root: RealDir = opened.spool.root.clone();
+    let stager = Stager {
+        named: wanted.named.clone(),
+        how: wanted.how,
+        again: wanted.again,
+        index,
+        recent: keeper.recent_sources(),
+        table,
+        processing: opened.path.join("processing"),
+        root,
+        grants: granted,
+        keeper: sender.clone(),
+        progress: Box::new(move |seen| {
+            progress.send_replace(seen.clone());
+        }),
+        seen: SourcesSeen::default(),
+        ids: Vec::new(),
+        group: Vec::new(),
+        spool: opened.path.clone(),
+    };
+    std::thread::Builder::new()
+        .name("stager".to_owned())
+        .spawn(move || stager.run())
+        .map_err(ShellError::start("the thread that takes sources in"))?;
+    Ok(grants)
+}
