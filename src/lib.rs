@@ -2,6 +2,7 @@
 //!
 //! The guided tour, in the order in which a file meets the rooms:
 //!
+//! - [`cli`]: the command line, one file a command.
 //! - [`config`]: every setting, limit and default, checked once.
 //! - [`fs`]: the only place that renames, writes durably, syncs or removes.
 //! - [`core`]: what is decided, pure: no disk, no clock, no runtime.
@@ -11,6 +12,7 @@
 //! - [`daemon`]: the shell around all of it.
 //! - [`worker`]: how a worker is started, spoken to and ended.
 
+pub mod cli;
 pub mod config;
 pub mod core;
 pub mod daemon;

@@ -1,3 +1,7 @@
 //! The binary: reads the command line, runs a command, prints its error, returns its exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    inboxd::cli::main()
+}

@@ -252,7 +252,9 @@ impl Listener for Broadcast {
     }
 
     fn ready(&mut self) {
-        drop(self.ready.take().map(|ready| ready.send(())));
+        if let Some(ready) = self.ready.take() {
+            ready.send(()).unwrap_or_default();
+        }
     }
 }
 
@@ -356,7 +358,7 @@ impl Drain {
         }
         self.begun = true;
         let (send, running) = oneshot::channel();
-        let reply = move |status: &super::service::Status| drop(send.send(status.running));
+        let reply = move |status: &super::service::Status| send.send(status.running).unwrap_or_default();
         drop(keeper.send(Message::Ask(Box::new(reply))));
         drop(keeper.send(Message::Drain));
         tell(Told::Draining(running.await.unwrap_or(0)));

@@ -1,0 +1,275 @@
+//! `inboxd batch [SRC…]`: runs everything that waits, then ends.
+//!
+//! Must not know: how jobs run. It shows progress, failures and the summary.
+
+use std::io::{BufRead, BufReader, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{Failed, SpoolArg, below, eprint_line, print_line, show};
+use crate::config::Route;
+use crate::daemon::notice::Notice;
+use crate::daemon::service::{Mode, SourcesSeen, Summary};
+use crate::daemon::shell::{Options, SourceOptions, Told, serve};
+use crate::spool::import::How;
+
+/// Failures that are shown one by one; the rest is counted.
+const FAILURES_SHOWN: u64 = 10;
+
+/// Arguments of `batch`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Files and folders to take in; without any, what is in incoming/
+    #[arg(value_name = "SRC")]
+    sources: Vec<PathBuf>,
+    /// Hard-link sources instead of copying them: the worker gets the source's own file
+    #[arg(long)]
+    link: bool,
+    /// Also run sources that are done and unchanged
+    #[arg(long)]
+    again: bool,
+    /// At the end, seal the CSVs: their names get the time, the next run begins new ones
+    #[arg(long)]
+    seal: bool,
+}
+
+pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
+    let loaded = spool.load()?;
+    for broken in &loaded.broken {
+        eprint_line(&format!("error: {broken}\n  The other routes go on."));
+    }
+    let settings = loaded.settings;
+    print_line(&format!(
+        "spool {}   {}   {}",
+        spool.shown(),
+        show::routes(&settings.routes),
+        show::plural(settings.workers as u64, "worker", "workers"),
+    ));
+    let sources = (!args.sources.is_empty()).then(|| SourceOptions {
+        named: args.sources.clone(),
+        how: if args.link { How::Link } else { How::Copy },
+        again: args.again,
+    });
+    let routes = settings.routes.clone();
+    let options = Options {
+        spool: spool.path.clone(),
+        settings,
+        mode: Mode::Batch { seal: args.seal },
+        sources,
+    };
+    let began = Instant::now();
+    let mut screen = Screen::new(!args.sources.is_empty());
+    let summary = serve(options, &mut |told| screen.tell(&told))?;
+    screen.end();
+    Ok(conclude(&summary, spool, &routes, &screen, began))
+}
+
+/// The progress bar, on a terminal, and the failures as they come.
+struct Screen {
+    bar: ProgressBar,
+    finished: u64,
+    failures: u64,
+    with_sources: bool,
+    drained: bool,
+}
+
+impl Screen {
+    fn new(with_sources: bool) -> Self {
+        let bar = ProgressBar::no_length();
+        if std::io::stderr().is_terminal() {
+            let style = "{wide_bar} {human_pos} of {human_len}   {per_sec}   {eta} left   {msg}";
+            if let Ok(style) = ProgressStyle::with_template(style) {
+                bar.set_style(style);
+            }
+        } else {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        Self { bar, finished: 0, failures: 0, with_sources, drained: false }
+    }
+
+    fn tell(&mut self, told: &Told) {
+        match told {
+            Told::Notice(notice) => self.notice(notice),
+            Told::Missed(missed) => self.finished += missed,
+            Told::Sources(SourcesSeen { taken, .. }) if self.with_sources => {
+                self.bar.set_length(*taken);
+            }
+            Told::Draining(running) => {
+                self.drained = true;
+                self.say(&format!(
+                    "waiting for {}; Ctrl-C again stops now (their files run again at the next start)",
+                    show::plural(*running as u64, "worker", "workers")
+                ));
+            }
+            Told::Recovered(report) if report.lost > 0 => {
+                let lost = show::plural(report.lost, "attempt was", "attempts were");
+                self.say(&format!("recovered: {lost} lost in an earlier run and run again"));
+            }
+            _ => {}
+        }
+    }
+
+    fn notice(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Finished(finished) => {
+                self.finished += 1;
+                self.bar.set_position(self.finished);
+                if finished.outcome.failure.is_some() {
+                    self.failures += 1;
+                    if self.failures <= FAILURES_SHOWN {
+                        self.say(&show::failed(&finished.outcome));
+                    }
+                    if self.failures == 1 {
+                        self.say(&format!("        inboxd explain {}", finished.outcome.rel.0));
+                    }
+                }
+            }
+            Notice::Paused { route, reason } => self.say(&format!("route {route} PAUSED: {reason}")),
+            Notice::DiskFull => self.say("the disk is full: waiting for space, nothing is lost"),
+            Notice::LowDisk { free, floor } => self.say(&format!(
+                "only {} MiB are free: waiting for {} MiB, nothing is lost",
+                free >> 20,
+                floor >> 20
+            )),
+            Notice::DiskHasRoom => self.say("there is space again"),
+            Notice::CsvTouched { route } => self.say(&format!(
+                "results/{route}.csv was changed by someone else: it is left alone, a new one begins"
+            )),
+            Notice::ClaimRefused { rel, reason } => self.say(&format!("cannot claim {rel}: {reason}")),
+            Notice::StartRefused { rel, reason } => self.say(&format!("cannot start {rel}: {reason}")),
+            _ => {}
+        }
+    }
+
+    fn say(&self, line: &str) {
+        if self.bar.is_hidden() {
+            eprint_line(line);
+        } else {
+            self.bar.println(line);
+        }
+    }
+
+    fn end(&self) {
+        self.bar.finish_and_clear();
+        let more = self.failures.saturating_sub(FAILURES_SHOWN);
+        if more > 0 {
+            self.say(&format!("… {} more failed: inboxd jobs --failed", show::count(more)));
+        }
+    }
+}
+
+fn conclude(
+    summary: &Summary,
+    spool: &SpoolArg,
+    routes: &[Route],
+    screen: &Screen,
+    began: Instant,
+) -> ExitCode {
+    let (status, sources) = (&summary.status, &summary.sources);
+    let files = status.done + status.failed;
+    for reason in &sources.failed {
+        eprint_line(&format!("error: {reason}"));
+    }
+    for reason in &status.trouble {
+        eprint_line(&format!("warning: cannot read {reason}"));
+    }
+    if files == 0 && sources.failed.is_empty() && status.paused.is_empty() {
+        print_line(&match sources.known {
+            0 if screen.with_sources => "nothing to do: no files".to_owned(),
+            0 => format!("nothing to do: {} is empty", below(spool, "incoming")),
+            known => format!(
+                "nothing to do: {} already done (--again runs them again)",
+                show::count(known)
+            ),
+        });
+    } else {
+        let mut line = format!(
+            "{}   {} done   {} failed   {}   {}",
+            show::plural(files, "file", "files"),
+            show::count(status.done),
+            show::count(status.failed),
+            show::plural(status.rows, "row", "rows"),
+            seconds(began)
+        );
+        if sources.known > 0 {
+            line.push_str(&format!("   {} already done", show::count(sources.known)));
+        }
+        print_line(&line);
+    }
+    left_over(summary);
+    if status.rows > 0 {
+        preview(spool, routes);
+    }
+    for (route, reason) in &status.paused {
+        eprint_line(&format!("route {route} PAUSED: {reason}"));
+        let files = show::plural(status.stuck as u64, "file waits", "files wait");
+        eprint_line(&format!("  {files}, none failed. Fix it and run the same command again."));
+    }
+    if !status.paused.is_empty() || screen.drained {
+        ExitCode::from(1)
+    } else if status.failed > 0 || !sources.failed.is_empty() {
+        ExitCode::from(3)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// What stays, and why.
+fn left_over(summary: &Summary) {
+    let status = &summary.status;
+    let unrouted = status.unrouted + summary.sources.unrouted;
+    if unrouted > 0 {
+        let example = summary.sources.unrouted_example.as_ref().map(|path| path.display().to_string());
+        let example = example.or_else(|| status.unrouted_example.clone()).unwrap_or_default();
+        let files = show::plural(unrouted, "file matches", "files match");
+        print_line(&format!("{files} no route and stay where they are, such as {example}"));
+    }
+    if status.incomplete > 0 {
+        let files = show::plural(status.incomplete as u64, "file is", "files are");
+        print_line(&format!("{files} incomplete, says the worker; the next run asks again"));
+    }
+    if status.held > 0 {
+        let files = show::plural(status.held as u64, "file", "files");
+        print_line(&format!("{files} could not be claimed and stay in incoming/"));
+    }
+}
+
+fn seconds(began: Instant) -> String {
+    let time = began.elapsed();
+    if time.as_secs() < 60 {
+        format!("{}.{} s", time.as_secs(), time.as_millis() % 1000 / 100)
+    } else {
+        show::time(time)
+    }
+}
+
+/// Header and first row of each CSV of this run, and where the rest is.
+fn preview(spool: &SpoolArg, routes: &[Route]) {
+    for route in routes {
+        let path = spool.path.join("results").join(format!("{}.csv", route.name));
+        let Ok(file) = std::fs::File::open(&path) else { continue };
+        let mut lines = BufReader::new(file).lines().map_while(Result::ok);
+        let (Some(header), Some(first)) = (lines.next(), lines.next()) else { continue };
+        print_line(&format!("  {header}"));
+        print_line(&format!("  {}", shorten(&first)));
+        let more = lines.count();
+        let place = path.display();
+        print_line(&match more {
+            0 => format!("  in {place}"),
+            more => format!("  … {} more in {place}", show::count(more as u64)),
+        });
+    }
+}
+
+/// A row as one line of a terminal: the job id at its end cut to what tells jobs apart by eye.
+fn shorten(row: &str) -> String {
+    match row.rsplit_once(',') {
+        Some((rest, id)) if id.len() == crate::core::JobId::TEXT_LEN => {
+            format!("{rest},{}…", id.get(..6).unwrap_or(id))
+        }
+        _ => row.chars().take(100).collect(),
+    }
+}
