@@ -5,6 +5,7 @@
 
 #![cfg(test)]
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -343,7 +344,6 @@ fn event_of(call: &str) -> Option<&str> {
                 last = Some(&call[from..at]);
                 open = None;
             }
-            (Some(_), _) => {}
             (None, '"') => open = Some(at + 1),
             (None, '(') => depth += 1,
             (None, ')') => {
@@ -352,7 +352,7 @@ fn event_of(call: &str) -> Option<&str> {
                     break;
                 }
             }
-            (None, _) => {}
+            _ => {}
         }
         escaped = false;
     }
@@ -385,7 +385,7 @@ fn the_source_is_tidy() {
     let mut broken = String::new();
     for rule in &RULES {
         for line in sources.iter().flat_map(rule.find) {
-            broken.push_str(&format!("{line}\n    {}: {}\n", rule.name, rule.why));
+            writeln!(broken, "{line}\n    {}: {}", rule.name, rule.why).unwrap();
         }
     }
     assert!(broken.is_empty(), "\n{broken}");

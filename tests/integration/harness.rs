@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long anything may take before it counts as never. Generous: the machine may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a state is asked for.
 const POLL: Duration = Duration::from_millis(10);
 /// Bytes shown of each log when a test fails.
@@ -337,10 +337,20 @@ impl Running {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Waits until this was said.
+    /// Waits until this was said; one that ended without saying it never will.
     pub(crate) fn wait_for_log(&self, text: &str) {
         let report = || format!("alive: {:?}\n{}", self.children(), report(&self.home));
-        wait_until(&format!("log: {text}"), PATIENCE, report, || self.log().contains(text));
+        let end = Instant::now() + PATIENCE;
+        while !self.log().contains(text) {
+            // Asked in this order: what it said last is read once more after its end.
+            let ended = !alive(self.child.id());
+            if self.log().contains(text) {
+                return;
+            }
+            assert!(!ended, "ended, and never said: {text}\n{}", report());
+            assert!(Instant::now() < end, "not said within {PATIENCE:?}: {text}\n{}", report());
+            std::thread::park_timeout(POLL);
+        }
     }
 
     /// The process we started.

@@ -160,12 +160,10 @@ fn killed_supervisor_and_resumed() {
 
 const HANG: &str = r#"
 workers = 2
-drain_timeout = "100ms"
 [routes.hang]
 glob = "*.txt"
 command = ["sh", "hang.sh"]
 stdout = "json"
-grace = "100ms"
 "#;
 
 /// Three kinds of process: the worker, its child, and one in a session of its own.
@@ -246,13 +244,11 @@ fn a_drain_finishes_what_runs() {
     for name in ["1.txt", "2.txt", "3.txt"] {
         spool.drop_file(name, name);
     }
-    let mut daemon = spool.daemon();
+    let mut daemon = spool.start_on_terminal(&["run"]);
     let begun = || std::fs::read_to_string(spool.path("up.txt")).unwrap_or_default();
     spool.wait_until("two run", || begun().lines().count() == 2);
     daemon.signal(Signal::TERM);
-    spool.wait_until("the drain is announced", || {
-        daemon.log().contains("waiting for 2 workers") || daemon.log().contains("drain")
-    });
+    spool.wait_until("the drain is announced", || daemon.log().contains("drain"));
     spool.write("go", "");
     assert_eq!(daemon.wait().code(), Some(0), "{}", spool.report());
     assert_eq!(begun().lines().count(), 2, "a drain began a further job");
@@ -288,6 +284,30 @@ fn a_crasher_hurts_only_itself() {
     let runs = std::fs::read_to_string(spool.path("runs.txt")).unwrap();
     assert_eq!(runs.lines().filter(|name| *name == "bad.json").count(), 2);
     assert_eq!(runs.lines().count(), 11);
+}
+
+/// Goal: a worker killed by someone else is run once more, and its row stands once.
+/// Method: SIGKILL to the worker of the first attempt; the second one ends by itself.
+#[test]
+fn a_killed_worker_is_tried_again() {
+    let spool = Spool::new(SLOW);
+    spool.write(
+        "slow.sh",
+        "echo up >> up.txt; [ $INBOXD_ATTEMPT = 1 ] && exec sleep 600; echo '{\"n\":1}'\n",
+    );
+    spool.drop_file("1.txt", "1");
+    let daemon = spool.daemon();
+    spool.wait_until("the worker hangs", || {
+        spool.processes().iter().any(|p| p.contains("sleep 600"))
+    });
+    let workers = daemon.workers();
+    assert_eq!(workers.len(), 1, "{workers:?}\n{}", spool.report());
+    send(workers[0], Signal::KILL);
+    spool.wait_until("the second attempt is done", || spool.names("done") == ["1.txt"]);
+    assert_eq!(daemon.end().code(), Some(0));
+    assert_eq!(spool.csv("slow").column("_file"), ["1.txt"]);
+    let begun = std::fs::read_to_string(spool.path("up.txt")).unwrap();
+    assert_eq!(begun.lines().count(), 2);
 }
 
 /// Goal: the daemon lives on after a worker's crash. Method: a crash, then a good file, the same process.
