@@ -1,0 +1,215 @@
+//! `batch`: sources stay as they are, repeats are known, and the exit code tells what happened.
+//!
+//! Must not know: where the index of sources is kept.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::checks::is_sealed_name;
+use crate::harness::{Spool, files_below};
+
+const ROWS: &str = r#"
+[routes.count]
+glob = "**/*.json"
+command = ["cat", "{path}"]
+stdout = "json"
+"#;
+
+fn with_source() -> Spool {
+    let spool = Spool::new(ROWS);
+    for i in 0..3 {
+        spool.write_home(&format!("source/{i}.json"), &format!("{{\"n\":{i}}}"));
+    }
+    spool.write_home("source/sub/3.json", "{\"n\":3}");
+    spool
+}
+
+fn numbers(spool: &Spool) -> Vec<String> {
+    let mut cells = spool.csv("count").column("n");
+    cells.sort();
+    cells
+}
+
+/// Names, bytes, modes and times of a source.
+fn portrait(root: &Path) -> Vec<String> {
+    walkdir::WalkDir::new(root)
+        .sort_by_file_name()
+        .into_iter()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let meta = entry.metadata().unwrap();
+            let content = if meta.is_file() { fs::read(entry.path()).unwrap() } else { Vec::new() };
+            let (mode, mtime, nsec) = (meta.mode(), meta.mtime(), meta.mtime_nsec());
+            format!("{:?} {mode:o} {mtime}.{nsec} {} {content:?}", entry.path(), meta.nlink())
+        })
+        .collect()
+}
+
+fn set_writable(root: &Path, writable: bool) {
+    for entry in walkdir::WalkDir::new(root) {
+        let entry = entry.unwrap();
+        let mode = match (entry.file_type().is_dir(), writable) {
+            (true, true) => 0o755,
+            (true, false) => 0o555,
+            (false, true) => 0o644,
+            (false, false) => 0o444,
+        };
+        fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode)).unwrap();
+    }
+}
+
+/// Goal: a source is read and not touched; a second run takes only what is new or changed, also when
+/// `done/` was emptied. Method: a read-only tree, run, empty `done/`, change one, add one.
+#[test]
+fn a_source_is_only_read() {
+    let spool = with_source();
+    let source = spool.home().join("source");
+    set_writable(&source, false);
+    let before = portrait(&source);
+    spool.run(&["batch", "source"]).ok();
+    assert_eq!(portrait(&source), before);
+    assert_eq!(
+        spool.names("done"),
+        ["0.json", "1.json", "2.json", "sub/3.json"],
+        "{}",
+        spool.report()
+    );
+    assert_eq!(spool.files("done"), files_below(&source));
+    assert_eq!(numbers(&spool), ["0", "1", "2", "3"]);
+
+    for name in spool.names("done") {
+        rustix::fs::unlink(spool.path("done").join(name)).unwrap();
+    }
+    spool.run(&["batch", "source"]).ok().says("nothing to do: 4 already done");
+    assert_eq!(numbers(&spool).len(), 4);
+
+    set_writable(&source, true);
+    spool.write_home("source/1.json", "{\"n\":10}");
+    spool.write_home("source/new.json", "{\"n\":4}");
+    spool.run(&["batch", "source"]).ok();
+    assert_eq!(numbers(&spool), ["0", "1", "10", "2", "3", "4"]);
+    assert_eq!(spool.names("done"), ["1.json", "new.json"]);
+}
+
+/// Goal: nothing to do is said, quickly, and adds nothing. Method: the same source twice.
+#[test]
+fn nothing_to_do() {
+    let spool = with_source();
+    spool.run(&["batch", "source"]).ok();
+    let rows = spool.csv("count");
+    let again = spool.run(&["batch", "source"]).ok().says("nothing to do: 4 already done");
+    assert!(again.took < Duration::from_secs(1), "{again}");
+    assert_eq!(spool.csv("count"), rows);
+    assert_eq!(spool.names("incoming"), Vec::<String>::new());
+}
+
+/// Goal: `--again` takes all of them, and overwrites nothing. Method: the same source twice.
+#[test]
+fn again_takes_all() {
+    let spool = with_source();
+    spool.run(&["batch", "source"]).ok();
+    spool.run(&["batch", "--again", "source"]).ok();
+    assert_eq!(numbers(&spool), ["0", "0", "1", "1", "2", "2", "3", "3"]);
+    let done = spool.names("done");
+    assert_eq!(done.len(), 8, "{done:?}");
+    for stem in ["0", "1", "2", "sub/3"] {
+        assert!(done.contains(&format!("{stem}.json")), "{done:?}");
+        let second = format!("{stem}~");
+        assert_eq!(done.iter().filter(|name| name.starts_with(&second)).count(), 1, "{done:?}");
+    }
+}
+
+/// Goal: `--link` makes hard links, and nothing else does. Method: inodes of source and `done/`.
+#[test]
+fn only_link_links() {
+    for (args, linked) in
+        [(vec!["batch", "source"], false), (vec!["batch", "--link", "source"], true)]
+    {
+        let spool = with_source();
+        spool.run(&args).ok();
+        let inode = |path| fs::metadata(path).unwrap().ino();
+        let source = inode(spool.home().join("source/sub/3.json"));
+        assert_eq!(inode(spool.path("done/sub/3.json")) == source, linked, "{args:?}");
+    }
+}
+
+/// Goal: a single file is a source as well. Method: two of the files by name.
+#[test]
+fn files_are_sources() {
+    let spool = with_source();
+    spool.run(&["batch", "source/0.json", "source/sub/3.json"]).ok();
+    assert_eq!(spool.names("done"), ["0.json", "3.json"], "{}", spool.report());
+    assert_eq!(numbers(&spool), ["0", "3"]);
+}
+
+/// Goal: `--seal` ends the segment under its own name. Method: one run.
+#[test]
+fn seal_ends_the_segment() {
+    let spool = with_source();
+    spool.run(&["batch", "--seal", "source"]).ok();
+    let names = spool.names("results");
+    let sealed: Vec<&String> = names.iter().filter(|name| is_sealed_name("count", name)).collect();
+    assert_eq!(sealed.len(), 1, "{names:?}");
+    assert_eq!(spool.csv(sealed[0].trim_end_matches(".csv")).rows.len(), 4);
+    assert!(!names.contains(&"count.csv".to_owned()), "{names:?}");
+    spool.run(&["results", "count"]).ok().says("sub/3.json");
+}
+
+/// Goal: 3 is for a failure of this run only. Method: a failing file, then nothing, then a good one.
+#[test]
+fn three_is_for_this_run() {
+    let spool = Spool::new(ROWS);
+    spool.drop_file("bad.json", "not JSON");
+    spool.run(&["batch"]).code(3).says("1 failed");
+    spool.run(&["batch"]).ok();
+    spool.drop_file("good.json", "{\"n\":1}");
+    spool.run(&["batch"]).ok().says("0 failed");
+}
+
+/// Goal: what no route takes is left where it is, in the source and in `incoming/`.
+/// Method: a name outside the glob in both.
+#[test]
+fn what_no_route_takes_stays() {
+    let spool = with_source();
+    spool.write_home("source/notes.txt", "mine");
+    spool.drop_file("typo.jsn", "{}");
+    spool.run(&["batch", "source"]).ok();
+    assert_eq!(spool.names("incoming"), ["typo.jsn"], "{}", spool.report());
+    assert_eq!(spool.names("done").len(), 4);
+    assert_eq!(spool.errors(), Vec::<String>::new());
+    spool.run(&["explain", "typo.jsn"]).ok().says("no route");
+}
+
+/// Goal: a program that is not there pauses its route and costs no file. Method: such a route beside a good one.
+#[test]
+fn a_missing_program_never_eats_the_backlog() {
+    let spool = Spool::new(&format!(
+        "{ROWS}[routes.broken]\nglob = \"*.txt\"\ncommand = [\"no-such-program-here\", \"{{path}}\"]\n"
+    ));
+    spool.drop_file("a.txt", "a");
+    spool.drop_file("b.txt", "b");
+    spool.drop_file("c.json", "{\"n\":1}");
+    spool
+        .run(&["batch"])
+        .code(1)
+        .says("route broken PAUSED")
+        .says("cannot start \"no-such-program-here\": not found in PATH=");
+    assert_eq!(spool.names("done"), ["c.json"], "{}", spool.report());
+    assert_eq!(spool.errors(), Vec::<String>::new());
+
+    // The fix is all it takes: nothing has to be retried by hand.
+    let settings = fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    spool.write("inboxd.toml", &settings.replace("no-such-program-here", "cat"));
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.names("done"), ["a.txt", "b.txt", "c.json"], "{}", spool.report());
+}
+
+/// Goal: a source that is not there is a usage error, and nothing starts. Method: a wrong path.
+#[test]
+fn a_missing_source_is_a_usage_error() {
+    let spool = with_source();
+    spool.run(&["batch", "no-such-folder"]).code(2).says("no-such-folder");
+    assert_eq!(spool.names("done"), Vec::<String>::new());
+}

@@ -1,0 +1,351 @@
+//! Every command once, as a person or a script uses it, and the messages that were promised.
+//!
+//! Must not know: how a command reaches a daemon.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::checks::is_job_id;
+use crate::harness::{Output, Spool};
+
+const ROWS: &str = r#"
+[routes.count]
+glob = "*.json"
+command = ["cat", "{path}"]
+stdout = "json"
+"#;
+
+/// A spool with one file done and one failed.
+fn used() -> Spool {
+    let spool = Spool::new(ROWS);
+    spool.drop_file("good.json", "{\"n\":1,\"text\":\"a,b\"}");
+    spool.drop_file("bad.json", "not JSON");
+    spool.run(&["batch"]).code(3);
+    spool
+}
+
+/// The id of the job that made a row.
+fn job_of(spool: &Spool, rel: &str) -> String {
+    let rows = spool.csv("count");
+    let found =
+        rows.column("_file").into_iter().zip(rows.column("_job")).find(|(file, _)| file == rel);
+    found.unwrap_or_else(|| panic!("no row of {rel}\n{}", spool.report())).1
+}
+
+/// What `--json` printed: one value, or one a line; a list counts as its elements.
+fn json(output: &Output) -> Vec<serde_json::Value> {
+    let text = output.stdout();
+    let values = serde_json::Deserializer::from_str(&text).into_iter::<serde_json::Value>();
+    values
+        .flat_map(|value| match value.unwrap_or_else(|e| panic!("not JSON: {e}: {output}")) {
+            serde_json::Value::Array(list) => list,
+            other => vec![other],
+        })
+        .collect()
+}
+
+/// The first word of what `submit` printed.
+fn submitted_id(output: &Output) -> String {
+    let text = output.stdout();
+    let id = text.split_whitespace().next().unwrap_or_default().to_owned();
+    assert!(is_job_id(&id), "no job id: {output}");
+    id
+}
+
+/// Goal: `init` makes a spool that `check` finds unfinished or fine, never broken, and overwrites nothing.
+/// Method: init, edit, init again; and a folder of another name.
+#[test]
+fn init_makes_a_spool() {
+    let spool = Spool::bare();
+    spool.run(&["init"]).ok();
+    for part in ["inboxd.toml", "incoming"] {
+        assert!(spool.path(part).exists(), "{part}\n{}", spool.report());
+    }
+    let mode = |part: &str| fs::metadata(spool.path(part)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(""), 0o750);
+    assert_eq!(mode("incoming"), 0o2770);
+    spool.write("inboxd.toml", "# mine\n");
+    spool.run(&["init"]);
+    assert_eq!(fs::read_to_string(spool.path("inboxd.toml")).unwrap(), "# mine\n");
+
+    spool.run(&["init", "other"]).ok();
+    assert!(spool.home().join("other/inboxd.toml").exists());
+}
+
+/// Goal: the spool is found as documented. Method: `--spool`, from inside the spool, and not at all.
+#[test]
+fn the_spool_is_found() {
+    let spool = used();
+    let absolute = spool.root().display().to_string();
+    spool.run(&["--spool", &absolute, "results", "count"]).ok().says("good.json");
+    spool.run(&["--spool", "inbox", "results", "count"]).ok().says("good.json");
+    Spool::bare().run(&["status"]).fails().says("inboxd init");
+    Spool::bare().run(&["--spool", "nowhere", "status"]).fails().says("nowhere");
+}
+
+/// Goal: a submitted file becomes the job whose id was printed, and the original stays.
+/// Method: submit without a daemon, then a batch; by name, and from standard input.
+#[test]
+fn submit_prints_the_job() {
+    let spool = Spool::new(ROWS);
+    spool.write_home("mine/a.json", "{\"n\":1}");
+    let first = submitted_id(&spool.run(&["submit", "mine/a.json"]).ok());
+    let named = spool.run(&["submit", "--name", "sub/b.json", "mine/a.json"]).ok();
+    let second = submitted_id(&named);
+    let piped = spool.run_with_input(&["submit", "--name", "c.json", "-"], b"{\"n\":3}").ok();
+    let third = submitted_id(&piped);
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.names("done"), ["a.json", "c.json", "sub/b.json"], "{}", spool.report());
+    assert_eq!(job_of(&spool, "a.json"), first);
+    assert_eq!(job_of(&spool, "sub/b.json"), second);
+    assert_eq!(job_of(&spool, "c.json"), third);
+    assert_eq!(fs::read(spool.home().join("mine/a.json")).unwrap(), b"{\"n\":1}");
+    assert_eq!(spool.files("done")[&b"c.json"[..]], b"{\"n\":3}");
+}
+
+/// Goal: what cannot be a job is refused, and leaves nothing. Method: no name, a name outside, no file.
+#[test]
+fn submit_refuses_what_cannot_be_a_job() {
+    let spool = Spool::new(ROWS);
+    spool.write_home("a.json", "{}");
+    spool.run_with_input(&["submit", "-"], b"{}").code(2).says("--name");
+    spool.run(&["submit", "--name", "../escape.json", "a.json"]).code(2);
+    spool.run(&["submit", "--name", "/escape.json", "a.json"]).code(2);
+    spool.run(&["submit", "no-such-file.json"]).fails().says("no-such-file.json");
+    assert_eq!(spool.names("incoming"), Vec::<String>::new(), "{}", spool.report());
+    assert!(!spool.path("escape.json").exists());
+}
+
+/// Goal: `--wait` returns once the job is over, with its verdict. Method: a daemon, a good and a bad file.
+#[test]
+fn submit_waits() {
+    let spool = Spool::new(ROWS);
+    spool.write_home("good.json", "{\"n\":1}");
+    spool.write_home("bad.json", "not JSON");
+    let daemon = spool.daemon();
+    spool.run(&["submit", "--wait", "good.json"]).ok();
+    assert_eq!(spool.names("done"), ["good.json"], "{}", spool.report());
+    spool.run(&["submit", "--wait", "bad.json"]).fails().says("JSON");
+    assert_eq!(spool.errors(), ["bad.json"], "{}", spool.report());
+    assert_eq!(daemon.end().code(), Some(0));
+}
+
+/// Goal: `status` tells what is where, with and without a daemon. Method: the numbers of a used spool.
+#[test]
+fn status_tells() {
+    let spool = used();
+    spool.drop_file("typo.jsn", "{}");
+    spool.run(&["status"]).ok().says("failed 1");
+    let daemon = spool.daemon();
+    spool.wait_until("the odd file is counted", || {
+        spool.run(&["status"]).ok().both().contains("no route")
+    });
+    let pid = format!("pid {}", daemon.daemon_pid());
+    spool.run(&["status"]).ok().says("RUNNING").says(&pid).says("failed 1").says("done 1");
+    let values = json(&spool.run(&["status", "--json"]).ok());
+    let [status] = values.as_slice() else { panic!("one object: {values:?}") };
+    for key in ["waiting", "running", "held", "done", "failed"] {
+        assert!(status.get(key).is_some_and(serde_json::Value::is_u64), "{key}: {status}");
+    }
+    assert_eq!((&status["done"], &status["failed"]), (&1.into(), &1.into()), "{status}");
+    assert_eq!(daemon.end().code(), Some(0));
+}
+
+/// Goal: `jobs` lists every job with what became of it. Method: one done, one failed.
+#[test]
+fn jobs_lists() {
+    let spool = used();
+    spool.run(&["jobs"]).ok().says("good.json").says("bad.json");
+    let list = json(&spool.run(&["jobs", "--json"]).ok());
+    let mut rels: Vec<&str> = list.iter().filter_map(|job| job["rel"].as_str()).collect();
+    rels.sort_unstable();
+    assert_eq!(rels, ["bad.json", "good.json"]);
+    let good = list.iter().find(|job| job["rel"] == "good.json").unwrap();
+    assert_eq!(good["job"], job_of(&spool, "good.json").as_str());
+    assert_eq!(good["route"], "count");
+}
+
+/// Goal: `results` gives all rows of a route, as CSV and as JSON. Method: a cell with a comma, two segments.
+#[test]
+fn results_prints_all_segments() {
+    let spool = used();
+    let text = spool.run(&["results", "count"]).ok().stdout();
+    let job = job_of(&spool, "good.json");
+    assert_eq!(text, format!("n,text,_file,_job\n1,\"a,b\",good.json,{job}\n"));
+    spool.drop_file("more.json", "{\"n\":2,\"text\":\"c\",\"new\":3}");
+    spool.run(&["batch"]).ok();
+    let list = json(&spool.run(&["results", "count", "--json"]).ok());
+    assert_eq!(list.len(), 2, "{list:?}");
+    assert_eq!((&list[0]["text"], &list[0]["_file"]), (&"a,b".into(), &"good.json".into()));
+    assert_eq!((&list[1]["n"], &list[1]["new"]), (&"2".into(), &"3".into()));
+    spool.run(&["results", "errors"]).ok().says("bad.json");
+    spool.run(&["results", "nosuch"]).fails().says("count");
+}
+
+/// Goal: a job is found by id, by a unique beginning of it, by its path, by a path in the spool.
+/// Method: `explain` each way, and one that is none.
+#[test]
+fn explain_finds_the_job() {
+    let spool = used();
+    let job = job_of(&spool, "good.json");
+    for name in [job.as_str(), "good.json", "inbox/done/good.json"] {
+        spool.run(&["explain", name]).ok().says("good.json").says("route count");
+    }
+    // Two jobs of one run differ late; the beginning that tells them apart is as long as it must be.
+    spool.run(&["explain", &job[..25]]).ok().says("good.json");
+    spool.run(&["explain", "inbox/error/bad.json"]).ok().says("FAILED").says("reason");
+    let values = json(&spool.run(&["explain", "--json", "bad.json"]).ok());
+    assert!(
+        values[0]["reason"].as_str().is_some_and(|reason| reason.contains("JSON")),
+        "{values:?}"
+    );
+    spool.run(&["explain", "never-seen.json"]).fails().says("never-seen.json");
+}
+
+/// Goal: `retry` runs failed files again, `rerun` done ones; a row a run. Method: each, then a batch.
+#[test]
+fn retry_and_rerun() {
+    let spool = used();
+    fs::write(spool.path("error/bad.json"), "{\"n\":2,\"text\":\"\"}").unwrap();
+    spool.run(&["retry", "inbox/error/bad.json"]).ok();
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.names("done"), ["bad.json", "good.json"], "{}", spool.report());
+    assert_eq!(spool.csv("count").rows.len(), 2);
+
+    spool.run(&["rerun", "good.json"]).ok();
+    spool.run(&["batch"]).ok();
+    let mut files = spool.csv("count").column("_file");
+    files.sort();
+    assert_eq!(files, ["bad.json", "good.json", "good.json"]);
+    assert_eq!(spool.files("done")[&b"good.json"[..]], b"{\"n\":1,\"text\":\"a,b\"}");
+    spool.run(&["retry", "never-seen.json"]).fails().says("never-seen.json");
+    assert_eq!(spool.csv("count").rows.len(), 3);
+}
+
+/// Goal: `try` shows what a file would give, and changes nothing. Method: a good and a bad file.
+#[test]
+fn try_changes_nothing() {
+    let spool = used();
+    spool.write_home("new.json", "{\"n\":7}");
+    spool.write_home("wrong.json", "nope");
+    let before =
+        (spool.csv("count"), spool.csv("errors"), spool.files("done"), spool.files("error"));
+    spool.run(&["try", "count", "new.json"]).ok().says("7");
+    spool.run(&["try", "count", "wrong.json"]).fails().says("JSON");
+    spool.run(&["try", "nosuch", "new.json"]).code(2).says("count");
+    let after =
+        (spool.csv("count"), spool.csv("errors"), spool.files("done"), spool.files("error"));
+    assert_eq!(after, before);
+    assert_eq!(spool.names("incoming"), Vec::<String>::new());
+    assert_eq!(spool.names("processing"), Vec::<String>::new());
+    assert_eq!(fs::read(spool.home().join("new.json")).unwrap(), b"{\"n\":7}");
+}
+
+/// Goal: `check` says yes or where it is wrong. Method: good settings, then broken ones.
+#[test]
+fn check_checks() {
+    let spool = Spool::new(ROWS);
+    spool.run(&["check"]).ok();
+    spool.write("inboxd.toml", "[routes.count\n");
+    spool.run(&["check"]).code(2).says("inbox/inboxd.toml:1:");
+}
+
+/// Goal: a mistyped key is found before anything starts, with the place and the right word.
+/// Method: the documented message, on the documented line.
+#[test]
+fn an_unknown_key_is_named() {
+    let mut settings =
+        String::from("[routes.count]\nglob = \"*.json\"\ncommand = [\"cat\", \"{path}\"]\n");
+    settings.push_str(&"\n".repeat(10));
+    settings.push_str("  timout = \"1s\"\n");
+    let spool = Spool::verbatim(&settings);
+    spool.drop_file("a.json", "{}");
+    for command in ["run", "batch"] {
+        spool
+            .run(&[command])
+            .code(2)
+            .says("error: inbox/inboxd.toml:14:3: unknown key `timout` in [routes.count]; did you mean `timeout`?\n")
+            .says("  Nothing was started.");
+    }
+    assert_eq!(spool.names("incoming"), ["a.json"]);
+}
+
+/// Goal: one daemon a spool. Method: a second `run` and a `batch` beside a running one, which goes on.
+#[test]
+fn a_second_daemon_is_refused() {
+    let spool = Spool::new(ROWS);
+    let daemon = spool.daemon();
+    let message =
+        format!("error: ./inbox is already served by inboxd pid {} (since ", daemon.daemon_pid());
+    spool.run(&["run"]).code(1).says(&message);
+    spool.drop_file("a.json", "{\"n\":1}");
+    spool.wait_until("the first still works", || spool.names("done") == ["a.json"]);
+    assert_eq!(daemon.end().code(), Some(0));
+    // The lock goes with its process, not with a file that could be left behind.
+    assert_eq!(spool.daemon().end().code(), Some(0));
+}
+
+/// Goal: who may only drop files can never run code. Method: settings and state writable by others.
+#[test]
+fn a_spool_writable_by_others_is_refused() {
+    for part in ["", "inboxd.toml", "routes.d", "journal", "processing"] {
+        let spool = Spool::new(ROWS);
+        spool.run(&["batch"]).ok();
+        fs::create_dir_all(spool.path("routes.d")).unwrap();
+        fs::set_permissions(spool.path(part), fs::Permissions::from_mode(0o777)).unwrap();
+        spool.drop_file("a.json", "{\"n\":1}");
+        spool.run(&["batch"]).code(2).says(if part.is_empty() { "inbox" } else { part });
+        assert_eq!(spool.names("incoming"), ["a.json"], "{part}");
+    }
+}
+
+/// Goal: a broken plug-in route is named, and the others run. Method: one good, one broken.
+#[test]
+fn a_broken_plug_in_hurts_nobody() {
+    let spool = Spool::new(ROWS);
+    spool.write("routes.d/text.toml", "glob = \"*.txt\"\ncommand = [\"cat\", \"{path}\"]\n");
+    spool.write("routes.d/wrong.toml", "glob = \"*.bin\"\ncomand = [\"cat\"]\n");
+    spool.drop_file("a.json", "{\"n\":1}");
+    spool.drop_file("b.txt", "hello\n");
+    spool.drop_file("c.bin", "");
+    spool.run(&["batch"]).says("inbox/routes.d/wrong.toml:2:1: unknown key `comand`");
+    assert_eq!(spool.names("done"), ["a.json", "b.txt"], "{}", spool.report());
+    assert_eq!(spool.names("incoming"), ["c.bin"]);
+    assert_eq!(spool.csv("text").column("text"), ["hello"]);
+}
+
+/// Goal: a shell can complete, a person can read. Method: each printed and recognised by its form.
+#[test]
+fn help_man_and_completions() {
+    let spool = Spool::bare();
+    let help = spool.run(&["--help"]).ok().stdout();
+    for command in [
+        "init",
+        "run",
+        "batch",
+        "submit",
+        "status",
+        "jobs",
+        "log",
+        "results",
+        "explain",
+        "retry",
+        "rerun",
+        "try",
+        "check",
+        "completions",
+        "man",
+    ] {
+        assert!(
+            help.lines().any(|line| line.trim_start().starts_with(command)),
+            "{command}: {help}"
+        );
+        spool.run(&[command, "--help"]).ok();
+    }
+    assert!(spool.run(&["man"]).ok().stdout().contains(".TH"));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(spool.run(&["completions", shell]).ok().stdout().contains("inboxd"), "{shell}");
+    }
+    spool.run(&["--version"]).ok().says("inboxd ");
+    spool.run(&["no-such-command"]).code(2);
+}

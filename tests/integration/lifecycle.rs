@@ -1,0 +1,361 @@
+//! Kill, crash, restart, retry, drain: what is recorded stays, and nothing is recorded twice.
+//!
+//! Must not know: the journal.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rustix::process::Signal;
+
+use crate::checks::{each_once, placed_once};
+use crate::harness::{Running, Spool, alive, send};
+
+const COUNT: &str = r#"
+workers = 2
+[routes.count]
+glob = "**/*.json"
+command = ["$PYTHON", "count.py", "{path}"]
+stdout = "json"
+trace_columns = false
+retries = { fail = 0, crash = 0 }
+"#;
+
+/// One function over one file; the last line of an exception is its reason, as Python prints it.
+const COUNT_PY: &str = r#"
+import json, os, sys
+def count(path):
+    with open("runs.txt", "a") as log:
+        log.write(os.path.basename(path) + "\n")
+    with open(path) as f:
+        produce = json.load(f)["produce"]
+    return {kind: sum(map(int, items.values())) for kind, items in produce.items()}
+try:
+    print(json.dumps(count(sys.argv[1])))
+except Exception as e:
+    sys.exit(f"{type(e).__name__}: {e}")
+"#;
+
+const SAMPLES: [&str; 6] = [
+    include_str!("../../inbox/samples/file_0.json"),
+    include_str!("../../inbox/samples/file_1.json"),
+    include_str!("../../inbox/samples/file_2.json"),
+    include_str!("../../inbox/samples/file_3.json"),
+    include_str!("../../inbox/samples/file_4.json"),
+    include_str!("../../inbox/samples/file_5.json"),
+];
+
+const SAMPLE_ROWS: [&str; 6] =
+    ["21,1539,79", "3939,58,14", "5666,15,15", "60,58,14", "60,58,14", "6456,3743,14"];
+
+fn counting(settings: &str) -> Spool {
+    let spool = Spool::new(settings);
+    spool.write("count.py", COUNT_PY);
+    spool
+}
+
+fn drop_samples(spool: &Spool) {
+    for (i, sample) in SAMPLES.iter().enumerate() {
+        spool.drop_file(format!("file_{i}.json"), sample);
+    }
+}
+
+/// Goal: the sample gives exactly its six rows, with LF ends. Method: run it, compare bytes after sorting.
+#[test]
+fn the_sample_gives_its_rows() {
+    let spool = counting(COUNT);
+    drop_samples(&spool);
+    spool.run(&["batch"]).ok();
+    let bytes = std::fs::read(spool.path("results/count.csv")).unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    let (header, rows) = text.split_once('\n').unwrap();
+    assert_eq!(header, "fruits,vegetables,meat");
+    assert!(rows.ends_with('\n') && !rows.contains('\r'), "{rows:?}");
+    let mut rows: Vec<&str> = rows.lines().collect();
+    rows.sort_unstable();
+    assert_eq!(rows, SAMPLE_ROWS);
+    assert_eq!(spool.names("done").len(), 6);
+    assert_eq!(spool.errors(), Vec::<String>::new());
+}
+
+/// Goal: trace columns name the input of every row. Method: the sample with the default settings.
+#[test]
+fn trace_columns_name_the_input() {
+    let spool = counting(&COUNT.replace("trace_columns = false\n", ""));
+    drop_samples(&spool);
+    spool.run(&["batch"]).ok();
+    let rows = spool.csv("count");
+    assert_eq!(rows.header(), "fruits,vegetables,meat,_file,_job");
+    let by_file: BTreeMap<String, String> =
+        rows.column("_file").into_iter().zip(rows.column("fruits")).collect();
+    let expected = ["60", "21", "3939", "60", "6456", "5666"];
+    for (i, fruits) in expected.iter().enumerate() {
+        assert_eq!(by_file.get(&format!("file_{i}.json")).map(String::as_str), Some(*fruits));
+    }
+    assert!(rows.column("_job").iter().all(|job| crate::checks::is_job_id(job)), "{rows:?}");
+}
+
+const SLOW: &str = r#"
+workers = 2
+[routes.slow]
+glob = "*.txt"
+command = ["sh", "slow.sh"]
+stdout = "json"
+"#;
+
+/// Sixty files of 0.15 s; a kill once twenty are done; then the rest.
+fn killed_and_resumed(kill: impl Fn(&mut Running)) {
+    let spool = Spool::new(SLOW);
+    spool.write("slow.sh", "sleep 0.15; echo '{\"n\":1}'\n");
+    let mut dropped = BTreeMap::new();
+    for i in 0..60 {
+        let (name, content) = (format!("{i:02}.txt"), format!("content {i}\n"));
+        spool.drop_file(&name, &content);
+        dropped.insert(name.into_bytes(), content.into_bytes());
+    }
+    let mut batch = spool.start(&["batch"]);
+    spool.wait_until("twenty are done", || spool.names("done").len() >= 20);
+    kill(&mut batch);
+    let done = spool.names("done").len();
+    assert!((20..60).contains(&done), "the kill came too late to test anything: {done} done");
+
+    spool.run(&["batch"]).ok();
+    let rows = spool.csv("slow");
+    let expected: BTreeSet<Vec<u8>> = dropped.keys().cloned().collect();
+    assert_eq!(each_once(&rows.cells("_file"), &expected), Ok(()), "{}", spool.report());
+    assert_eq!(placed_once(&dropped, &[spool.files("done")]), Ok(()), "{}", spool.report());
+    assert_eq!(spool.processes(), Vec::<String>::new());
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.csv("slow"), rows, "a run with nothing to do added rows");
+}
+
+/// Goal: a kill of everything loses and doubles nothing. Method: SIGKILL to supervisor, daemon and workers.
+#[test]
+fn killed_with_its_workers_and_resumed() {
+    killed_and_resumed(Running::kill_all);
+}
+
+/// Goal: the same where only the daemon dies; its supervisor ends the workers. Method: SIGKILL to the daemon.
+#[test]
+fn killed_daemon_and_resumed() {
+    killed_and_resumed(|batch| {
+        send(batch.daemon_pid(), Signal::KILL);
+        assert!(!batch.wait().success());
+    });
+}
+
+/// Goal: the same where only the supervisor dies; the daemon sees it and ends. Method: SIGKILL to it.
+#[test]
+fn killed_supervisor_and_resumed() {
+    killed_and_resumed(|batch| {
+        let daemon = batch.daemon_pid();
+        batch.signal(Signal::KILL);
+        batch.wait();
+        crate::harness::wait_until(
+            "the daemon ends with its supervisor",
+            crate::harness::PATIENCE,
+            || batch.log(),
+            || !alive(daemon),
+        );
+    });
+}
+
+const HANG: &str = r#"
+workers = 2
+[routes.hang]
+glob = "*.txt"
+command = ["sh", "hang.sh"]
+stdout = "json"
+"#;
+
+/// Three kinds of process: the worker, its child, and one in a session of its own.
+const HANG_SH: &str = r#"
+[ -e go ] && { echo '{"n":1}'; exit 0; }
+sleep 600 &
+setsid sleep 601 &
+echo up >> up.txt
+wait
+"#;
+
+fn hanging() -> (Spool, Running) {
+    let spool = Spool::new(HANG);
+    spool.write("hang.sh", HANG_SH);
+    spool.drop_file("1.txt", "1");
+    spool.drop_file("2.txt", "2");
+    let daemon = spool.daemon();
+    spool.wait_until("two workers hang", || {
+        std::fs::read_to_string(spool.path("up.txt")).unwrap_or_default().lines().count() == 2
+    });
+    spool.wait_until("their children too", || {
+        spool.processes().iter().filter(|p| p.contains("sleep 60")).count() == 4
+    });
+    (spool, daemon)
+}
+
+fn finishes_after(spool: &Spool) {
+    spool.write("go", "");
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.names("done"), ["1.txt", "2.txt"], "{}", spool.report());
+    assert_eq!(spool.csv("hang").rows.len(), 2);
+    assert_eq!(spool.processes(), Vec::<String>::new());
+}
+
+/// Goal: no worker, nor what it started, outlives a killed daemon. Method: children in and out of the group.
+#[test]
+fn no_worker_outlives_a_killed_daemon() {
+    let (spool, mut daemon) = hanging();
+    send(daemon.daemon_pid(), Signal::KILL);
+    assert!(!daemon.wait().success());
+    spool.wait_until("all workers are gone", || spool.processes().is_empty());
+    finishes_after(&spool);
+}
+
+/// Goal: the same for a killed supervisor. Method: as above.
+#[test]
+fn no_worker_outlives_a_killed_supervisor() {
+    let (spool, mut daemon) = hanging();
+    daemon.signal(Signal::KILL);
+    daemon.wait();
+    spool.wait_until("daemon and workers are gone", || spool.processes().is_empty());
+    finishes_after(&spool);
+}
+
+/// Goal: what both kills left behind is ended before its file is run again.
+/// Method: SIGKILL to supervisor and daemon at once; the next start leaves none of the old processes.
+#[test]
+fn old_workers_are_gone_before_a_restart_claims() {
+    let (spool, daemon) = hanging();
+    let (supervisor, child) = (daemon.supervisor_pid(), daemon.daemon_pid());
+    send(supervisor, Signal::STOP);
+    send(child, Signal::STOP);
+    send(child, Signal::KILL);
+    send(supervisor, Signal::KILL);
+    drop(daemon);
+    finishes_after(&spool);
+}
+
+/// Goal: TERM lets running jobs end, runs no further one, and ends with 0.
+/// Method: two workers that end when told; a third file waits.
+#[test]
+fn a_drain_finishes_what_runs() {
+    let spool = Spool::new(&SLOW.replace("slow.sh\"]", "slow.sh\", \"{name}\"]"));
+    spool.write(
+        "slow.sh",
+        "echo \"$1\" >> up.txt; until [ -e go ]; do sleep 0.02; done; echo '{\"n\":1}'\n",
+    );
+    for name in ["1.txt", "2.txt", "3.txt"] {
+        spool.drop_file(name, name);
+    }
+    let mut daemon = spool.start_on_terminal(&["run"]);
+    let begun = || std::fs::read_to_string(spool.path("up.txt")).unwrap_or_default();
+    spool.wait_until("two run", || begun().lines().count() == 2);
+    daemon.signal(Signal::TERM);
+    spool.wait_until("the drain is announced", || daemon.log().contains("drain"));
+    spool.write("go", "");
+    assert_eq!(daemon.wait().code(), Some(0), "{}", spool.report());
+    assert_eq!(begun().lines().count(), 2, "a drain began a further job");
+    assert_eq!(spool.names("done").len(), 2);
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.names("done").len(), 3);
+    assert_eq!(spool.csv("slow").rows.len(), 3);
+}
+
+/// Goal: a crashing file costs its own attempts and nobody else's.
+/// Method: ten files, one of which ends its interpreter; one crash is forgiven.
+#[test]
+fn a_crasher_hurts_only_itself() {
+    let spool = counting(&COUNT.replace("fail = 0, crash = 0", "fail = 0, crash = 1"));
+    spool.write(
+        "count.py",
+        &COUNT_PY.replace(
+            "    with open(path)",
+            "    if 'bad' in path: os._exit(139)\n    with open(path)",
+        ),
+    );
+    for i in 0..9 {
+        spool.drop_file(format!("{i}.json"), format!("{{\"produce\":{{\"n\":{{\"a\":{i}}}}}}}"));
+    }
+    spool.drop_file("bad.json", "{}");
+    spool.run(&["batch"]).code(3);
+    let expected: BTreeSet<Vec<u8>> = (0..9).map(|i| i.to_string().into_bytes()).collect();
+    assert_eq!(each_once(&spool.csv("count").cells("n"), &expected), Ok(()), "{}", spool.report());
+    assert_eq!(spool.names("done").len(), 9);
+    assert_eq!(spool.errors(), ["bad.json"]);
+    assert_eq!(spool.reason("bad.json"), "exit 139");
+    assert_eq!(spool.why("bad.json")["attempts"], 2);
+    let runs = std::fs::read_to_string(spool.path("runs.txt")).unwrap();
+    assert_eq!(runs.lines().filter(|name| *name == "bad.json").count(), 2);
+    assert_eq!(runs.lines().count(), 11);
+}
+
+/// Goal: a worker killed by someone else is run once more, and its row stands once.
+/// Method: SIGKILL to the worker of the first attempt; the second one ends by itself.
+#[test]
+fn a_killed_worker_is_tried_again() {
+    let spool = Spool::new(SLOW);
+    spool.write(
+        "slow.sh",
+        "echo up >> up.txt; [ $INBOXD_ATTEMPT = 1 ] && exec sleep 600; echo '{\"n\":1}'\n",
+    );
+    spool.drop_file("1.txt", "1");
+    let daemon = spool.daemon();
+    spool.wait_until("the worker hangs", || {
+        spool.processes().iter().any(|p| p.contains("sleep 600"))
+    });
+    let workers = daemon.workers();
+    assert_eq!(workers.len(), 1, "{workers:?}\n{}", spool.report());
+    send(workers[0], Signal::KILL);
+    spool.wait_until("the second attempt is done", || spool.names("done") == ["1.txt"]);
+    assert_eq!(daemon.end().code(), Some(0));
+    assert_eq!(spool.csv("slow").column("_file"), ["1.txt"]);
+    let begun = std::fs::read_to_string(spool.path("up.txt")).unwrap();
+    assert_eq!(begun.lines().count(), 2);
+}
+
+/// Goal: the daemon lives on after a worker's crash. Method: a crash, then a good file, the same process.
+#[test]
+fn the_daemon_outlives_a_crasher() {
+    let spool = counting(COUNT);
+    spool.write(
+        "count.py",
+        &COUNT_PY.replace(
+            "    with open(path)",
+            "    if 'bad' in path: os._exit(139)\n    with open(path)",
+        ),
+    );
+    let daemon = spool.daemon();
+    let pid = daemon.daemon_pid();
+    spool.drop_file("bad.json", "{}");
+    spool.wait_until("the crasher is in error/", || spool.errors() == ["bad.json"]);
+    spool.drop_file("good.json", SAMPLES[0]);
+    spool.wait_until("the good one is in done/", || spool.names("done") == ["good.json"]);
+    assert_eq!(daemon.daemon_pid(), pid);
+    assert_eq!(daemon.end().code(), Some(0));
+    assert_eq!(spool.csv("count").sorted(), ["60,58,14"]);
+}
+
+/// Goal: a failed file keeps its reason and its bytes, is not run by a restart, and is done once repaired.
+/// Method: a truncated file; restart; repair in place; retry.
+#[test]
+fn a_failure_waits_for_its_repair() {
+    let spool = counting(COUNT);
+    spool.drop_file("truncated.json", "{\"produce\": \n");
+    spool.run(&["batch"]).code(3);
+    let reason = spool.reason("truncated.json");
+    let expected = "JSONDecodeError: Expecting value: line 2 column 1 (char 13)";
+    assert!(reason.ends_with(expected), "{reason}");
+    assert_eq!(spool.files("error")[&b"truncated.json"[..]], b"{\"produce\": \n");
+    let why = spool.why("truncated.json");
+    assert_eq!((&why["rel"], &why["route"]), (&"truncated.json".into(), &"count".into()), "{why}");
+    assert_eq!((&why["attempts"], &why["exit"]), (&1.into(), &1.into()), "{why}");
+
+    let runs = || std::fs::read_to_string(spool.path("runs.txt")).unwrap().lines().count();
+    spool.run(&["batch"]).ok();
+    assert_eq!(runs(), 1, "a restart ran a failed file");
+
+    std::fs::write(spool.path("error/truncated.json"), SAMPLES[0]).unwrap();
+    spool.run(&["retry", "truncated.json"]).ok();
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.names("done"), ["truncated.json"], "{}", spool.report());
+    assert_eq!(spool.errors(), Vec::<String>::new());
+    assert_eq!(spool.csv("count").sorted(), ["60,58,14"]);
+    assert_eq!(runs(), 2);
+}

@@ -1,0 +1,33 @@
+//! The real binary, seen from outside: one test program, because linking is what takes long.
+//!
+//! Must not know: the library. What a user cannot see is tested where it is written.
+
+// cfg(test) tells the lints that the helpers here may unwrap as tests may.
+/// What a history must satisfy, each with a broken history that it must refuse.
+#[cfg(test)]
+mod checks;
+/// Temporary spools, children and waiting.
+#[cfg(test)]
+mod harness;
+
+/// `batch`: sources, repeats, exit codes.
+#[cfg(test)]
+mod batch;
+/// Every command, once, and its messages.
+#[cfg(test)]
+mod cli;
+/// Kill, crash, restart, retry, drain.
+#[cfg(test)]
+mod lifecycle;
+/// Any name a file can have.
+#[cfg(test)]
+mod names;
+/// The commands that the documents show.
+#[cfg(test)]
+mod readme;
+/// What a worker prints, and the rows it becomes.
+#[cfg(test)]
+mod results;
+/// What the first ten minutes look like on the screen.
+#[cfg(test)]
+mod transcripts;
