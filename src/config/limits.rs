@@ -19,6 +19,40 @@ pub const RETRIES: Spent = Spent { fail: 0, timeout: 0, oom: 0, crash: 1, lost: 
 /// Waits before the further attempts of *try again*.
 pub const TRY_AGAIN_AFTER: [Duration; 3] =
     [Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(300)];
+/// Workers at once: each has a thread of the daemon. What the settings file counts is an `i64`.
+pub const MOST_WORKERS: i64 = 1024;
+/// The longest time that the settings take, except for [`LONGEST_WAIT`].
+pub const LONGEST_TIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The longest that a file may wait by the settings before it is looked at again.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+/// The shortest time-out; none is not offered.
+pub const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
+/// The shortest time between two scans: each lists the tree.
+pub const SHORTEST_RESCAN: Duration = Duration::from_millis(100);
+/// Further attempts in one budget.
+pub const MOST_RETRIES: i64 = 1000;
+/// Waits listed in `try_again_after`.
+pub const MOST_WAITS: usize = 16;
+/// `priority` lies between minus this and this.
+pub const HIGHEST_PRIORITY: i64 = 1000;
+/// Failures in a row that may be asked for before a route pauses.
+pub const MOST_FAILURES: i64 = 1_000_000;
+/// The largest size or count of rows that the settings take: what no disk of one machine holds.
+pub const LARGEST: u64 = 1 << 50;
+/// The smallest CSV segment, in bytes.
+pub const SMALLEST_SEGMENT: u64 = 1 << 10;
+/// The most of [`MAX_OUTPUT`], in bytes: it is held in memory, by every worker at once.
+pub const LARGEST_OUTPUT: u64 = 1 << 30;
+/// Address space below which no program starts, in bytes.
+pub const SMALLEST_MEMORY: u64 = 1 << 20;
+/// Open files below which no program starts.
+pub const FEWEST_OPEN_FILES: i64 = 8;
+/// The kernel's own bound on the open files of a process (`fs.nr_open`).
+pub const MOST_OPEN_FILES: i64 = 1 << 20;
+/// Characters of a route's name: `NAME.<UTC time>.<n>.csv` and folders named after it must fit 255.
+pub const ROUTE_NAME: usize = 64;
+/// A settings file larger than this is a mistake, in bytes.
+pub const SETTINGS_FILE: u64 = 1 << 20;
 /// Rows of a CSV segment: a spreadsheet ends at 1,048,576.
 pub const SEGMENT_ROWS: u64 = 1_000_000;
 /// Bytes of a CSV segment.

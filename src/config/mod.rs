@@ -4,10 +4,32 @@
 //! `routes.d/*.toml`, and either gives [`Settings`] in which nothing needs checking again, or a
 //! [`ConfigError`] with file, line and column. Defaults live in [`limits`], nowhere else.
 
-pub mod limits;
+//!
+//! - [`load`]: the files of a spool, read and checked.
+//! - [`settings_table`]: every setting with default, limit and meaning; decoding goes by it.
+//! - [`matching`]: which route takes a name, and which names are no input.
+//! - [`template`]: the placeholders in a `command`.
+//! - [`suggest`]: the nearest known name, for "did you mean".
+//! - [`initial`]: the `inboxd.toml` that `inboxd init` writes.
 
-use std::path::PathBuf;
+pub mod initial;
+pub mod limits;
+mod locate;
+pub mod matching;
+mod parse;
+mod setting;
+pub mod suggest;
+pub mod template;
+mod value;
+
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use matching::{GlobError, RouteTable};
+pub use parse::{Loaded, load};
+pub use setting::{Place, SettingDoc, settings_table};
+pub use value::Limit;
 
 use crate::core::verdict::Spent;
 
@@ -34,12 +56,30 @@ pub struct Settings {
     pub routes: Vec<Route>,
 }
 
+impl Default for Settings {
+    /// What holds where `inboxd.toml` is silent.
+    fn default() -> Self {
+        Self {
+            workers: std::thread::available_parallelism().map_or(1, NonZero::get),
+            drain_timeout: limits::DRAIN_TIMEOUT,
+            rescan: limits::RESCAN,
+            quiet_for: None,
+            min_free_disk: limits::MIN_FREE_DISK,
+            allow_root: false,
+            prune: false,
+            ignore: Vec::new(),
+            routes: Vec::new(),
+        }
+    }
+}
+
 /// One route: which files, which worker, and how its results are kept.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// `[a-z0-9_-]+`, not `errors`.
     pub name: String,
-    /// Where it was read, for messages: `inboxd.toml:9`.
+    /// The line of its `command`, below the spool, for messages: `inboxd.toml:9`. That is where a
+    /// person goes whose route cannot run.
     pub origin: String,
     /// Globs on the relative path; empty takes every file.
     pub glob: Vec<String>,
@@ -89,6 +129,39 @@ pub struct Route {
     pub pause_after_failures: Option<u32>,
 }
 
+impl Route {
+    /// A route for which nothing but the command is said.
+    pub fn new(name: impl Into<String>, argv: Vec<String>) -> Self {
+        Self {
+            name: name.into(),
+            origin: String::new(),
+            glob: Vec::new(),
+            worker: Worker::Command { argv },
+            stdout: StdoutFormat::Text,
+            require_output: false,
+            stdin: false,
+            timeout: limits::TIMEOUT,
+            grace: limits::GRACE,
+            retries: limits::RETRIES,
+            try_again_after: limits::TRY_AGAIN_AFTER.to_vec(),
+            max_workers: None,
+            priority: 0,
+            trace_columns: true,
+            columns: None,
+            output: false,
+            env: Vec::new(),
+            pass_env: Vec::new(),
+            segment_rows: limits::SEGMENT_ROWS,
+            segment_bytes: limits::SEGMENT_BYTES,
+            max_output: limits::MAX_OUTPUT,
+            max_memory: None,
+            max_file_size: None,
+            max_open_files: None,
+            pause_after_failures: None,
+        }
+    }
+}
+
 /// What runs for a route.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Worker {
@@ -118,6 +191,12 @@ pub enum StdoutFormat {
 /// The settings cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
+    /// The folder is no spool: it has no settings.
+    #[error("{} is not there; `inboxd init` makes a spool", path.display())]
+    Missing {
+        /// Which file.
+        path: PathBuf,
+    },
     /// A file cannot be read.
     #[error("cannot read {}: {source}", path.display(), source = reason)]
     Read {
@@ -138,4 +217,13 @@ pub enum ConfigError {
         /// What is wrong and what to do.
         message: String,
     },
+}
+
+impl ConfigError {
+    /// The file that it is about.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Missing { path } | Self::Read { path, .. } | Self::Invalid { path, .. } => path,
+        }
+    }
 }

@@ -1,0 +1,316 @@
+//! Which route takes a name, and which names below `incoming/` are no input.
+//!
+//! Must not know: the disk. Names are bytes; a glob's `?` is one byte.
+//!
+//! How a glob is read, for routes and for `ignore`, which is what `.gitignore` has taught people:
+//! - without a slash it is matched with the last component, at any depth: `*.json`, `report-?.csv`;
+//! - with one it is matched with the whole path below `incoming/`: `siteA/*.json`, `siteA/**`;
+//! - `**/` is any number of folders, also none; `*` and `?` do not match a slash;
+//! - a slash at the start only says "the whole path" (`/*.json`: not in folders), one at the end
+//!   "everything below" (`siteA/`);
+//! - upper and lower case differ; `*` matches a leading dot, but hidden names never get here.
+//!
+//! Invariants
+//! - Every glob is anchored at both ends: `*.mkv` does not take `f.mkv.part`.
+//! - A name is ignored if its path *or any folder on it* is: what is in `.stversions/` is no input.
+
+use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
+
+use super::Settings;
+use crate::core::RelPath;
+
+/// Names that programs give to files that are not whole, or that no person dropped.
+///
+/// `.*` covers rsync's `.NAME.XXXXXX` and `.~tmp~/`, SFTPGo, `ProFTPD`, NFS, vim, Syncthing, locks of
+/// `LibreOffice`, `._*` and `.DS_Store`; `*.tmp` the `~syncthing~NAME.tmp` and `luXXXX.tmp`; `*.part`
+/// Nextcloud's `*.ocTransferId*.part`.
+const IGNORED: [&str; 10] = [
+    ".*",
+    "*~",
+    "*.tmp",
+    "*.part",
+    "*.filepart",
+    "*.crdownload",
+    "__MACOSX",
+    "@eaDir",
+    "Thumbs.db",
+    "desktop.ini",
+];
+
+/// The globs of all settings, compiled.
+#[derive(Clone, Debug)]
+pub struct RouteTable {
+    /// One a route, in the order of the settings; `None` takes every file.
+    routes: Vec<Option<GlobSet>>,
+    ignored: GlobSet,
+    /// As they were written, by their index in `ignored`.
+    ignored_patterns: Vec<String>,
+}
+
+/// A glob cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("bad glob {glob:?}: {reason}")]
+pub struct GlobError {
+    /// As it was written.
+    pub glob: String,
+    /// What is wrong, and what to do.
+    pub reason: String,
+}
+
+impl RouteTable {
+    /// Compiles the globs. It does not fail on settings that were loaded, which were tried so.
+    pub fn new(settings: &Settings) -> Result<Self, GlobError> {
+        let routes = settings
+            .routes
+            .iter()
+            .map(|route| match route.glob.as_slice() {
+                [] => Ok(None),
+                globs => compile(globs).map(Some),
+            })
+            .collect::<Result<_, _>>()?;
+        let ignored_patterns: Vec<String> = IGNORED
+            .iter()
+            .map(ToString::to_string)
+            .chain(settings.ignore.iter().cloned())
+            .collect();
+        Ok(Self { routes, ignored: compile(&ignored_patterns)?, ignored_patterns })
+    }
+
+    /// The index in [`Settings::routes`] of the first route that takes the name.
+    pub fn find(&self, rel: &RelPath) -> Option<usize> {
+        let candidate = Candidate::from_bytes(rel.as_bytes());
+        self.routes
+            .iter()
+            .position(|globs| globs.as_ref().is_none_or(|g| g.is_match_candidate(&candidate)))
+    }
+
+    /// The pattern for which the name is not input, as it was written; shipped ones come first.
+    ///
+    /// It may be asked for a folder as well, so that a scan need not enter it.
+    pub fn ignored(&self, rel: &RelPath) -> Option<&str> {
+        let bytes = rel.as_bytes();
+        let ends = bytes.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
+        for end in ends.chain([bytes.len()]) {
+            let candidate = Candidate::from_bytes(bytes.get(..end).unwrap_or(bytes));
+            // The common case costs no list of matches.
+            if self.ignored.is_match_candidate(&candidate) {
+                let first = self.ignored.matches_candidate(&candidate).into_iter().min();
+                return first
+                    .and_then(|index| self.ignored_patterns.get(index))
+                    .map(String::as_str);
+            }
+        }
+        None
+    }
+}
+
+/// Tries globs, as [`RouteTable::new`] will compile them.
+pub(super) fn check<G: AsRef<str>>(globs: &[G]) -> Result<(), GlobError> {
+    compile(globs).map(drop)
+}
+
+fn compile<G: AsRef<str>>(globs: &[G]) -> Result<GlobSet, GlobError> {
+    let mut set = GlobSetBuilder::new();
+    for glob in globs {
+        let glob = glob.as_ref();
+        let bad = |reason: String| GlobError { glob: glob.to_owned(), reason };
+        let anchored = anchor(glob).map_err(|reason| bad(reason.to_owned()))?;
+        let built = GlobBuilder::new(&anchored)
+            .literal_separator(true)
+            .backslash_escape(true)
+            .case_insensitive(false)
+            .empty_alternates(true)
+            .build()
+            .map_err(|e| bad(format!("{}; `\\` makes the next character plain", e.kind())))?;
+        set.add(built);
+    }
+    set.build().map_err(|e| GlobError {
+        glob: globs.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" "),
+        reason: format!("{}; use fewer or shorter globs", e.kind()),
+    })
+}
+
+/// The glob on the whole path that says what a person means by `glob`.
+fn anchor(glob: &str) -> Result<String, &'static str> {
+    let (body, below) = match glob.strip_suffix('/') {
+        Some(body) => (body, "/**"),
+        None => (glob, ""),
+    };
+    let (body, any_depth) = match body.strip_prefix('/') {
+        Some(body) => (body, ""),
+        None if body.contains('/') => (body, ""),
+        None => (body, "**/"),
+    };
+    if body.is_empty() {
+        return Err("it is empty; `**` is every file");
+    }
+    if body.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err("it never matches; write the path below incoming/, without `.`, `..` or `//`");
+    }
+    Ok(format!("{any_depth}{body}{below}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Route;
+    use proptest::prelude::*;
+
+    fn table(globs: &[&[&str]], ignore: &[&str]) -> RouteTable {
+        let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let routes = globs
+            .iter()
+            .map(|list| Route { glob: owned(list), ..Route::new("r", vec!["true".to_owned()]) })
+            .collect();
+        RouteTable::new(&Settings { routes, ignore: owned(ignore), ..Settings::default() }).unwrap()
+    }
+
+    fn rel(bytes: impl Into<Vec<u8>>) -> RelPath {
+        RelPath::new(bytes).unwrap()
+    }
+
+    /// Goal: a glob takes what the header promises. Method: glob, names it takes, names it does not.
+    #[test]
+    fn globs_take_what_people_expect() {
+        let cases: [(&str, &[&str], &[&str]); 14] = [
+            ("*.json", &["x.json", "a/b/x.json", ".json"], &["x.JSON", "x.json.gz", "x.json/y"]),
+            ("**/*.json", &["x.json", "a/x.json", "a/b/x.json"], &["x.jsonl"]),
+            ("/*.json", &["x.json"], &["a/x.json"]),
+            ("a/*.json", &["a/x.json"], &["x.json", "a/b/x.json", "b/a/x.json"]),
+            ("a/**", &["a/x", "a/b/x"], &["a", "b/a/x"]),
+            ("a/", &["a/x", "b/a/x"], &["a", "x"]),
+            ("/a/", &["a/x"], &["b/a/x", "a"]),
+            ("**", &["x", "a/b"], &[]),
+            ("*", &["x", "a/b", "x\ny"], &[]),
+            ("*.{a,b}", &["x.a", "x.b"], &["x.c"]),
+            ("[0-9]?.x", &["12.x", "1a.x"], &["1.x", "a1.x"]),
+            (r"a\*b", &["a*b"], &["axb"]),
+            ("f.mkv", &["f.mkv"], &["f.mkv.part", "xf.mkv"]),
+            ("a/**/b", &["a/b", "a/x/y/b"], &["b", "a/b/c"]),
+        ];
+        for (glob, takes, leaves) in cases {
+            let table = table(&[&[glob]], &[]);
+            for name in takes {
+                assert_eq!(table.find(&rel(*name)), Some(0), "{glob} must take {name:?}");
+            }
+            for name in leaves {
+                assert_eq!(table.find(&rel(*name)), None, "{glob} must leave {name:?}");
+            }
+        }
+    }
+
+    /// Goal: the first route that takes a name has it; no glob is every name; a list is any of it.
+    /// Method: three routes that overlap.
+    #[test]
+    fn first_route_wins() {
+        let table = table(&[&["*.a", "b/*"], &["*.a"], &[]], &[]);
+        assert_eq!(table.find(&rel("x.a")), Some(0));
+        assert_eq!(table.find(&rel("b/x")), Some(0));
+        assert_eq!(table.find(&rel("c/x")), Some(2));
+    }
+
+    /// Goal: names match by bytes. Method: not UTF-8, a newline, a byte that is no letter.
+    #[test]
+    fn odd_names_match() {
+        let table = table(&[&["*.json"], &["?"]], &[]);
+        assert_eq!(table.find(&rel(b"\xff\xfe.json".to_vec())), Some(0));
+        assert_eq!(table.find(&rel("new\nline.json")), Some(0));
+        assert_eq!(table.find(&rel(b"d\xff/\xfe".to_vec())), Some(1));
+    }
+
+    /// Goal: nothing that a program left half done is claimed, whole files are.
+    /// Method: the names of the programs we know, and names that only look like them.
+    #[test]
+    fn temporary_names_are_ignored() {
+        let table = table(&[&[]], &[]);
+        for (name, pattern) in [
+            (".x.json.Ab3dE6", ".*"),
+            (".~tmp~/x.json", ".*"),
+            ("a/.hidden/x.json", ".*"),
+            (".sftpgo-upload.abc.x", ".*"),
+            (".in.x.", ".*"),
+            (".nfs0000001", ".*"),
+            (".stfolder/x", ".*"),
+            (".syncthing.x.tmp", ".*"),
+            ("~syncthing~x.tmp", "*.tmp"),
+            ("lu1234.tmp", "*.tmp"),
+            ("x~", "*~"),
+            ("x.filepart", "*.filepart"),
+            ("x.ocTransferId123.part", "*.part"),
+            ("f.mkv.part", "*.part"),
+            ("a/b.crdownload", "*.crdownload"),
+            ("__MACOSX/x", "__MACOSX"),
+            ("a/@eaDir/x", "@eaDir"),
+            ("Thumbs.db", "Thumbs.db"),
+            ("a/desktop.ini", "desktop.ini"),
+        ] {
+            assert_eq!(table.ignored(&rel(name)), Some(pattern), "{name}");
+        }
+        for name in ["x.json", "a.b/c.tmp.json", "part", "x.parts", "~x", "a~b", "tmp", "THUMBS.DB"] {
+            assert_eq!(table.ignored(&rel(name)), None, "{name}");
+        }
+        assert_eq!(table.ignored(&rel(b"a/.\xff\n/x".to_vec())), Some(".*"));
+    }
+
+    /// Goal: `ignore` adds to the list, for files and folders. Method: each form of a glob.
+    #[test]
+    fn further_names_are_ignored() {
+        let table = table(&[], &["*.bak", "/top", "a/old", "junk/"]);
+        for (name, pattern) in [
+            ("x.bak", "*.bak"),
+            ("d.bak/x", "*.bak"),
+            ("top/x", "/top"),
+            ("a/old/x/y", "a/old"),
+            ("b/junk/x", "junk/"),
+            ("x.tmp", "*.tmp"),
+        ] {
+            assert_eq!(table.ignored(&rel(name)), Some(pattern), "{name}");
+        }
+        for name in ["a/top", "old/x", "b/a/old", "x.bak2", "junk"] {
+            assert_eq!(table.ignored(&rel(name)), None, "{name}");
+        }
+    }
+
+    /// Goal: a glob that cannot work is refused with its remedy. Method: each kind.
+    #[test]
+    fn bad_globs_are_refused() {
+        for (glob, message) in [
+            ("", "bad glob \"\": it is empty; `**` is every file"),
+            ("/", "bad glob \"/\": it is empty; `**` is every file"),
+            ("[a", "bad glob \"[a\": unclosed character class; missing ']'; `\\` makes the next character plain"),
+            ("./a", "bad glob \"./a\": it never matches; write the path below incoming/, without `.`, `..` or `//`"),
+        ] {
+            assert_eq!(check(&[glob]).unwrap_err().to_string(), message);
+        }
+        for glob in ["a//b", "../a", "a/../b", "//a", "{a", "a}", "\\"] {
+            assert!(check(&[glob]).is_err(), "{glob:?} was accepted");
+        }
+    }
+
+    proptest! {
+        /// Goal: no glob panics, and what is accepted compiles with the others.
+        /// Method: random globs of the characters that mean something, random names.
+        #[test]
+        fn any_glob_is_refused_or_works(
+            glob in r"[a*?/.\[\]{},!^\\-]{0,12}",
+            name in proptest::collection::vec(1u8..=255, 1..8),
+        ) {
+            if check(&[glob.as_str()]).is_ok() {
+                let table = table(&[&[glob.as_str()]], &[glob.as_str()]);
+                if let Some(rel) = RelPath::new(name) {
+                    table.find(&rel);
+                    table.ignored(&rel);
+                }
+            }
+        }
+
+        /// Goal: a name written plainly is matched by itself at any depth. Method: random words.
+        #[test]
+        fn a_plain_name_matches_itself(name in "[a-z0-9.]{1,8}", dirs in "([a-z]{1,3}/){0,3}") {
+            prop_assume!(name != "." && name != "..");
+            let table = table(&[&[&name]], &[]);
+            prop_assert_eq!(table.find(&rel(format!("{dirs}{name}"))), Some(0));
+            prop_assert_eq!(table.find(&rel(format!("{dirs}{name}x"))), None);
+        }
+    }
+}

@@ -1,0 +1,624 @@
+//! The list of settings: name, default, limit, meaning, and how each is taken over.
+//!
+//! Must not know: files and lines. What is wrong in one value is said here, what is wrong between
+//! two of them in `parse`.
+//!
+//! Invariants
+//! - It is the only list: decoding goes by it, so a setting that is not in it does not exist. Unknown
+//!   keys are compared with it, and so is the table of the README.
+//! - A default is written here as the file would have it; a test compares it with [`limits`].
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::template::{self, Part};
+use super::value::{Checked, Limit, Problem, Value};
+use super::{Route, Settings, StdoutFormat, Worker, limits, matching, suggest};
+use crate::core::verdict::Spent;
+
+/// Every setting, those of the spool first.
+pub fn settings_table() -> &'static [SettingDoc] {
+    TABLE
+}
+
+/// One setting, for the documentation.
+#[derive(Clone, Copy, Debug)]
+pub struct SettingDoc {
+    /// The key.
+    pub name: &'static str,
+    /// As the file would have it; in words, without quotes, where there is no value to write.
+    pub default: &'static str,
+    /// What it takes.
+    pub limit: Limit,
+    /// What it does, as one phrase.
+    pub meaning: &'static str,
+    pub(super) set: Set,
+}
+
+/// Where a setting stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At the top of `inboxd.toml`.
+    Top,
+    /// In `[routes.NAME]`, or in `routes.d/NAME.toml`.
+    Route,
+}
+
+/// How a value is taken over.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Set {
+    Top(fn(&mut Settings, &Value<'_>) -> Checked<()>),
+    /// The table of routes itself.
+    Routes,
+    Route(fn(&mut Route, &Value<'_>) -> Checked<()>),
+}
+
+impl SettingDoc {
+    /// Where it stands.
+    pub fn place(&self) -> Place {
+        match self.set {
+            Set::Top(_) | Set::Routes => Place::Top,
+            Set::Route(_) => Place::Route,
+        }
+    }
+}
+
+/// The setting of that name, if there is one.
+pub(super) fn find(place: Place, name: &str) -> Option<&'static SettingDoc> {
+    TABLE.iter().find(|doc| doc.place() == place && doc.name == name)
+}
+
+/// The names of the settings of a place.
+pub(super) fn names(place: Place) -> impl Iterator<Item = &'static str> {
+    TABLE.iter().filter(move |doc| doc.place() == place).map(|doc| doc.name)
+}
+
+const fn top(
+    name: &'static str,
+    default: &'static str,
+    limit: Limit,
+    meaning: &'static str,
+    set: fn(&mut Settings, &Value<'_>) -> Checked<()>,
+) -> SettingDoc {
+    SettingDoc { name, default, limit, meaning, set: Set::Top(set) }
+}
+
+const fn route(
+    name: &'static str,
+    default: &'static str,
+    limit: Limit,
+    meaning: &'static str,
+    set: fn(&mut Route, &Value<'_>) -> Checked<()>,
+) -> SettingDoc {
+    SettingDoc { name, default, limit, meaning, set: Set::Route(set) }
+}
+
+const fn count(least: i64, most: i64) -> Limit {
+    Limit::Count { least, most }
+}
+
+const fn time(least: Duration, most: Duration) -> Limit {
+    Limit::Time { least, most }
+}
+
+const fn size(least: u64) -> Limit {
+    Limit::Size { least, most: limits::LARGEST }
+}
+
+const BOOLEAN: Limit = Limit::Words("true or false");
+const GLOBS: Limit = Limit::Words("a glob, or a list of them");
+const VARIABLES: Limit = Limit::Words("a list of names, such as [\"CUDA_VISIBLE_DEVICES\"]");
+
+static TABLE: &[SettingDoc] = &[
+    top(
+        "workers",
+        "CPU cores",
+        count(1, limits::MOST_WORKERS),
+        "how many workers run at once, over all routes",
+        |s, v| v.count().map(|n| s.workers = n),
+    ),
+    top(
+        "drain_timeout",
+        "\"30s\"",
+        time(Duration::ZERO, limits::LONGEST_TIME),
+        "how long running jobs may go on after TERM or INT",
+        |s, v| v.time().map(|t| s.drain_timeout = t),
+    ),
+    top(
+        "rescan",
+        "\"60s\"",
+        time(limits::SHORTEST_RESCAN, limits::LONGEST_WAIT),
+        "how often incoming/ is listed for what no event told of",
+        |s, v| v.time().map(|t| s.rescan = t),
+    ),
+    top(
+        "quiet_for",
+        "by what is known of the file: 0 to 10 s",
+        time(Duration::ZERO, limits::LONGEST_WAIT),
+        "how long a file must be still to be complete",
+        |s, v| v.time().map(|t| s.quiet_for = Some(t)),
+    ),
+    top(
+        "min_free_disk",
+        "\"1 GiB\"",
+        size(0),
+        "no file is claimed while less is free, nor while less than 2 % is where that is less",
+        |s, v| v.size().map(|n| s.min_free_disk = n),
+    ),
+    top("allow_root", "false", BOOLEAN, "workers may run as root", |s, v| {
+        v.boolean().map(|yes| s.allow_root = yes)
+    }),
+    top("prune", "false", BOOLEAN, "empty folders in incoming/ are removed", |s, v| {
+        v.boolean().map(|yes| s.prune = yes)
+    }),
+    top("ignore", "[]", GLOBS, "names that are no input, beside the usual temporary ones", |s, v| {
+        globs(v).map(|globs| s.ignore = globs)
+    }),
+    SettingDoc {
+        name: "routes",
+        default: "none",
+        limit: Limit::Words("a table for each route, [routes.NAME]"),
+        meaning: "which files go to which worker; the first that takes a file has it",
+        set: Set::Routes,
+    },
+    route("glob", "every file", GLOBS, "which files, by their path below incoming/", |r, v| {
+        let globs = globs(v)?;
+        if globs.is_empty() {
+            return Err(v.problem("`glob` is empty; leave it out to take every file".to_owned()));
+        }
+        r.glob = globs;
+        Ok(())
+    }),
+    route(
+        "command",
+        "none: to be set",
+        Limit::Words("a list of strings, such as [\"python3\", \"count.py\", \"{path}\"]"),
+        "what runs for a file: program and arguments, no shell",
+        |r, v| command(v).map(|argv| r.worker = Worker::Command { argv }),
+    ),
+    route("stdin", "false", BOOLEAN, "the file is the worker's standard input", |r, v| {
+        v.boolean().map(|yes| r.stdin = yes)
+    }),
+    route(
+        "stdout",
+        "\"text\"",
+        Limit::Words("\"json\", \"csv\", \"text\", \"prefixed\" or \"none\""),
+        "how rows are read from what the worker prints",
+        |r, v| v.one_of(&STDOUT).map(|format| r.stdout = format),
+    ),
+    route("require_output", "false", BOOLEAN, "a job without a row has failed", |r, v| {
+        v.boolean().map(|yes| r.require_output = yes)
+    }),
+    route(
+        "timeout",
+        "\"1h\"",
+        time(limits::SHORTEST_TIMEOUT, limits::LONGEST_TIME),
+        "when an attempt is ended",
+        |r, v| v.time().map(|t| r.timeout = t),
+    ),
+    route(
+        "grace",
+        "\"5s\"",
+        time(Duration::ZERO, limits::LONGEST_TIME),
+        "from TERM to KILL when a worker is ended; shorter than `drain_timeout`",
+        |r, v| v.time().map(|t| r.grace = t),
+    ),
+    route(
+        "retries",
+        "{ fail = 0, timeout = 0, oom = 0, crash = 1, lost = 3, try_again = 3 }",
+        count(0, limits::MOST_RETRIES),
+        "further attempts, by how one ended; a number sets all but `lost`",
+        |r, v| retries(v, &mut r.retries),
+    ),
+    route(
+        "try_again_after",
+        "[\"10s\", \"1m\", \"5m\"]",
+        time(Duration::ZERO, limits::LONGEST_TIME),
+        "waits before the further attempts of `try_again`; the last one repeats",
+        |r, v| waits(v).map(|waits| r.try_again_after = waits),
+    ),
+    route(
+        "workers",
+        "no limit of its own",
+        count(1, limits::MOST_WORKERS),
+        "how many of the workers this route may have at once",
+        |r, v| v.count().map(|n| r.max_workers = Some(n)),
+    ),
+    route(
+        "priority",
+        "0",
+        count(-limits::HIGHEST_PRIORITY, limits::HIGHEST_PRIORITY),
+        "of the files that wait, those of a higher one go first",
+        |r, v| v.count().map(|n| r.priority = n),
+    ),
+    route("trace_columns", "true", BOOLEAN, "the last columns are _file and _job", |r, v| {
+        v.boolean().map(|yes| r.trace_columns = yes)
+    }),
+    route(
+        "columns",
+        "as the rows bring them",
+        Limit::Words("a list of names, such as [\"fruits\", \"meat\"]"),
+        "the only columns allowed, in their order",
+        |r, v| columns(v).map(|columns| r.columns = Some(columns)),
+    ),
+    route("output", "false", BOOLEAN, "the worker makes files, in {output}", |r, v| {
+        v.boolean().map(|yes| r.output = yes)
+    }),
+    route(
+        "env",
+        "{}",
+        Limit::Words("a table of strings, such as { MODEL = \"large\" }"),
+        "variables set for the worker",
+        |r, v| environment(v).map(|env| r.env = env),
+    ),
+    route("pass_env", "[]", VARIABLES, "variables passed on from the daemon", |r, v| {
+        let names = v.list()?.iter().map(|name| variable(name.text()?, name)).collect::<Checked<_>>();
+        names.map(|names| r.pass_env = names)
+    }),
+    route(
+        "segment_rows",
+        "1000000",
+        // A cast is what a constant can have; LARGEST is far below the bound of i64.
+        count(1, limits::LARGEST.cast_signed()),
+        "rows after which a CSV is sealed and the next one begun",
+        |r, v| v.count().map(|n| r.segment_rows = n),
+    ),
+    route(
+        "segment_bytes",
+        "\"256 MiB\"",
+        size(limits::SMALLEST_SEGMENT),
+        "bytes after which a CSV is sealed and the next one begun",
+        |r, v| v.size().map(|n| r.segment_bytes = n),
+    ),
+    route(
+        "max_output",
+        "\"16 MiB\"",
+        Limit::Size { least: 1, most: limits::LARGEST_OUTPUT },
+        "what an attempt may print as rows",
+        |r, v| v.size().map(|n| r.max_output = n),
+    ),
+    route(
+        "max_memory",
+        "no limit",
+        size(limits::SMALLEST_MEMORY),
+        "address space of a worker",
+        |r, v| v.size().map(|n| r.max_memory = Some(n)),
+    ),
+    route("max_file_size", "no limit", size(0), "largest file a worker may write", |r, v| {
+        v.size().map(|n| r.max_file_size = Some(n))
+    }),
+    route(
+        "max_open_files",
+        "the daemon's",
+        count(limits::FEWEST_OPEN_FILES, limits::MOST_OPEN_FILES),
+        "open files of a worker",
+        |r, v| v.count().map(|n| r.max_open_files = Some(n)),
+    ),
+    route(
+        "pause_after_failures",
+        "never",
+        count(1, limits::MOST_FAILURES),
+        "the route pauses after so many failed jobs in a row",
+        |r, v| v.count().map(|n| r.pause_after_failures = Some(n)),
+    ),
+];
+
+const STDOUT: [(&str, StdoutFormat); 5] = [
+    ("json", StdoutFormat::Json),
+    ("csv", StdoutFormat::Csv),
+    ("text", StdoutFormat::Text),
+    ("prefixed", StdoutFormat::Prefixed),
+    ("none", StdoutFormat::None),
+];
+
+fn globs(v: &Value<'_>) -> Checked<Vec<String>> {
+    let given = if v.is_text() { vec![*v] } else { v.list()? };
+    let mut globs = Vec::new();
+    for value in given {
+        let glob = value.text()?;
+        matching::check(&[glob]).map_err(|e| value.problem(e.to_string()))?;
+        globs.push(glob.to_owned());
+    }
+    // Each may be small enough and all of them not.
+    matching::check(&globs).map_err(|e| v.problem(e.to_string()))?;
+    Ok(globs)
+}
+
+fn command(v: &Value<'_>) -> Checked<Vec<String>> {
+    if v.is_text() {
+        let words: Vec<&str> = v.text()?.split_whitespace().collect();
+        let words = if words.is_empty() { vec!["sha256sum", "{path}"] } else { words };
+        return Err(v.problem(format!(
+            "`command` must be a list, since no shell takes it apart: write command = {words:?}"
+        )));
+    }
+    let mut argv = Vec::new();
+    for value in v.list()? {
+        let text = value.text()?;
+        let parts = template::parse(text).map_err(|e| value.problem(e.to_string()))?;
+        if text.contains('\0') {
+            return Err(value.problem("no program takes an argument with \\u0000".to_owned()));
+        }
+        // Who may drop a file must not be able to choose what runs.
+        if argv.is_empty() && !matches!(parts.as_slice(), [Part::Literal(_)]) {
+            return Err(value.problem(
+                "the first element is the program and has no placeholder: write its name or path"
+                    .to_owned(),
+            ));
+        }
+        argv.push(text.to_owned());
+    }
+    if argv.is_empty() {
+        return Err(v.problem(format!("`command` is empty; write {}", v.limit)));
+    }
+    Ok(argv)
+}
+
+/// The budgets by their names.
+fn budget<'r>(retries: &'r mut Spent, name: &str) -> Option<&'r mut u32> {
+    match name {
+        "fail" => Some(&mut retries.fail),
+        "timeout" => Some(&mut retries.timeout),
+        "oom" => Some(&mut retries.oom),
+        "crash" => Some(&mut retries.crash),
+        "lost" => Some(&mut retries.lost),
+        "try_again" => Some(&mut retries.try_again),
+        _ => None,
+    }
+}
+
+const BUDGETS: [&str; 6] = ["fail", "timeout", "oom", "crash", "lost", "try_again"];
+
+fn retries(v: &Value<'_>, retries: &mut Spent) -> Checked<()> {
+    if !v.is_table() {
+        let n = v.count()?;
+        // Not `lost`: those attempts ended with the daemon, and nobody knows which job is to blame.
+        *retries = Spent { fail: n, timeout: n, oom: n, crash: n, lost: retries.lost, try_again: n };
+        return Ok(());
+    }
+    for (key, value) in v.table()? {
+        let Some(slot) = budget(retries, value.name) else {
+            let hint = match suggest::nearest(value.name, BUDGETS) {
+                Some(name) => format!("did you mean `{name}`?"),
+                None => format!("there are {}", BUDGETS.join(", ")),
+            };
+            let name = value.name.escape_debug();
+            let message = format!("unknown key `{name}` in `retries`; {hint}");
+            return Err(Problem { span: key.span(), message });
+        };
+        *slot = value.count()?;
+    }
+    Ok(())
+}
+
+fn waits(v: &Value<'_>) -> Checked<Vec<Duration>> {
+    let given = if v.is_text() { vec![*v] } else { v.list()? };
+    if given.is_empty() || given.len() > limits::MOST_WAITS {
+        let most = limits::MOST_WAITS;
+        let message = format!("`{}` lists 1 to {most} times, such as [\"10s\", \"1m\"]", v.name);
+        return Err(v.problem(message));
+    }
+    given.iter().map(Value::time).collect()
+}
+
+fn columns(v: &Value<'_>) -> Checked<Vec<String>> {
+    let mut seen = BTreeSet::new();
+    let mut columns = Vec::new();
+    for value in v.list()? {
+        let name = value.text()?;
+        if name.is_empty() {
+            return Err(value.problem("a column must have a name".to_owned()));
+        }
+        if !seen.insert(name) {
+            let message = format!("column {name:?} is there twice; take one of them out");
+            return Err(value.problem(message));
+        }
+        columns.push(name.to_owned());
+    }
+    if columns.is_empty() {
+        let message = "`columns` is empty; leave it out to take them as the rows bring them";
+        return Err(v.problem(message.to_owned()));
+    }
+    Ok(columns)
+}
+
+fn environment(v: &Value<'_>) -> Checked<Vec<(String, String)>> {
+    let mut env = Vec::new();
+    for (key, value) in v.table()? {
+        let name = variable(key.get_ref(), &value)
+            .map_err(|problem| Problem { span: key.span(), ..problem })?;
+        let Some(text) = value.given.get_ref().as_str() else {
+            return Err(value.problem(format!("variable {name} must be a string, in quotes")));
+        };
+        if text.contains('\0') {
+            return Err(value.problem(format!("variable {name} cannot hold \\u0000")));
+        }
+        env.push((name, text.to_owned()));
+    }
+    Ok(env)
+}
+
+/// Checks the name of an environment variable.
+fn variable(name: &str, value: &Value<'_>) -> Checked<String> {
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return Err(value.problem(format!("{name:?} is no name of a variable; write it without `=`")));
+    }
+    if name.starts_with("INBOXD_") {
+        return Err(value.problem(format!("{name} is set by inboxd; choose another name")));
+    }
+    Ok(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::load;
+    use super::*;
+
+    /// Settings from one line, at the top or in a route.
+    fn with(place: Place, line: &str) -> Settings {
+        let text = match place {
+            Place::Top => line.to_owned(),
+            Place::Route if line.starts_with("command") => format!("[routes.r]\n{line}"),
+            Place::Route => format!("[routes.r]\ncommand = ['true']\n{line}"),
+        };
+        let spool = tempfile::tempdir().unwrap();
+        std::fs::write(spool.path().join("inboxd.toml"), &text).unwrap();
+        load(spool.path()).unwrap_or_else(|errors| panic!("{text}: {errors:?}")).settings
+    }
+
+    /// A value for each setting that is not its default, as the file would have it.
+    const OTHER: &[(Place, &str, &str)] = &[
+        (Place::Top, "workers", "1000"),
+        (Place::Top, "drain_timeout", "'31s'"),
+        (Place::Top, "rescan", "'61s'"),
+        (Place::Top, "quiet_for", "'1s'"),
+        (Place::Top, "min_free_disk", "'2 GiB'"),
+        (Place::Top, "allow_root", "true"),
+        (Place::Top, "prune", "true"),
+        (Place::Top, "ignore", "'*.bak'"),
+        (Place::Top, "routes", "{ r = { command = ['true'] } }"),
+        (Place::Route, "glob", "['a', 'b']"),
+        (Place::Route, "command", "['false']"),
+        (Place::Route, "stdin", "true"),
+        (Place::Route, "stdout", "'csv'"),
+        (Place::Route, "require_output", "true"),
+        (Place::Route, "timeout", "'2h'"),
+        (Place::Route, "grace", "'6s'"),
+        (Place::Route, "retries", "9"),
+        (Place::Route, "try_again_after", "['10s', '1m']"),
+        (Place::Route, "workers", "1"),
+        (Place::Route, "priority", "-1"),
+        (Place::Route, "trace_columns", "false"),
+        (Place::Route, "columns", "['a']"),
+        (Place::Route, "output", "true"),
+        (Place::Route, "env", "{ A = 'b' }"),
+        (Place::Route, "pass_env", "['A']"),
+        (Place::Route, "segment_rows", "2"),
+        (Place::Route, "segment_bytes", "'1 MiB'"),
+        (Place::Route, "max_output", "'1 MiB'"),
+        (Place::Route, "max_memory", "'1 GiB'"),
+        (Place::Route, "max_file_size", "'1 GiB'"),
+        (Place::Route, "max_open_files", "64"),
+        (Place::Route, "pause_after_failures", "5"),
+    ];
+
+    /// Goal: the list is whole: each setting in it is taken over, and none stands in it twice.
+    /// Method: another value for each; the settings must differ from those without the line.
+    #[test]
+    fn every_setting_is_taken_over() {
+        let names = |place| names(place).collect::<Vec<_>>();
+        for place in [Place::Top, Place::Route] {
+            let other = OTHER.iter().filter(|(p, _, _)| *p == place).map(|(_, name, _)| *name);
+            assert_eq!(names(place), other.collect::<Vec<_>>());
+        }
+        for (place, name, value) in OTHER {
+            let changed = with(*place, &format!("{name} = {value}"));
+            assert_ne!(changed, with(*place, ""), "{name} = {value} changes nothing");
+        }
+    }
+
+    /// Goal: every field of the settings can be set by the list.
+    /// Method: all lines at once; no field that has a default may still have it.
+    #[test]
+    fn every_field_has_a_setting() {
+        let lines = |place| {
+            let of = OTHER.iter().filter(move |(p, n, _)| *p == place && *n != "routes");
+            of.map(|(_, n, v)| format!("{n} = {v}\n")).collect::<String>()
+        };
+        let text = format!("{}[routes.r]\n{}", lines(Place::Top), lines(Place::Route));
+        let settings = with(Place::Top, &text);
+        // Taken apart without `..`: a new field does not compile until it is here.
+        let Settings {
+            workers,
+            drain_timeout,
+            rescan,
+            quiet_for,
+            min_free_disk,
+            allow_root,
+            prune,
+            ignore,
+            routes,
+        } = settings;
+        assert_eq!((workers, drain_timeout.as_secs(), rescan.as_secs()), (1000, 31, 61));
+        assert_eq!((quiet_for, min_free_disk), (Some(Duration::from_secs(1)), 2 << 30));
+        assert_eq!((allow_root, prune, ignore), (true, true, vec!["*.bak".to_owned()]));
+        let waits = [10, 60].map(Duration::from_secs).to_vec();
+        let want = Route {
+            name: "r".to_owned(),
+            origin: "inboxd.toml:10".to_owned(),
+            glob: vec!["a".to_owned(), "b".to_owned()],
+            worker: Worker::Command { argv: vec!["false".to_owned()] },
+            stdout: StdoutFormat::Csv,
+            require_output: true,
+            stdin: true,
+            timeout: Duration::from_secs(7200),
+            grace: Duration::from_secs(6),
+            retries: Spent { fail: 9, timeout: 9, oom: 9, crash: 9, lost: 3, try_again: 9 },
+            try_again_after: waits,
+            max_workers: Some(1),
+            priority: -1,
+            trace_columns: false,
+            columns: Some(vec!["a".to_owned()]),
+            output: true,
+            env: vec![("A".to_owned(), "b".to_owned())],
+            pass_env: vec!["A".to_owned()],
+            segment_rows: 2,
+            segment_bytes: 1 << 20,
+            max_output: 1 << 20,
+            max_memory: Some(1 << 30),
+            max_file_size: Some(1 << 30),
+            max_open_files: Some(64),
+            pause_after_failures: Some(5),
+        };
+        assert_eq!(routes, [want]);
+    }
+
+    /// Goal: the defaults that people read are those that hold.
+    /// Method: each default that is a value is set, and changes nothing; the others are words.
+    #[test]
+    fn defaults_are_those_of_limits() {
+        let mut words = Vec::new();
+        for doc in settings_table() {
+            let is_value = doc.default.starts_with(|c: char| c.is_ascii_digit() || "\"[{".contains(c))
+                || ["true", "false"].contains(&doc.default);
+            if is_value {
+                let set = with(doc.place(), &format!("{} = {}", doc.name, doc.default));
+                let mut unset = with(doc.place(), "");
+                // The only default that is a value and moves nothing but a line number is none.
+                assert_eq!(set, unset, "{}", doc.name);
+                unset.routes.clear();
+                assert_eq!(unset, Settings::default());
+            } else {
+                words.push(doc.name);
+            }
+        }
+        assert_eq!(
+            words,
+            [
+                "workers",
+                "quiet_for",
+                "routes",
+                "glob",
+                "command",
+                "workers",
+                "columns",
+                "max_memory",
+                "max_file_size",
+                "max_open_files",
+                "pause_after_failures"
+            ]
+        );
+    }
+
+    /// Goal: the values tested above are not the defaults, and limits that come in pairs fit.
+    /// Method: the inequalities that the comments in `limits` state.
+    #[test]
+    fn paired_limits_fit() {
+        assert!(limits::GRACE < limits::DRAIN_TIMEOUT);
+        // The unit's TimeoutStopSec.
+        assert!(limits::DRAIN_TIMEOUT + limits::GRACE < Duration::from_secs(60));
+        assert!(limits::SEGMENT_ROWS < 1_048_576);
+        assert!(limits::TRY_AGAIN_AFTER.len() <= limits::MOST_WAITS);
+        assert!(BUDGETS.iter().all(|name| budget(&mut Spent::default(), name).is_some()));
+    }
+}
