@@ -26,15 +26,22 @@ mod tests {
     #[test]
     fn places_as_an_editor_counts() {
         let text = "ab\nüc\n";
-        for (offset, place) in
-            [(0, (1, 1)), (2, (1, 3)), (3, (2, 1)), (4, (2, 1)), (5, (2, 2)), (7, (3, 1)), (99, (3, 1))]
-        {
+        for (offset, place) in [
+            (0, (1, 1)),
+            (2, (1, 3)),
+            (3, (2, 1)),
+            (4, (2, 1)),
+            (5, (2, 2)),
+            (7, (3, 1)),
+            (99, (3, 1)),
+        ] {
             assert_eq!(line_and_column(text, offset), place, "offset {offset}");
         }
     }
 
     proptest! {
-        /// Goal: no text and no offset panics, and the place exists. Method: random text, any offset.
+        /// Goal: no text and no offset panics, and the place exists.
+        /// Method: random text, any offset.
         #[test]
         fn every_offset_has_a_place(text in "[aü\n]{0,30}", offset in 0usize..80) {
             let (line, column) = line_and_column(&text, offset);

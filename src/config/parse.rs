@@ -6,8 +6,8 @@
 //! - What is in [`Loaded::settings`] needs no further check.
 //! - An error in `inboxd.toml` refuses all; one in `routes.d/` only that file, since a plug-in must
 //!   not be able to stop the others.
-//! - All that is wrong in a file is said at once, in the order of the file. TOML that does not parse
-//!   is one error: behind it everything is guesswork.
+//! - All that is wrong in a file is said at once, in the order of the file. TOML that does not
+//!   parse is one error: behind it everything is guesswork.
 
 use std::io::Read;
 use std::ops::Range;
@@ -63,9 +63,8 @@ enum ReadError {
 }
 
 fn read(path: &Path) -> Result<String, ReadError> {
-    let refused = |reason: String| {
-        ReadError::Refused(ConfigError::Read { path: path.to_owned(), reason })
-    };
+    let refused =
+        |reason: String| ReadError::Refused(ConfigError::Read { path: path.to_owned(), reason });
     let failed = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::NotFound => ReadError::Gone,
         _ => refused(e.to_string()),
@@ -88,12 +87,11 @@ fn read(path: &Path) -> Result<String, ReadError> {
     })
 }
 
-/// The files that hold a route each, sorted by name. Hidden names and other endings are an editor's.
+/// The files that hold a route each, sorted by name. Hidden names and other endings are those of
+/// an editor.
 fn route_files(folder: &Path) -> Result<Vec<PathBuf>, ConfigError> {
-    let failed = |e: std::io::Error| ConfigError::Read {
-        path: folder.to_owned(),
-        reason: e.to_string(),
-    };
+    let failed =
+        |e: std::io::Error| ConfigError::Read { path: folder.to_owned(), reason: e.to_string() };
     let entries = match std::fs::read_dir(folder) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(failed)?,
@@ -157,14 +155,18 @@ fn check_name(name: &str) -> Result<(), String> {
     let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
     let shown = name.escape_debug();
     if name.is_empty() || !name.chars().all(letters) {
-        return Err(format!("a route cannot be called `{shown}`: its name is of a-z, 0-9, _ and -"));
+        return Err(format!(
+            "a route cannot be called `{shown}`: its name is of a-z, 0-9, _ and -"
+        ));
     }
     if name == "errors" {
         return Err("a route cannot be called `errors`: results/errors.csv is for failures".into());
     }
     if name.len() > limits::ROUTE_NAME {
         let most = limits::ROUTE_NAME;
-        return Err(format!("a route cannot be called `{shown}`: its name has at most {most} letters"));
+        return Err(format!(
+            "a route cannot be called `{shown}`: its name has at most {most} letters"
+        ));
     }
     Ok(())
 }
@@ -281,7 +283,8 @@ impl<'a> File<'a> {
                 _ => self.report(key.span(), unknown_key(Place::Route, name, &place)),
             }
         }
-        let line_of = |key: &str| table.get_key_value(key).map_or(at.start, |(k, _)| k.span().start);
+        let line_of =
+            |key: &str| table.get_key_value(key).map_or(at.start, |(k, _)| k.span().start);
         let (line, _) = locate::line_and_column(self.text, line_of("command"));
         let file = self.path.file_name().unwrap_or_default().to_string_lossy();
         let folder = if kind == Kind::File { "routes.d/" } else { "" };
@@ -294,7 +297,7 @@ impl<'a> File<'a> {
     }
 }
 
-/// What is wrong between two settings of a route, or with one that is missing: the key it is said at.
+/// What is wrong between two settings of a route, or missing: the key at which to say it, and what.
 fn between_settings(
     route: &Route,
     table: &DeTable<'_>,
@@ -306,12 +309,14 @@ fn between_settings(
     if !given("command") && !LATER_WORKERS.iter().any(|key| given(key)) {
         let name = route.name.escape_debug();
         let message = format!(
-            "route `{name}` has no worker: set one line, such as command = [\"sha256sum\", \"{{path}}\"]"
+            "route `{name}` has no worker: set one line, such as \
+             command = [\"sha256sum\", \"{{path}}\"]"
         );
         wrong.push(("command", message));
     }
     let Worker::Command { argv } = &route.worker;
-    let asks = |argument: &String| template::parse(argument).is_ok_and(|p| p.contains(&Part::Output));
+    let asks =
+        |argument: &String| template::parse(argument).is_ok_and(|p| p.contains(&Part::Output));
     if argv.iter().any(asks) && !route.output {
         let message = "`{output}` is only there with the line output = true; add it";
         wrong.push(("command", message.to_owned()));
@@ -344,17 +349,8 @@ fn between_settings(
 /// Workers that a later version has.
 const LATER_WORKERS: [&str; 3] = ["python", "warm", "http"];
 /// Other keys of a route that a later version has.
-const LATER_IN_ROUTE: [&str; 9] = [
-    "records",
-    "fields",
-    "call",
-    "interpreter",
-    "done_file",
-    "on_repeat",
-    "next",
-    "unit",
-    "with",
-];
+const LATER_IN_ROUTE: [&str; 9] =
+    ["records", "fields", "call", "interpreter", "done_file", "on_repeat", "next", "unit", "with"];
 /// Keys of the spool that a later version has.
 const LATER_AT_TOP: [&str; 3] = ["server", "broker", "on_repeat"];
 
@@ -423,7 +419,7 @@ mod tests {
     }
 
     /// The one route of a file in which only `lines` stand below its command.
-    fn route(lines: &str) -> Route {
+    fn route_with(lines: &str) -> Route {
         accepted(&format!("[routes.r]\ncommand = [\"true\"]\n{lines}")).routes.remove(0)
     }
 
@@ -459,7 +455,8 @@ mod tests {
             ("prune = 1", "1:9: `prune` must be true or false, not an integer"),
             (
                 "rescan = 60",
-                "1:10: `rescan` must be a time in quotes, such as \"30s\" or \"1h 30m\", not an integer",
+                "1:10: `rescan` must be a time in quotes, such as \"30s\" or \"1h 30m\", \
+                 not an integer",
             ),
             (
                 "rescan = '60'",
@@ -470,13 +467,18 @@ mod tests {
             ("drain_timeout = '90d'", "1:17: `drain_timeout` is 90d; it must be 0s to 30days"),
             (
                 "min_free_disk = 5",
-                "1:17: `min_free_disk` must be a size in quotes, such as \"256 MiB\", not an integer",
+                "1:17: `min_free_disk` must be a size in quotes, such as \"256 MiB\", not \
+                 an integer",
             ),
             (
                 "min_free_disk = '5 XB'",
-                "1:17: `min_free_disk` = \"5 XB\" is no size; write a size in quotes, such as \"256 MiB\"",
+                "1:17: `min_free_disk` = \"5 XB\" is no size; write a size in quotes, \
+                 such as \"256 MiB\"",
             ),
-            ("min_free_disk = '9 EiB'", "1:17: `min_free_disk` is 9 EiB; it must be 0 B to 1.0 PiB"),
+            (
+                "min_free_disk = '9 EiB'",
+                "1:17: `min_free_disk` is 9 EiB; it must be 0 B to 1.0 PiB",
+            ),
             (
                 "ignore = ['a', '[b']",
                 "1:16: bad glob \"[b\": unclosed character class; missing ']'; `\\` makes the next \
@@ -487,13 +489,18 @@ mod tests {
             ("workers = ", "1:11: string values must be quoted, expected literal string"),
             ("workers = 1\nworkers = 2", "2:1: duplicate key"),
             ("[routes.a", "1:10: unclosed table, expected `]`"),
-            ("\"a\\u001b\" = 1", "1:1: unknown key `a\\u{1b}`; there are workers, drain_timeout, rescan, quiet_for, min_free_disk, allow_root, prune, ignore, routes"),
+            (
+                "\"a\\u001b\" = 1",
+                "1:1: unknown key `a\\u{1b}`; there are workers, drain_timeout, rescan, \
+                 quiet_for, min_free_disk, allow_root, prune, ignore, routes",
+            ),
         ] {
             assert_eq!(refused(text), [format!("inboxd.toml:{message}")], "{text}");
         }
     }
 
-    /// Goal: the same for what stands in a route. Method: one line a mistake, below a sound command.
+    /// Goal: the same for what stands in a route.
+    /// Method: one line a mistake, below a sound command.
     #[test]
     fn mistakes_in_a_route() {
         for (line, message) in [
@@ -503,7 +510,10 @@ mod tests {
                 "3:1: unknown key `rescan` in [routes.r]; it belongs to the spool, above the first \
                  [routes.NAME] of inboxd.toml",
             ),
-            ("records = 'csv'", "3:1: this version of inboxd does not have `records`; take the line out"),
+            (
+                "records = 'csv'",
+                "3:1: this version of inboxd does not have `records`; take the line out",
+            ),
             ("python = 'a:b'", "3:1: this version of inboxd does not have `python`; use `command`"),
             ("timeout = '0s'", "3:11: `timeout` is 0s; it must be 1ms to 30days"),
             ("grace = '30s'", "3:9: `grace` must be shorter than `drain_timeout`, which is 30s"),
@@ -530,10 +540,14 @@ mod tests {
                 "retries = { timout = 1 }",
                 "3:13: unknown key `timout` in `retries`; did you mean `timeout`?",
             ),
-            ("retries = { fail = true }", "3:20: `fail` must be a whole number from 0 to 1000, not a boolean"),
+            (
+                "retries = { fail = true }",
+                "3:20: `fail` must be a whole number from 0 to 1000, not a boolean",
+            ),
             (
                 "[routes.r.retries]\nall = 1",
-                "4:1: unknown key `all` in `retries`; there are fail, timeout, oom, crash, lost, try_again",
+                "4:1: unknown key `all` in `retries`; there are fail, timeout, oom, crash, \
+                 lost, try_again",
             ),
             (
                 "try_again_after = []",
@@ -574,11 +588,13 @@ mod tests {
             ("['sh', 'a}']", "2:18: a single `}`; write `}}` for a plain brace"),
             (
                 "['{path}']",
-                "2:12: the first element is the program and has no placeholder: write its name or path",
+                "2:12: the first element is the program and has no placeholder: write its \
+                 name or path",
             ),
             (
                 "['']",
-                "2:12: the first element is the program and has no placeholder: write its name or path",
+                "2:12: the first element is the program and has no placeholder: write its \
+                 name or path",
             ),
             ("['sh', \"\\u0000\"]", "2:18: no program takes an argument with \\u0000"),
             (
@@ -599,7 +615,8 @@ mod tests {
     /// Goal: a route has a worker and a name that files can be called by. Method: exact messages.
     #[test]
     fn mistakes_in_a_header() {
-        let no_worker = "has no worker: set one line, such as command = [\"sha256sum\", \"{path}\"]";
+        let no_worker =
+            "has no worker: set one line, such as command = [\"sha256sum\", \"{path}\"]";
         let command = "command = ['true']";
         for (text, message) in [
             ("\n[routes.main]".to_owned(), format!("2:9: route `main` {no_worker}")),
@@ -703,16 +720,17 @@ mod tests {
             [
                 "routes.d/Big.toml:1:1: a route cannot be called `Big`: its name is of a-z, 0-9, _ \
                  and -; rename this file",
-                "routes.d/empty.toml:1:1: route `empty` has no worker: set one line, such as command \
-                 = [\"sha256sum\", \"{path}\"]",
-                "routes.d/errors.toml:1:1: a route cannot be called `errors`: results/errors.csv is \
-                 for failures; rename this file",
+                "routes.d/empty.toml:1:1: route `empty` has no worker: set one line, such as \
+                 command = [\"sha256sum\", \"{path}\"]",
+                "routes.d/errors.toml:1:1: a route cannot be called `errors`: results/errors.csv \
+                 is for failures; rename this file",
                 "cannot read routes.d/folder.toml: it is not a regular file",
-                "routes.d/main.toml:1:1: route `main` is already at inboxd.toml:2; rename this file",
+                "routes.d/main.toml:1:1: route `main` is already at inboxd.toml:2; rename this \
+                 file",
                 "routes.d/section.toml:1:1: route `section` has no worker: set one line, such as \
                  command = [\"sha256sum\", \"{path}\"]",
-                "routes.d/section.toml:1:2: a file of routes.d holds the keys of one route: leave out \
-                 the line [routes.NAME], the name is that of the file",
+                "routes.d/section.toml:1:2: a file of routes.d holds the keys of one route: leave \
+                 out the line [routes.NAME], the name is that of the file",
                 "routes.d/syntax.toml:2:7: unclosed array, expected `]`",
                 "routes.d/typo.toml:4:2: unknown key `comand`; did you mean `command`?",
                 "routes.d/utf8.toml:2:4: this is not UTF-8; save the file as UTF-8",
@@ -726,10 +744,7 @@ mod tests {
     fn unreadable_settings_say_why() {
         let spool = tempfile::tempdir().unwrap();
         let said = |spool: &Path| messages(spool, &load(spool).unwrap_err());
-        assert_eq!(
-            said(spool.path()),
-            ["inboxd.toml is not there; `inboxd init` makes a spool"]
-        );
+        assert_eq!(said(spool.path()), ["inboxd.toml is not there; `inboxd init` makes a spool"]);
         fs::create_dir(spool.path().join("inboxd.toml")).unwrap();
         assert_eq!(said(spool.path()), ["cannot read inboxd.toml: it is not a regular file"]);
         let other = tempfile::tempdir().unwrap();
@@ -743,7 +758,7 @@ mod tests {
         assert_eq!(accepted(""), Settings::default());
     }
 
-    /// Goal: what people write for a job processor, a pool and a clean-up test means what they think.
+    /// Goal: what people write for a job processor and a clean-up test means what they think.
     /// Method: three files as users would have them, compared field by field.
     #[test]
     fn files_as_users_write_them() {
@@ -771,37 +786,36 @@ mod tests {
         let retries = &route.retries;
         assert_eq!((retries.fail, retries.crash, retries.try_again, retries.lost), (2, 2, 2, 3));
 
-        let retries = route_retries("[routes.r.retries]\nfail = 4\ntry_again = 2");
+        let retries = route_with("[routes.r.retries]\nfail = 4\ntry_again = 2").retries;
         assert_eq!((retries.fail, retries.crash, retries.try_again, retries.lost), (4, 1, 2, 3));
-        assert_eq!(route("try_again_after = '2s'").try_again_after, [Duration::from_secs(2)]);
+        assert_eq!(route_with("try_again_after = '2s'").try_again_after, [Duration::from_secs(2)]);
         assert_eq!(
-            route("env = { B = '1', A = '2' }").env,
+            route_with("env = { B = '1', A = '2' }").env,
             [("B".to_owned(), "1".to_owned()), ("A".to_owned(), "2".to_owned())]
         );
-        assert_eq!(route("output = true").output, true);
-        assert_eq!(route("grace = '29s'").grace, Duration::from_secs(29));
-    }
-
-    fn route_retries(lines: &str) -> crate::core::verdict::Spent {
-        route(lines).retries
+        assert!(route_with("output = true").output);
+        assert_eq!(route_with("grace = '29s'").grace, Duration::from_secs(29));
     }
 
     proptest! {
         /// Goal: no file panics. Method: random text; and random lines of real keys and odd values.
         #[test]
         fn no_text_panics(text in any::<String>(), lines in proptest::collection::vec(
-            (0usize..40, "(= ?)?(-?[0-9]{1,20}|'[^'\n]{0,6}'|\\[('[a{}*]{0,3}',? ?){0,3}\\]?|\\{ ?[a-z]{0,3} = [0-9'] ?\\}|true|1\\.5)"),
+            (
+                0usize..40,
+                "-?[0-9]{1,20}|'[^'\n]{0,6}'|\\[('[a{}*]{0,3}',? ?){0,3}\\]?\
+                 |\\{ ?[a-z]{0,3} = [0-9'] ?\\}|true|1\\.5",
+            ),
             0..6,
         )) {
             let path = Path::new("inboxd.toml");
             drop(main_file(path, &text));
-            let mut file = String::new();
-            for (n, value) in lines {
-                match super::super::settings_table().get(n) {
-                    Some(doc) => file.push_str(&format!("{} = {value}\n", doc.name)),
-                    None => file.push_str("[routes.r]\n"),
-                }
-            }
+            let table = crate::config::settings_table();
+            let lines = lines.iter().map(|(n, value)| match table.get(*n) {
+                Some(doc) => format!("{} = {value}", doc.name),
+                None => "[routes.r]".to_owned(),
+            });
+            let file = lines.collect::<Vec<_>>().join("\n");
             drop(main_file(path, &file));
             drop(route_file(path, &file, &Settings::default()));
         }

@@ -4,8 +4,8 @@
 //! two of them in `parse`.
 //!
 //! Invariants
-//! - It is the only list: decoding goes by it, so a setting that is not in it does not exist. Unknown
-//!   keys are compared with it, and so is the table of the README.
+//! - It is the only list: decoding goes by it, so a setting that is not in it does not exist.
+//!   Unknown keys are compared with it, and so is the table of the README.
 //! - A default is written here as the file would have it; a test compares it with [`limits`].
 
 use std::collections::BTreeSet;
@@ -151,9 +151,13 @@ static TABLE: &[SettingDoc] = &[
     top("prune", "false", BOOLEAN, "empty folders in incoming/ are removed", |s, v| {
         v.boolean().map(|yes| s.prune = yes)
     }),
-    top("ignore", "[]", GLOBS, "names that are no input, beside the usual temporary ones", |s, v| {
-        globs(v).map(|globs| s.ignore = globs)
-    }),
+    top(
+        "ignore",
+        "[]",
+        GLOBS,
+        "names that are no input, beside the usual temporary ones",
+        |s, v| globs(v).map(|globs| s.ignore = globs),
+    ),
     SettingDoc {
         name: "routes",
         default: "none",
@@ -252,7 +256,8 @@ static TABLE: &[SettingDoc] = &[
         |r, v| environment(v).map(|env| r.env = env),
     ),
     route("pass_env", "[]", VARIABLES, "variables passed on from the daemon", |r, v| {
-        let names = v.list()?.iter().map(|name| variable(name.text()?, name)).collect::<Checked<_>>();
+        let names =
+            v.list()?.iter().map(|name| variable(name.text()?, name)).collect::<Checked<_>>();
         names.map(|names| r.pass_env = names)
     }),
     route(
@@ -373,7 +378,8 @@ fn retries(v: &Value<'_>, retries: &mut Spent) -> Checked<()> {
     if !v.is_table() {
         let n = v.count()?;
         // Not `lost`: those attempts ended with the daemon, and nobody knows which job is to blame.
-        *retries = Spent { fail: n, timeout: n, oom: n, crash: n, lost: retries.lost, try_again: n };
+        *retries =
+            Spent { fail: n, timeout: n, oom: n, crash: n, lost: retries.lost, try_again: n };
         return Ok(());
     }
     for (key, value) in v.table()? {
@@ -441,7 +447,9 @@ fn environment(v: &Value<'_>) -> Checked<Vec<(String, String)>> {
 /// Checks the name of an environment variable.
 fn variable(name: &str, value: &Value<'_>) -> Checked<String> {
     if name.is_empty() || name.contains(['=', '\0']) {
-        return Err(value.problem(format!("{name:?} is no name of a variable; write it without `=`")));
+        return Err(
+            value.problem(format!("{name:?} is no name of a variable; write it without `=`"))
+        );
     }
     if name.starts_with("INBOXD_") {
         return Err(value.problem(format!("{name} is set by inboxd; choose another name")));
@@ -523,9 +531,9 @@ mod tests {
     fn every_field_has_a_setting() {
         let lines = |place| {
             let of = OTHER.iter().filter(move |(p, n, _)| *p == place && *n != "routes");
-            of.map(|(_, n, v)| format!("{n} = {v}\n")).collect::<String>()
+            of.map(|(_, n, v)| format!("{n} = {v}")).collect::<Vec<_>>().join("\n")
         };
-        let text = format!("{}[routes.r]\n{}", lines(Place::Top), lines(Place::Route));
+        let text = format!("{}\n[routes.r]\n{}", lines(Place::Top), lines(Place::Route));
         let settings = with(Place::Top, &text);
         // Taken apart without `..`: a new field does not compile until it is here.
         let Settings {
@@ -545,7 +553,7 @@ mod tests {
         let waits = [10, 60].map(Duration::from_secs).to_vec();
         let want = Route {
             name: "r".to_owned(),
-            origin: "inboxd.toml:10".to_owned(),
+            origin: "inboxd.toml:11".to_owned(),
             glob: vec!["a".to_owned(), "b".to_owned()],
             worker: Worker::Command { argv: vec!["false".to_owned()] },
             stdout: StdoutFormat::Csv,
@@ -579,12 +587,12 @@ mod tests {
     fn defaults_are_those_of_limits() {
         let mut words = Vec::new();
         for doc in settings_table() {
-            let is_value = doc.default.starts_with(|c: char| c.is_ascii_digit() || "\"[{".contains(c))
-                || ["true", "false"].contains(&doc.default);
+            let is_value =
+                doc.default.starts_with(|c: char| c.is_ascii_digit() || "\"[{".contains(c))
+                    || ["true", "false"].contains(&doc.default);
             if is_value {
                 let set = with(doc.place(), &format!("{} = {}", doc.name, doc.default));
                 let mut unset = with(doc.place(), "");
-                // The only default that is a value and moves nothing but a line number is none.
                 assert_eq!(set, unset, "{}", doc.name);
                 unset.routes.clear();
                 assert_eq!(unset, Settings::default());
@@ -610,14 +618,14 @@ mod tests {
         );
     }
 
-    /// Goal: the values tested above are not the defaults, and limits that come in pairs fit.
+    /// Goal: limits that come in pairs fit.
     /// Method: the inequalities that the comments in `limits` state.
     #[test]
     fn paired_limits_fit() {
         assert!(limits::GRACE < limits::DRAIN_TIMEOUT);
         // The unit's TimeoutStopSec.
         assert!(limits::DRAIN_TIMEOUT + limits::GRACE < Duration::from_secs(60));
-        assert!(limits::SEGMENT_ROWS < 1_048_576);
+        const { assert!(limits::SEGMENT_ROWS < 1_048_576) };
         assert!(limits::TRY_AGAIN_AFTER.len() <= limits::MOST_WAITS);
         assert!(BUDGETS.iter().all(|name| budget(&mut Spent::default(), name).is_some()));
     }
