@@ -3,13 +3,15 @@
 //!
 //! Must not know: the spool it is written to.
 //!
-//! Invariant: a line `#name = …` is a setting with its default (or, where the default has no value to
-//! write, an example); taking the `#` away from any of them, or from all, gives settings that load.
+//! Invariant: a line `#name = …` is a setting with its default (or, where the default has no value
+//! to write, an example); without the `#` of any of them, or of all, the settings load once
+//! `command` is there.
 
 /// The text of the file. Until its `command` is set, loading it says which line to set.
-pub const INBOXD_TOML: &str = r##"# Settings of this spool. Files that are dropped into incoming/ go to the first route that takes
-# them, and end in done/ or error/; rows that the worker prints are in results/NAME.csv.
-# A line #name = ... shows a setting: take the # away to change it. A running inboxd takes up changes.
+pub const INBOXD_TOML: &str = r#"# Settings of this spool.
+# Files dropped into incoming/ go to the first route that takes them, and end in done/ or error/.
+# The rows that its worker prints are in results/NAME.csv.
+# A line #name = ... shows a setting: take the # away to change it. A running inboxd follows.
 
 #workers = 4                    # how many run at once, over all routes; without it: the CPU cores
 #drain_timeout = "30s"          # how long running jobs may go on when inboxd is stopped
@@ -28,7 +30,7 @@ pub const INBOXD_TOML: &str = r##"# Settings of this spool. Files that are dropp
 #trace_columns = true           # the last columns of the CSV are _file and _job
 
 # Further routes: a section [routes.NAME] here, or a file routes.d/NAME.toml with the same lines.
-"##;
+"#;
 
 #[cfg(test)]
 mod tests {
@@ -57,7 +59,7 @@ mod tests {
         let errors = load_text(INBOXD_TOML).unwrap_err();
         let [error] = errors.as_slice() else { panic!("{errors:?}") };
         assert!(error.to_string().ends_with(
-            "inboxd.toml:10:9: route `main` has no worker: set one line, such as \
+            "inboxd.toml:11:9: route `main` has no worker: set one line, such as \
              command = [\"sha256sum\", \"{path}\"]"
         ));
     }
@@ -67,7 +69,7 @@ mod tests {
     fn with_its_command_the_page_is_all_defaults() {
         let loaded = load_text(&uncommented(|line| line.starts_with("command"))).unwrap();
         let argv = vec!["sha256sum".to_owned(), "{path}".to_owned()];
-        let origin = "inboxd.toml:13".to_owned();
+        let origin = "inboxd.toml:14".to_owned();
         let route = Route { origin, ..Route::new("main", argv) };
         assert_eq!(loaded.settings, Settings { routes: vec![route], ..Settings::default() });
     }

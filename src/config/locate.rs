@@ -40,7 +40,8 @@ mod tests {
     }
 
     proptest! {
-        /// Goal: no text and no offset panics, and the place exists. Method: random text, any offset.
+        /// Goal: no text and no offset panics, and the place exists.
+        /// Method: random text, any offset.
         #[test]
         fn every_offset_has_a_place(text in "[aü\n]{0,30}", offset in 0usize..80) {
             let (line, column) = line_and_column(&text, offset);

@@ -21,9 +21,9 @@ use crate::core::RelPath;
 
 /// Names that programs give to files that are not whole, or that no person dropped.
 ///
-/// `.*` covers rsync's `.NAME.XXXXXX` and `.~tmp~/`, SFTPGo, `ProFTPD`, NFS, vim, Syncthing, locks of
-/// `LibreOffice`, `._*` and `.DS_Store`; `*.tmp` the `~syncthing~NAME.tmp` and `luXXXX.tmp`; `*.part`
-/// Nextcloud's `*.ocTransferId*.part`.
+/// `.*` covers the `.NAME.XXXXXX` and `.~tmp~/` of rsync, what SFTP servers, NFS, vim, Syncthing
+/// and office programs hide, `._*` and `.DS_Store`; `*.tmp` also `~syncthing~NAME.tmp` and
+/// `luXXXX.tmp`; `*.part` also Nextcloud's `*.ocTransferId*.part`.
 const IGNORED: [&str; 10] = [
     ".*",
     "*~",
@@ -169,7 +169,8 @@ mod tests {
         RelPath::new(bytes).unwrap()
     }
 
-    /// Goal: a glob takes what the header promises. Method: glob, names it takes, names it does not.
+    /// Goal: a glob takes what the header promises.
+    /// Method: each glob with names that it takes and names that it leaves.
     #[test]
     fn globs_take_what_people_expect() {
         let cases: [(&str, &[&str], &[&str]); 14] = [
@@ -280,11 +281,13 @@ mod tests {
             ("/", "bad glob \"/\": it is empty; `**` is every file"),
             (
                 "[a",
-                "bad glob \"[a\": unclosed character class; missing ']'; `\\` makes the next character plain",
+                "bad glob \"[a\": unclosed character class; missing ']'; `\\` makes the next \
+                 character plain",
             ),
             (
                 "./a",
-                "bad glob \"./a\": it never matches; write the path below incoming/, without `.`, `..` or `//`",
+                "bad glob \"./a\": it never matches; write the path below incoming/, without `.`, \
+                 `..` or `//`",
             ),
         ] {
             assert_eq!(check(&[glob]).unwrap_err().to_string(), message);

@@ -6,8 +6,8 @@
 //! - What is in [`Loaded::settings`] needs no further check.
 //! - An error in `inboxd.toml` refuses all; one in `routes.d/` only that file, since a plug-in must
 //!   not be able to stop the others.
-//! - All that is wrong in a file is said at once, in the order of the file. TOML that does not parse
-//!   is one error: behind it everything is guesswork.
+//! - All that is wrong in a file is said at once, in the order of the file. TOML that does not
+//!   parse is one error: behind it everything is guesswork.
 
 use std::io::Read;
 use std::ops::Range;
@@ -87,7 +87,8 @@ fn read(path: &Path) -> Result<String, ReadError> {
     })
 }
 
-/// The files that hold a route each, sorted by name. Hidden names and other endings are an editor's.
+/// The files that hold a route each, sorted by name. Hidden names and other endings are those of
+/// an editor.
 fn route_files(folder: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let failed =
         |e: std::io::Error| ConfigError::Read { path: folder.to_owned(), reason: e.to_string() };
@@ -296,7 +297,7 @@ impl<'a> File<'a> {
     }
 }
 
-/// What is wrong between two settings of a route, or with one that is missing: the key it is said at.
+/// What is wrong between two settings of a route, or missing: the key at which to say it, and what.
 fn between_settings(
     route: &Route,
     table: &DeTable<'_>,
@@ -308,7 +309,8 @@ fn between_settings(
     if !given("command") && !LATER_WORKERS.iter().any(|key| given(key)) {
         let name = route.name.escape_debug();
         let message = format!(
-            "route `{name}` has no worker: set one line, such as command = [\"sha256sum\", \"{{path}}\"]"
+            "route `{name}` has no worker: set one line, such as \
+             command = [\"sha256sum\", \"{{path}}\"]"
         );
         wrong.push(("command", message));
     }
@@ -453,7 +455,8 @@ mod tests {
             ("prune = 1", "1:9: `prune` must be true or false, not an integer"),
             (
                 "rescan = 60",
-                "1:10: `rescan` must be a time in quotes, such as \"30s\" or \"1h 30m\", not an integer",
+                "1:10: `rescan` must be a time in quotes, such as \"30s\" or \"1h 30m\", \
+                 not an integer",
             ),
             (
                 "rescan = '60'",
@@ -464,11 +467,13 @@ mod tests {
             ("drain_timeout = '90d'", "1:17: `drain_timeout` is 90d; it must be 0s to 30days"),
             (
                 "min_free_disk = 5",
-                "1:17: `min_free_disk` must be a size in quotes, such as \"256 MiB\", not an integer",
+                "1:17: `min_free_disk` must be a size in quotes, such as \"256 MiB\", not \
+                 an integer",
             ),
             (
                 "min_free_disk = '5 XB'",
-                "1:17: `min_free_disk` = \"5 XB\" is no size; write a size in quotes, such as \"256 MiB\"",
+                "1:17: `min_free_disk` = \"5 XB\" is no size; write a size in quotes, \
+                 such as \"256 MiB\"",
             ),
             (
                 "min_free_disk = '9 EiB'",
@@ -486,14 +491,16 @@ mod tests {
             ("[routes.a", "1:10: unclosed table, expected `]`"),
             (
                 "\"a\\u001b\" = 1",
-                "1:1: unknown key `a\\u{1b}`; there are workers, drain_timeout, rescan, quiet_for, min_free_disk, allow_root, prune, ignore, routes",
+                "1:1: unknown key `a\\u{1b}`; there are workers, drain_timeout, rescan, \
+                 quiet_for, min_free_disk, allow_root, prune, ignore, routes",
             ),
         ] {
             assert_eq!(refused(text), [format!("inboxd.toml:{message}")], "{text}");
         }
     }
 
-    /// Goal: the same for what stands in a route. Method: one line a mistake, below a sound command.
+    /// Goal: the same for what stands in a route.
+    /// Method: one line a mistake, below a sound command.
     #[test]
     fn mistakes_in_a_route() {
         for (line, message) in [
@@ -539,7 +546,8 @@ mod tests {
             ),
             (
                 "[routes.r.retries]\nall = 1",
-                "4:1: unknown key `all` in `retries`; there are fail, timeout, oom, crash, lost, try_again",
+                "4:1: unknown key `all` in `retries`; there are fail, timeout, oom, crash, \
+                 lost, try_again",
             ),
             (
                 "try_again_after = []",
@@ -580,11 +588,13 @@ mod tests {
             ("['sh', 'a}']", "2:18: a single `}`; write `}}` for a plain brace"),
             (
                 "['{path}']",
-                "2:12: the first element is the program and has no placeholder: write its name or path",
+                "2:12: the first element is the program and has no placeholder: write its \
+                 name or path",
             ),
             (
                 "['']",
-                "2:12: the first element is the program and has no placeholder: write its name or path",
+                "2:12: the first element is the program and has no placeholder: write its \
+                 name or path",
             ),
             ("['sh', \"\\u0000\"]", "2:18: no program takes an argument with \\u0000"),
             (
@@ -710,16 +720,17 @@ mod tests {
             [
                 "routes.d/Big.toml:1:1: a route cannot be called `Big`: its name is of a-z, 0-9, _ \
                  and -; rename this file",
-                "routes.d/empty.toml:1:1: route `empty` has no worker: set one line, such as command \
-                 = [\"sha256sum\", \"{path}\"]",
-                "routes.d/errors.toml:1:1: a route cannot be called `errors`: results/errors.csv is \
-                 for failures; rename this file",
+                "routes.d/empty.toml:1:1: route `empty` has no worker: set one line, such as \
+                 command = [\"sha256sum\", \"{path}\"]",
+                "routes.d/errors.toml:1:1: a route cannot be called `errors`: results/errors.csv \
+                 is for failures; rename this file",
                 "cannot read routes.d/folder.toml: it is not a regular file",
-                "routes.d/main.toml:1:1: route `main` is already at inboxd.toml:2; rename this file",
+                "routes.d/main.toml:1:1: route `main` is already at inboxd.toml:2; rename this \
+                 file",
                 "routes.d/section.toml:1:1: route `section` has no worker: set one line, such as \
                  command = [\"sha256sum\", \"{path}\"]",
-                "routes.d/section.toml:1:2: a file of routes.d holds the keys of one route: leave out \
-                 the line [routes.NAME], the name is that of the file",
+                "routes.d/section.toml:1:2: a file of routes.d holds the keys of one route: leave \
+                 out the line [routes.NAME], the name is that of the file",
                 "routes.d/syntax.toml:2:7: unclosed array, expected `]`",
                 "routes.d/typo.toml:4:2: unknown key `comand`; did you mean `command`?",
                 "routes.d/utf8.toml:2:4: this is not UTF-8; save the file as UTF-8",
@@ -747,7 +758,7 @@ mod tests {
         assert_eq!(accepted(""), Settings::default());
     }
 
-    /// Goal: what people write for a job processor, a pool and a clean-up test means what they think.
+    /// Goal: what people write for a job processor and a clean-up test means what they think.
     /// Method: three files as users would have them, compared field by field.
     #[test]
     fn files_as_users_write_them() {
@@ -790,18 +801,21 @@ mod tests {
         /// Goal: no file panics. Method: random text; and random lines of real keys and odd values.
         #[test]
         fn no_text_panics(text in any::<String>(), lines in proptest::collection::vec(
-            (0usize..40, "(= ?)?(-?[0-9]{1,20}|'[^'\n]{0,6}'|\\[('[a{}*]{0,3}',? ?){0,3}\\]?|\\{ ?[a-z]{0,3} = [0-9'] ?\\}|true|1\\.5)"),
+            (
+                0usize..40,
+                "-?[0-9]{1,20}|'[^'\n]{0,6}'|\\[('[a{}*]{0,3}',? ?){0,3}\\]?\
+                 |\\{ ?[a-z]{0,3} = [0-9'] ?\\}|true|1\\.5",
+            ),
             0..6,
         )) {
             let path = Path::new("inboxd.toml");
             drop(main_file(path, &text));
-            let mut file = String::new();
-            for (n, value) in lines {
-                match super::super::settings_table().get(n) {
-                    Some(doc) => file.push_str(&format!("{} = {value}\n", doc.name)),
-                    None => file.push_str("[routes.r]\n"),
-                }
-            }
+            let table = crate::config::settings_table();
+            let lines = lines.iter().map(|(n, value)| match table.get(*n) {
+                Some(doc) => format!("{} = {value}", doc.name),
+                None => "[routes.r]".to_owned(),
+            });
+            let file = lines.collect::<Vec<_>>().join("\n");
             drop(main_file(path, &file));
             drop(route_file(path, &file, &Settings::default()));
         }

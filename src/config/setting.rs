@@ -4,8 +4,8 @@
 //! two of them in `parse`.
 //!
 //! Invariants
-//! - It is the only list: decoding goes by it, so a setting that is not in it does not exist. Unknown
-//!   keys are compared with it, and so is the table of the README.
+//! - It is the only list: decoding goes by it, so a setting that is not in it does not exist.
+//!   Unknown keys are compared with it, and so is the table of the README.
 //! - A default is written here as the file would have it; a test compares it with [`limits`].
 
 use std::collections::BTreeSet;
@@ -531,9 +531,9 @@ mod tests {
     fn every_field_has_a_setting() {
         let lines = |place| {
             let of = OTHER.iter().filter(move |(p, n, _)| *p == place && *n != "routes");
-            of.map(|(_, n, v)| format!("{n} = {v}\n")).collect::<String>()
+            of.map(|(_, n, v)| format!("{n} = {v}")).collect::<Vec<_>>().join("\n")
         };
-        let text = format!("{}[routes.r]\n{}", lines(Place::Top), lines(Place::Route));
+        let text = format!("{}\n[routes.r]\n{}", lines(Place::Top), lines(Place::Route));
         let settings = with(Place::Top, &text);
         // Taken apart without `..`: a new field does not compile until it is here.
         let Settings {
@@ -625,7 +625,7 @@ mod tests {
         assert!(limits::GRACE < limits::DRAIN_TIMEOUT);
         // The unit's TimeoutStopSec.
         assert!(limits::DRAIN_TIMEOUT + limits::GRACE < Duration::from_secs(60));
-        assert!(limits::SEGMENT_ROWS < 1_048_576);
+        const { assert!(limits::SEGMENT_ROWS < 1_048_576) };
         assert!(limits::TRY_AGAIN_AFTER.len() <= limits::MOST_WAITS);
         assert!(BUDGETS.iter().all(|name| budget(&mut Spent::default(), name).is_some()));
     }

@@ -1,6 +1,7 @@
 //! The placeholders in the arguments of a `command`.
 //!
-//! Must not know: jobs, paths, or what a placeholder stands for in one attempt; the worker fills it.
+//! Must not know: jobs, paths, or what a placeholder stands for in one attempt; the worker fills
+//! it.
 //!
 //! Invariant: an argument is taken apart here once, and never again by a shell: what is filled in
 //! stays one argument, whatever bytes it has.
@@ -60,7 +61,10 @@ pub enum TemplateError {
         nearest: &'static str,
     },
     /// A name in braces that is like no known one.
-    #[error("unknown placeholder `{{{name}}}`; there are {known}; `{{{{` and `}}}}` are plain braces", known = known())]
+    #[error(
+        "unknown placeholder `{{{name}}}`; there are {known}; `{{{{` and `}}}}` are plain braces",
+        known = known()
+    )]
     Unknown {
         /// As it was written, escaped.
         name: String,
@@ -167,7 +171,8 @@ mod tests {
     }
 
     proptest! {
-        /// Goal: nothing panics, and doubled braces give the text back. Method: text full of braces.
+        /// Goal: nothing panics, and doubled braces give the text back.
+        /// Method: text full of braces.
         #[test]
         fn doubled_braces_give_the_text_back(text in "[a{}ü\n]{0,20}") {
             drop(parse(&text));

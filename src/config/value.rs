@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
 use super::suggest;
 
@@ -24,6 +24,8 @@ pub(super) struct Problem {
 
 /// The value of a setting, or why it has none.
 pub(super) type Checked<T> = Result<T, Problem>;
+/// A key and where it stands.
+pub(super) type Key<'a> = Spanned<DeString<'a>>;
 
 /// What a setting takes. [`fmt::Display`] is the short form for a table: `1 to 1024`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +175,7 @@ impl<'a> Value<'a> {
     }
 
     /// The keys and values of a table, in the order of the file.
-    pub(super) fn table(&self) -> Checked<Vec<(&'a Spanned<std::borrow::Cow<'a, str>>, Self)>> {
+    pub(super) fn table(&self) -> Checked<Vec<(&'a Key<'a>, Self)>> {
         let table = self.given.get_ref().as_table().ok_or_else(|| self.wrong_kind())?;
         Ok(in_file_order(table)
             .into_iter()
@@ -208,7 +210,7 @@ impl<'a> Value<'a> {
 /// The entries of a table as the file has them: the parser sorts by name.
 pub(super) fn in_file_order<'a>(
     table: &'a DeTable<'a>,
-) -> Vec<(&'a Spanned<std::borrow::Cow<'a, str>>, &'a Spanned<DeValue<'a>>)> {
+) -> Vec<(&'a Key<'a>, &'a Spanned<DeValue<'a>>)> {
     let mut entries: Vec<_> = table.iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
     entries
