@@ -130,7 +130,12 @@ impl Spool {
         self.journal = self.journal.drain(..).flat_map(|record| recovery.rewrite(record)).collect();
         self.results = recovery.into_results();
         let records = self.journal.clone();
-        self.try_apply(&records)?;
+        for record in &records {
+            // A full buffer may cause a flush after any record.
+            self.results.apply(record)?;
+            self.results.flush()?;
+        }
+        self.try_apply(&[])?;
         Ok(touched)
     }
 
