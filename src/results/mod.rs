@@ -24,6 +24,8 @@
 //! Known limits: an edit of a live file that changes neither inode nor length is not seen until
 //! start-up (and is harmless: rows are only added after it); of a segment born after the last
 //! checkpoint there is no durable prefix to compare, so at start-up its bytes are written again.
+//! Rows since the last checkpoint of a file that was touched come a second time, in a file of their
+//! own, at the next start: a checkpoint soon after [`Touched`] keeps them few.
 
 use std::io;
 use std::path::PathBuf;
@@ -98,3 +100,6 @@ fn failed(
         _ => ResultsError::Io { operation, path, source },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,6 +140,7 @@ impl<F: Filesystem> Recovery<F> {
             }
             Record::CsvMoved(mut moved) => {
                 if let Some(from) = self.segment(&moved.route, moved.from_seg) {
+                    moved.name = from.renamed(&moved.name);
                     (moved.from_seg, moved.from_offset) =
                         from.moved_to(moved.from_seg, moved.from_offset);
                 }
@@ -171,10 +172,7 @@ impl<F: Filesystem> Recovery<F> {
                     Fate::Relocated { seg, .. } => (0, seg),
                 };
                 let hold = segment.hold.map(|hold| segment.moved_to(seg, hold).1);
-                let final_name = segment.final_name.map(|name| match segment.fate {
-                    Fate::Relocated { seg, .. } => names::renumber(&name, &route, seg),
-                    _ => name,
-                });
+                let final_name = segment.final_name.as_deref().map(|name| segment.renamed(name));
                 expected.insert((route.clone(), new_seg), Expected { end, final_name, hold });
             }
         }
@@ -328,9 +326,17 @@ impl SegmentLog {
         }
     }
 
+    /// A final name of this segment after rewriting.
+    fn renamed(&self, name: &str) -> String {
+        match self.fate {
+            Fate::Relocated { seg, .. } => names::renumber(name, &self.base.route, seg),
+            Fate::Kept | Fate::Recreated { .. } => name.to_owned(),
+        }
+    }
+
     fn rewrite_seal(&self, seal: &mut CsvSeal) {
         let Fate::Relocated { seg, .. } = self.fate else { return };
-        seal.name = names::renumber(&seal.name, &seal.route, seg);
+        seal.name = self.renamed(&seal.name);
         seal.seg = seg;
         if self.base.len == 0 {
             return;
