@@ -68,10 +68,7 @@ impl Op {
 
     /// Needs space (ENOSPC, EDQUOT).
     pub fn takes_space(self) -> bool {
-        matches!(
-            self,
-            Self::MakeDir | Self::Rename | Self::Create | Self::WriteAt | Self::Reserve
-        )
+        matches!(self, Self::MakeDir | Self::Rename | Self::Create | Self::WriteAt | Self::Reserve)
     }
 
     /// An fsync of any kind.
@@ -277,6 +274,7 @@ mod tests {
     /// write that fails has left its first half.
     #[test]
     fn the_nth_operation_fails() {
+        use Op::{Create, SetLen, SyncDir, SyncFile, WriteAt};
         let tmp = tempfile::tempdir().unwrap();
         let dir = RealFs.open_root(tmp.path()).unwrap();
         let fs = Faults::new(RealFs);
@@ -295,10 +293,6 @@ mod tests {
         fs.sync_file(&file).unwrap();
         assert_eq!(fs.failed(), 3);
         let ops: Vec<_> = fs.take_log().into_iter().map(|(op, _)| op).collect();
-        use Op::{Create, SetLen, SyncDir, SyncFile, WriteAt};
-        assert_eq!(
-            ops,
-            [Create, WriteAt, WriteAt, SyncFile, SetLen, SyncFile, SyncDir, SyncFile]
-        );
+        assert_eq!(ops, [Create, WriteAt, WriteAt, SyncFile, SetLen, SyncFile, SyncDir, SyncFile]);
     }
 }

@@ -12,6 +12,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::config::limits::JOURNAL_BLOCK;
@@ -82,8 +83,7 @@ impl<F: Filesystem> Draft<F> {
             .create(dir, Path::new(&name), MODE)
             .map_err(|e| CommitError::before_sync("create", &name, e))?;
         let (fs, dir) = (fs.clone(), dir.clone());
-        let mut draft =
-            Self { fs, dir, file, name, number, stamp, written: 0, buffer: Vec::new() };
+        let mut draft = Self { fs, dir, file, name, number, stamp, written: 0, buffer: Vec::new() };
         let begin = draft.stamp.begin(number, supersedes);
         draft.push(&begin)?;
         Ok(draft)
@@ -156,7 +156,7 @@ fn remove_leftovers<F: Filesystem>(fs: &F, dir: &F::Dir) -> Result<(), CommitErr
     let mut names = Vec::new();
     for entry in fs.list(dir).map_err(list)? {
         let name = entry.map_err(list)?.name;
-        let draft = name.to_str().is_some_and(|n| n.ends_with(".tmp") || n == SPARE);
+        let draft = name.as_bytes().ends_with(b".tmp") || name == SPARE;
         if draft {
             names.push(name);
         }

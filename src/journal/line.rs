@@ -180,7 +180,7 @@ mod tests {
         let body = text.trim_end_matches('\n').split_once(' ').unwrap().1;
         assert_eq!(
             body,
-            r#"42 {"t":"begin","version":1,"segment":3,"supersedes":true,"boot":"b","high":"00000000000w02000000000000","at_ms":9}"#
+            r#"42 {"t":"begin","version":1,"segment":3,"supersedes":true,"boot":"b","high":"0000000000e008000000000000","at_ms":9}"#
         );
         assert_eq!(text, format!("{:08x} {body}\n", crc32c::crc32c(body.as_bytes())));
         // The checksum is Castagnoli's, by its published check value.

@@ -134,9 +134,7 @@ impl<F: Filesystem> Reader<F> {
     /// Decides what a bad line is, by all that follows it in its segment.
     fn bad(&mut self, segment: u64, offset: u64, mut lines: Lines<F>) -> Result<(), JournalError> {
         let path = path_of(&segment_name(segment));
-        let damaged = |why: String| {
-            Err(JournalError::Damaged { path: path.clone(), offset, why })
-        };
+        let damaged = |why: String| Err(JournalError::Damaged { path: path.clone(), offset, why });
         let len = loop {
             match lines.next()? {
                 Next::End { len } => break len,
@@ -224,11 +222,18 @@ struct Lines<F: Filesystem> {
 }
 
 enum Next<'a> {
-    Line { offset: u64, checked: Checked<'a> },
+    Line {
+        offset: u64,
+        checked: Checked<'a>,
+    },
     /// Not a line: no LF, too long, or the checksum is wrong.
-    Bad { offset: u64 },
+    Bad {
+        offset: u64,
+    },
     /// The end of the file.
-    End { len: u64 },
+    End {
+        len: u64,
+    },
 }
 
 impl<F: Filesystem> Lines<F> {
@@ -256,7 +261,9 @@ impl<F: Filesystem> Lines<F> {
                 self.pos = end + 1;
                 let line = self.buf.get(start..end).unwrap_or_default();
                 let checked = if endless { None } else { line::check(line) };
-                return Ok(checked.map_or(Next::Bad { offset }, |checked| Next::Line { offset, checked }));
+                return Ok(
+                    checked.map_or(Next::Bad { offset }, |checked| Next::Line { offset, checked })
+                );
             }
             searched = rest.len();
             if searched > LINE_MAX {

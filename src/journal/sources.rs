@@ -29,7 +29,7 @@ const MAGIC: &[u8; 8] = b"inboxdS1";
 const HEADER: usize = 24;
 const KEY: usize = 16;
 /// Keys that a lookup reads at once: one page.
-const PAGE: u64 = 256;
+const PAGE: usize = 256;
 /// Guesses of a lookup before it halves: keys are evenly spread, so the first two nearly always hit.
 const GUESSES: u32 = 4;
 
@@ -155,7 +155,7 @@ impl<F: Filesystem> Sources<F> {
     fn run_contains(&self, run: &Run<F>, key: SourceKey) -> Result<bool, JournalError> {
         let (mut low, mut high) = (0, run.count);
         let mut guesses = 0;
-        let mut page = [0; (PAGE as usize) * KEY];
+        let mut page = [0; PAGE * KEY];
         while low < high {
             let middle = if guesses < GUESSES {
                 // Where it would stand if all keys were evenly spread, which sha256 nearly does.
@@ -165,9 +165,9 @@ impl<F: Filesystem> Sources<F> {
                 low + (high - low) / 2
             };
             guesses += 1;
-            let last_start = high.saturating_sub(PAGE).max(low);
-            let start = middle.saturating_sub(PAGE / 2).clamp(low, last_start);
-            let count = PAGE.min(high - start);
+            let last_start = high.saturating_sub(PAGE as u64).max(low);
+            let start = middle.saturating_sub(PAGE as u64 / 2).clamp(low, last_start);
+            let count = (PAGE as u64).min(high - start);
             let want = usize::try_from(count).unwrap_or_default() * KEY;
             let bytes = page.get_mut(..want).unwrap_or_default();
             let n = self.fs.read_at(&run.file, offset_of(start), bytes).map_err(|source| {
@@ -401,7 +401,10 @@ mod tests {
         keys.extend((0..5000).map(|n| at(u128::MAX - n * 2)));
         index.add_run(&mut keys).unwrap();
         for n in 0..5000 {
-            assert!(index.contains(&at(n * 2)).unwrap() && index.contains(&at(u128::MAX - n * 2)).unwrap());
+            assert!(
+                index.contains(&at(n * 2)).unwrap()
+                    && index.contains(&at(u128::MAX - n * 2)).unwrap()
+            );
             assert!(!index.contains(&at(n * 2 + 1)).unwrap());
             assert!(!index.contains(&at(u128::MAX - n * 2 - 1)).unwrap());
         }

@@ -184,8 +184,7 @@ impl<F: Filesystem> Writer<F> {
 
     fn draft_next(&self, snapshot: &[Record]) -> Result<(F::File, u64), CommitError> {
         let number = self.segment.saturating_add(1);
-        let mut draft =
-            Draft::create(&self.fs, &self.dir, number, self.stamp.clone(), false)?;
+        let mut draft = Draft::create(&self.fs, &self.dir, number, self.stamp.clone(), false)?;
         for record in snapshot {
             if let Err(error) = draft.push(record) {
                 draft.abandon();
@@ -218,8 +217,7 @@ impl<F: Filesystem> Writer<F> {
         let name = SPARE.as_ref();
         let before = |operation| move |e| CommitError::before_sync(operation, SPARE.as_ref(), e);
         remove(&self.fs, &self.dir, name).map_err(before("remove"))?;
-        let file =
-            self.fs.create(&self.dir, Path::new(SPARE), MODE).map_err(before("create"))?;
+        let file = self.fs.create(&self.dir, Path::new(SPARE), MODE).map_err(before("create"))?;
         self.fs.reserve(&file, JOURNAL_SPARE).map_err(before("reserve"))?;
         // After it the space is ours also after a power cut; the name need not be durable.
         self.fs.sync_file(&file).map_err(|e| CommitError::after_sync("fsync", name, e))?;
@@ -276,7 +274,11 @@ impl<F: Filesystem> Writer<F> {
     }
 
     /// An operation on the segment in use whose failure leaves the disk in doubt.
-    fn doubtful(&mut self, operation: &'static str, done: io::Result<()>) -> Result<(), CommitError> {
+    fn doubtful(
+        &mut self,
+        operation: &'static str,
+        done: io::Result<()>,
+    ) -> Result<(), CommitError> {
         let done = done.map_err(|source| CommitError::Poisoned {
             operation,
             path: path_of(&self.name()),
