@@ -68,7 +68,15 @@ impl Op {
 
     /// Needs space (ENOSPC, EDQUOT).
     pub fn takes_space(self) -> bool {
-        matches!(self, Self::MakeDir | Self::Rename | Self::Create | Self::WriteAt | Self::Reserve)
+        matches!(
+            self,
+            Self::MakeDir
+                | Self::Rename
+                | Self::Replace
+                | Self::Create
+                | Self::WriteAt
+                | Self::Reserve
+        )
     }
 
     /// An fsync of any kind.

@@ -92,7 +92,7 @@ const MODE: u32 = 0o600;
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// A system call failed.
-    #[error("journal {operation} failed: {source} ({})", path.display())]
+    #[error("journal {operation} failed on {}", path.display())]
     Io {
         /// What was tried: `read`, `open`, `list`, …
         operation: &'static str,
@@ -130,7 +130,7 @@ pub enum JournalError {
     },
     /// A sound line says what this program does not know.
     #[error(
-        "{} says at byte {offset} what this inboxd does not know: {source}\n  Nothing was changed. \
+        "{} says at byte {offset} what this inboxd does not know\n  Nothing was changed. \
          Start the inboxd that wrote it, or a newer one.",
         path.display()
     )]
@@ -161,7 +161,7 @@ pub enum JournalError {
 pub enum CommitError {
     /// The system is short of space, quota, descriptors or memory, found out before any fsync.
     /// Nothing is lost and nothing was promised: stop claiming, and call again later.
-    #[error("journal {operation} failed: {source} ({})", path.display())]
+    #[error("journal {operation} failed on {}", path.display())]
     Full {
         /// What was tried.
         operation: &'static str,
@@ -172,7 +172,7 @@ pub enum CommitError {
     },
     /// What is on the disk is not known any more. Every later call returns this again: end with 1,
     /// and let start-up recover.
-    #[error("journal {operation} failed: {source} ({})", path.display())]
+    #[error("journal {operation} failed on {}", path.display())]
     Poisoned {
         /// What was tried.
         operation: &'static str,

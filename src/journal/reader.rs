@@ -219,6 +219,8 @@ struct Lines<F: Filesystem> {
     pos: usize,
     /// Where in the file `buf` begins.
     base: u64,
+    /// Bytes of the next read: a page first, since often only the head is wanted, then ever more.
+    block: usize,
 }
 
 enum Next<'a> {
@@ -245,7 +247,7 @@ impl<F: Filesystem> Lines<F> {
             path: path.clone(),
             source,
         })?;
-        Ok(Self { fs: fs.clone(), file, path, buf: Vec::new(), pos: 0, base: 0 })
+        Ok(Self { fs: fs.clone(), file, path, buf: Vec::new(), pos: 0, base: 0, block: 4096 })
     }
 
     fn next(&mut self) -> Result<Next<'_>, JournalError> {
@@ -291,7 +293,8 @@ impl<F: Filesystem> Lines<F> {
         self.base += self.pos as u64;
         self.pos = 0;
         let old = self.buf.len();
-        self.buf.resize(old + JOURNAL_BLOCK, 0);
+        self.buf.resize(old + self.block, 0);
+        self.block = JOURNAL_BLOCK.min(self.block * 2);
         let block = self.buf.get_mut(old..).unwrap_or_default();
         let read = self.fs.read_at(&self.file, self.base + old as u64, block);
         self.buf.truncate(old + read.as_ref().copied().unwrap_or_default());

@@ -376,7 +376,7 @@ fn a_failed_fsync_is_never_retried() {
     append_all(&mut writer, 0..1);
     fs.arm_for(Op::is_sync, 1, Errno::IO, Then::Works);
     let error = writer.commit().unwrap_err();
-    assert!(error.to_string().starts_with("journal fsync failed: "), "{error}");
+    assert!(error.to_string().starts_with("journal fsync failed on journal/0"), "{error}");
     fs.take_log();
     append_all(&mut writer, 1..2);
     let all =
@@ -464,6 +464,34 @@ fn the_spare_takes_the_group() {
     assert_eq!(fs::metadata(tmp.path().join(segment_name(1))).unwrap().len(), old_len);
     assert_eq!(numbers_of(&read(&RealFs, &dir).unwrap().0), [0, 1, 2, 3]);
     assert_eq!(names(tmp.path()), ["00000000000000000001.log", "00000000000000000002.log"]);
+}
+
+/// Goal: whatever has its name is durable, and nothing is promised before the name is, too; no test that keeps
+/// the page cache can see that. Method: the order of the operations of each file that gets a name.
+#[test]
+fn files_are_durable_before_their_names() {
+    use Op::{Create, RemoveFile, Rename, SyncDir, SyncFile, WriteAt};
+    let (_tmp, dir) = root();
+    drop(recover(&RealFs, &dir).unwrap());
+    let faults = Faults::new(RealFs);
+    let order = || faults.take_log().into_iter().map(|(op, _)| op).collect::<Vec<_>>();
+    let whole = [RemoveFile, Create, WriteAt, SyncFile, Rename, SyncDir];
+    let mut writer = recover(&faults, &dir).unwrap();
+    // The old segments go only when the new one is there for good.
+    assert_eq!(order(), [&whole[..], &[RemoveFile, SyncDir]].concat());
+    append_all(&mut writer, 0..1);
+    writer.rotate(&[numbered(1)]).unwrap();
+    // The old segment is durable to its end before there is a next one.
+    assert_eq!(order(), [&[WriteAt, SyncFile], &whole[..]].concat());
+    rows::write(&faults, &dir, job(1), b"a\n").unwrap();
+    assert_eq!(order(), [RemoveFile, Create, WriteAt, SyncFile, SyncDir]);
+    let mut sources = Sources::open(&faults, &dir).unwrap();
+    let run = [RemoveFile, Create, WriteAt, WriteAt, SyncFile, Rename, SyncDir];
+    sources.add_run(&mut [SourceKey([1; 16])]).unwrap();
+    assert_eq!(order(), run);
+    sources.add_run(&mut [SourceKey([2; 16])]).unwrap();
+    // A run of its own, then the merged one; the two go only then.
+    assert_eq!(order(), [&run[..], &run, &[RemoveFile, RemoveFile]].concat());
 }
 
 /// What a crash may leave: each of `must` once, any of `may` at most once, nothing else.
