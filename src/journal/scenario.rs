@@ -302,6 +302,20 @@ fn damage_in_the_middle_is_refused() {
     }
 }
 
+/// Goal: durable lines that vanished whole are missed. Method: remove each line but the head, every other one
+/// stays sound; the lines after it stand lower than they say.
+#[test]
+fn a_vanished_line_is_missed() {
+    let (tmp, dir) = root();
+    let (bytes, ends, synced) = two_groups(tmp.path(), &dir);
+    for pair in ends.windows(2).filter(|pair| pair[1] <= synced) {
+        let without = [&bytes[..pair[0]], &bytes[pair[1]..]].concat();
+        fs::write(tmp.path().join(segment_name(1)), without).unwrap();
+        let error = read(&RealFs, &dir).unwrap_err();
+        assert!(matches!(error, JournalError::Damaged { .. }), "{error}");
+    }
+}
+
 /// Goal: damage in a copy is found even if nothing was committed after it. Method: change each byte of a
 /// superseding segment but those of its last line.
 #[test]

@@ -351,7 +351,7 @@ mod tests {
 
     use super::*;
     use crate::fs::RealFs;
-    use crate::fs::faults::{Faults, Then};
+    use crate::fs::faults::{Faults, Op, Then};
 
     fn key(n: u32) -> SourceKey {
         let mut key = [0; KEY];
@@ -409,6 +409,34 @@ mod tests {
             assert!(!index.contains(&at(u128::MAX - n * 2 - 1)).unwrap());
         }
         assert!(!index.contains(&at(u128::MAX / 2)).unwrap());
+    }
+
+    /// Goal: a lookup reads few pages, however the keys are spread. Method: 400 pages of keys in one cluster; the
+    /// 20th read of a lookup fails.
+    #[test]
+    fn a_lookup_reads_few_pages() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = RealFs.open_root(tmp.path()).unwrap();
+        let fs = Faults::new(RealFs);
+        let mut index = Sources::open(&fs, &dir).unwrap();
+        let at = |n: u128| SourceKey(n.to_be_bytes());
+        index.add_run(&mut (0..100_000).map(at).collect::<Vec<_>>()).unwrap();
+        for n in [0, 1, 50_000, 77_777, 99_999] {
+            fs.arm_for(|op| op == Op::ReadAt, 20, rustix::io::Errno::IO, Then::Always);
+            assert!(index.contains(&at(n)).unwrap());
+        }
+    }
+
+    /// Goal: a key that is added again costs nothing. Method: twice in a run, and again in the next one.
+    #[test]
+    fn a_key_added_again_is_kept_once() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = RealFs.open_root(tmp.path()).unwrap();
+        let mut index = Sources::open(&RealFs, &dir).unwrap();
+        index.add_run(&mut [key(1), key(1)]).unwrap();
+        index.add_run(&mut [key(2), key(1)]).unwrap();
+        assert_eq!(index.len(), 2);
+        check(&index, &BTreeSet::from([key(1), key(2)]), 9);
     }
 
     /// Goal: a key once added is never lost by a crash. Method: stop the disk at each durable operation of
