@@ -3,8 +3,9 @@
 //! Must not know: files. Bytes in, record out, and back.
 //!
 //! Invariants
-//! - An encoded record decodes to itself. Asserted also in release builds: a line that start-up cannot
-//!   read would keep the daemon down, and 2 µs for a usual outcome is a twentieth of what a job may cost.
+//! - An encoded record decodes to itself. Asserted also in release builds: a line that start-up
+//!   cannot read would keep the daemon down, and 2 µs for a usual outcome is a twentieth of what a
+//!   job may cost.
 //! - The JSON holds no raw LF, so a line ends at its first one.
 
 use crate::config::limits::JOURNAL_LINE;
@@ -68,7 +69,8 @@ pub fn encode(record: &Record, synced_to: u64, out: &mut Vec<u8>) -> Result<(), 
 pub fn restamp(lines: &[u8], synced_to: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(lines.len() + lines.len() / 16);
     for line in lines.split_inclusive(|b| *b == b'\n') {
-        // Our own lines, from our own buffer: each has two spaces before its JSON and an LF at its end.
+        // Our own lines, from our own buffer: each has two spaces before its JSON and an LF at its
+        // end.
         let json = line.splitn(3, |b| *b == b' ').nth(2).and_then(|json| json.strip_suffix(b"\n"));
         if let Some(json) = json {
             let start = out.len();
@@ -184,7 +186,8 @@ mod tests {
         assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
     }
 
-    /// Goal: what a reader would refuse is never written. Method: one byte above the limit; the buffer stays.
+    /// Goal: what a reader would refuse is never written. Method: one byte above the limit; the
+    /// buffer stays.
     #[test]
     fn a_record_above_the_limit_is_refused() {
         let record = Record::Attempt(Attempt {

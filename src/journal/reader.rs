@@ -4,8 +4,8 @@
 //! left as it is until [`super::Draft::supersede`] has made a copy durable.
 //!
 //! Invariants
-//! - A bad line is *damage* if a later valid line says that it had been durable, or if it is not in the
-//!   last segment. Else it and all that follows is a torn tail: never committed, ignored.
+//! - A bad line is *damage* if a later valid line says that it had been durable, or if it is not in
+//!   the last segment. Else it and all that follows is a torn tail: never committed, ignored.
 //! - What was read is not durable by that: it may be in the page cache only.
 //! - Memory is one line and one block.
 
@@ -151,8 +151,9 @@ impl<F: Filesystem> Reader<F> {
             return damaged("a later segment was begun only when this one was durable".into());
         }
         if offset == 0 && self.at == 0 {
-            // The head is durable before the name. In a later segment a disk that lies has lost its last
-            // records, as in any torn tail; here it has lost all there were, and nobody may go on silently.
+            // The head is durable before the name. In a later segment a disk that lies has lost its
+            // last records, as in any torn tail; here it has lost all there were, and nobody may go
+            // on silently.
             return damaged("it has no head, and no other segment is there".into());
         }
         self.valid.push((segment, offset));

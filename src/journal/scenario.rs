@@ -1,9 +1,10 @@
 //! Stories of the whole journal: do, crash, reopen, check, reopen again.
 //!
-//! Must not know: the daemon. Recovery here copies every record; which ones are live is decided above.
+//! Must not know: the daemon. Recovery here copies every record; which ones are live is decided
+//! above.
 //!
-//! [`Faults`] stops the disk at an operation and keeps what was done before, as `kill -9` does. What a
-//! power cut loses besides (names and bytes not synced) is not told here.
+//! [`Faults`] stops the disk at an operation and keeps what was done before, as `kill -9` does.
+//! What a power cut loses besides (names and bytes not synced) is not told here.
 
 use std::fs;
 use std::path::Path;
@@ -214,7 +215,8 @@ fn names(tmp: &Path) -> Vec<String> {
     names
 }
 
-/// A journal of one segment: two committed groups, of 3 and 2 records. Its bytes, and where each line ends.
+/// A journal of one segment: two committed groups, of 3 and 2 records. Its bytes, and where each
+/// line ends.
 fn two_groups(tmp: &Path, dir: &RealDir) -> (Vec<u8>, Vec<usize>, usize) {
     let mut writer = recover(&RealFs, dir).unwrap();
     append_all(&mut writer, 0..3);
@@ -227,9 +229,9 @@ fn two_groups(tmp: &Path, dir: &RealDir) -> (Vec<u8>, Vec<usize>, usize) {
     (bytes, ends, synced)
 }
 
-/// Goal: whatever a power cut leaves of an uncommitted end is cut, and every whole line before it kept.
-/// Method: cut a journal at every byte; leave it short, fill it with zeros, fill it with garbage; reopen,
-/// recover, reopen.
+/// Goal: whatever a power cut leaves of an uncommitted end is cut, and every whole line before it
+/// kept. Method: cut a journal at every byte; leave it short, fill it with zeros, fill it with
+/// garbage; reopen, recover, reopen.
 #[test]
 fn torn_tail_at_every_byte() {
     let (tmp, dir) = root();
@@ -246,7 +248,8 @@ fn torn_tail_at_every_byte() {
             fs::write(&path, &torn_bytes).unwrap();
             let whole = ends.iter().filter(|end| **end <= cut).count();
             let Some(valid) = whole.checked_sub(1).map(|last| ends[last]) else {
-                // Not even the head is whole: it was durable before the name, so this is no torn tail.
+                // Not even the head is whole: it was durable before the name, so this is no torn
+                // tail.
                 assert!(matches!(read(&RealFs, &dir), Err(JournalError::Damaged { .. })));
                 continue;
             };
@@ -279,8 +282,8 @@ fn a_last_segment_of_zeros_is_torn() {
     }
 }
 
-/// Goal: what was durable and is wrong now is refused, never skipped. Method: change, remove and zero every
-/// byte below the last commit; the line after it knows better.
+/// Goal: what was durable and is wrong now is refused, never skipped. Method: change, remove and
+/// zero every byte below the last commit; the line after it knows better.
 #[test]
 fn damage_in_the_middle_is_refused() {
     let (tmp, dir) = root();
@@ -302,8 +305,8 @@ fn damage_in_the_middle_is_refused() {
     }
 }
 
-/// Goal: durable lines that vanished whole are missed. Method: remove each line but the head, every other one
-/// stays sound; the lines after it stand lower than they say.
+/// Goal: durable lines that vanished whole are missed. Method: remove each line but the head, every
+/// other one stays sound; the lines after it stand lower than they say.
 #[test]
 fn a_vanished_line_is_missed() {
     let (tmp, dir) = root();
@@ -316,8 +319,8 @@ fn a_vanished_line_is_missed() {
     }
 }
 
-/// Goal: damage in a copy is found even if nothing was committed after it. Method: change each byte of a
-/// superseding segment but those of its last line.
+/// Goal: damage in a copy is found even if nothing was committed after it. Method: change each byte
+/// of a superseding segment but those of its last line.
 #[test]
 fn damage_in_a_copy_is_refused() {
     let (tmp, dir) = root();
@@ -334,8 +337,8 @@ fn damage_in_a_copy_is_refused() {
     }
 }
 
-/// Goal: an earlier segment has no torn tail, and none is missing. Method: cut the first of three; remove
-/// the second; give it another's name.
+/// Goal: an earlier segment has no torn tail, and none is missing. Method: cut the first of three;
+/// remove the second; give it another's name.
 #[test]
 fn damage_between_segments_is_refused() {
     let check = |harm: fn(&Path)| {
@@ -362,8 +365,8 @@ fn damage_between_segments_is_refused() {
     check(|tmp| fs::write(tmp.join(segment_name(2)), "").unwrap());
 }
 
-/// Goal: what a newer version wrote is refused by name, not read as damage. Method: a head of version 2; a
-/// sound line of a kind that is not known.
+/// Goal: what a newer version wrote is refused by name, not read as damage. Method: a head of
+/// version 2; a sound line of a kind that is not known.
 #[test]
 fn a_newer_format_is_refused() {
     let seal = |body: &str| format!("{:08x} {body}\n", crc32c::crc32c(body.as_bytes()));
@@ -380,8 +383,9 @@ fn a_newer_format_is_refused() {
     assert!(matches!(error, JournalError::Unknown { .. }), "{error}");
 }
 
-/// Goal: an fsync that failed is never called again, and nothing else is. Method: fail one of a commit, let
-/// the disk work again, try every call; then recover: the copy makes durable what the page cache shows.
+/// Goal: an fsync that failed is never called again, and nothing else is. Method: fail one of a
+/// commit, let the disk work again, try every call; then recover: the copy makes durable what the
+/// page cache shows.
 #[test]
 fn a_failed_fsync_is_never_retried() {
     let (_tmp, dir) = root();
@@ -405,8 +409,9 @@ fn a_failed_fsync_is_never_retried() {
     assert_eq!(numbers_of(&read(&RealFs, &dir).unwrap().0), [0]);
 }
 
-/// Goal: a full disk loses nothing and doubles nothing. Method: with and without a spare, let the disk be
-/// full from each operation that takes space on, and for each errno; on `Full` give space, call again.
+/// Goal: a full disk loses nothing and doubles nothing. Method: with and without a spare, let the
+/// disk be full from each operation that takes space on, and for each errno; on `Full` give space,
+/// call again.
 #[test]
 fn a_full_disk_waits() {
     for (with_spare, errno) in [(false, Errno::NOSPC), (true, Errno::NOSPC), (true, Errno::DQUOT)] {
@@ -452,8 +457,9 @@ fn a_full_disk_waits() {
     }
 }
 
-/// Goal: on a full disk the jobs that run are still recorded, in the spare, and the old segment ends where
-/// it was durable before the new one has its name. Method: one write fails; the order of all operations.
+/// Goal: on a full disk the jobs that run are still recorded, in the spare, and the old segment
+/// ends where it was durable before the new one has its name. Method: one write fails; the order of
+/// all operations.
 #[test]
 fn the_spare_takes_the_group() {
     use Op::{Rename, SetLen, SyncDir, SyncFile, WriteAt};
@@ -480,8 +486,9 @@ fn the_spare_takes_the_group() {
     assert_eq!(names(tmp.path()), ["00000000000000000001.log", "00000000000000000002.log"]);
 }
 
-/// Goal: whatever has its name is durable, and nothing is promised before the name is, too; no test that keeps
-/// the page cache can see that. Method: the order of the operations of each file that gets a name.
+/// Goal: whatever has its name is durable, and nothing is promised before the name is, too; no test
+/// that keeps the page cache can see that. Method: the order of the operations of each file that
+/// gets a name.
 #[test]
 fn files_are_durable_before_their_names() {
     use Op::{Create, RemoveFile, Rename, SyncDir, SyncFile, WriteAt};
@@ -524,8 +531,9 @@ fn check_crash(dir: &RealDir, must: &[u64], may: &[u64], stop: u64) {
     }
 }
 
-/// Goal: a crash between any two steps of commit, spare, rotation and drop loses nothing that was committed
-/// and leaves nothing twice. Method: stop the disk at every durable operation of one history.
+/// Goal: a crash between any two steps of commit, spare, rotation and drop loses nothing that was
+/// committed and leaves nothing twice. Method: stop the disk at every durable operation of one
+/// history.
 #[test]
 fn a_crash_at_every_step_loses_nothing() {
     for stop in 1.. {
@@ -571,8 +579,9 @@ fn a_crash_at_every_step_loses_nothing() {
     }
 }
 
-/// Goal: an interrupted superseding copy changes nothing. Method: stop the disk at every durable operation
-/// of a recovery of three segments; the same records are read, and the next recovery ends well.
+/// Goal: an interrupted superseding copy changes nothing. Method: stop the disk at every durable
+/// operation of a recovery of three segments; the same records are read, and the next recovery ends
+/// well.
 #[test]
 fn an_interrupted_copy_changes_nothing() {
     for stop in 1.. {
@@ -598,8 +607,9 @@ fn an_interrupted_copy_changes_nothing() {
     }
 }
 
-/// Goal: of segments that are dropped none leaves a gap, whatever a power cut undoes, and none comes back.
-/// Method: the order of the operations: oldest first, each followed by an fsync of the folder.
+/// Goal: of segments that are dropped none leaves a gap, whatever a power cut undoes, and none
+/// comes back. Method: the order of the operations: oldest first, each followed by an fsync of the
+/// folder.
 #[test]
 fn segments_are_dropped_one_by_one() {
     let (tmp, dir) = root();
@@ -624,8 +634,8 @@ fn segments_are_dropped_one_by_one() {
     assert_eq!(names(tmp.path()).len(), 2);
 }
 
-/// Goal: a line as long as it may be is read, and one that never ends is not kept in memory. Method: a reason
-/// of some MiB; then garbage without an LF, longer than a line.
+/// Goal: a line as long as it may be is read, and one that never ends is not kept in memory.
+/// Method: a reason of some MiB; then garbage without an LF, longer than a line.
 #[test]
 fn long_lines_are_read_and_endless_ones_are_torn() {
     let (tmp, dir) = root();
@@ -673,8 +683,9 @@ fn any_step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Goal: the journal is the list of what was committed and not dropped. Method: random histories against a
-    /// list of (segment, record), with full disks and crashes; read after each crash and at the end.
+    /// Goal: the journal is the list of what was committed and not dropped. Method: random
+    /// histories against a list of (segment, record), with full disks and crashes; read after each
+    /// crash and at the end.
     #[test]
     fn any_history_equals_the_model(steps in proptest::collection::vec(any_step(), 1..25)) {
         let (tmp, dir) = root();
@@ -827,7 +838,8 @@ fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/journal-v1")
 }
 
-/// Goal: a journal of format 1 is read by every later version. Method: the one kept in `tests/data`.
+/// Goal: a journal of format 1 is read by every later version. Method: the one kept in
+/// `tests/data`.
 #[test]
 fn format_1_is_read() {
     let dir = RealFs.open_root(&fixture()).unwrap();
@@ -852,7 +864,8 @@ fn format_1_is_read() {
     assert!(!sources.contains(&SourceKey([0xac; 16])).unwrap());
 }
 
-/// Goal: keep a journal of the format. Method: run once for each released format, with a new folder name.
+/// Goal: keep a journal of the format. Method: run once for each released format, with a new folder
+/// name.
 #[test]
 #[ignore = "writes the journal that format_1_is_read reads"]
 fn write_the_fixture() {

@@ -3,14 +3,15 @@
 //! Must not know: what a source becomes, or when its key is durable elsewhere; the caller adds keys
 //! whose `take` records it is about to drop.
 //!
-//! A run is a file of sorted keys: a header of 24 bytes (magic of 8, count as u64, crc32c of the keys,
-//! crc32c of the header so far; all little-endian), then 16 bytes a key.
+//! A run is a file of sorted keys: a header of 24 bytes (magic of 8, count as u64, crc32c of the
+//! keys, crc32c of the header so far; all little-endian), then 16 bytes a key.
 //!
 //! Invariants
 //! - A run gets its name only when it is durable, and is never changed.
-//! - A key in any run is in the index. Runs that repeat each other are harmless, so a merge that was
-//!   interrupted needs no repair.
-//! - Each run has at least twice the keys of the next, so there are few: at most one for each doubling.
+//! - A key in any run is in the index. Runs that repeat each other are harmless, so a merge that
+//!   was interrupted needs no repair.
+//! - Each run has at least twice the keys of the next, so there are few: at most one for each
+//!   doubling.
 
 use std::ffi::OsString;
 use std::iter::Peekable;
@@ -30,7 +31,8 @@ const HEADER: usize = 24;
 const KEY: usize = 16;
 /// Keys that a lookup reads at once: one page.
 const PAGE: usize = 256;
-/// Guesses of a lookup before it halves: keys are evenly spread, so the first two nearly always hit.
+/// Guesses of a lookup before it halves: keys are evenly spread, so the first two nearly always
+/// hit.
 const GUESSES: u32 = 4;
 
 impl SourceKey {
@@ -85,8 +87,8 @@ impl<F: Filesystem> Sources<F> {
         Ok(false)
     }
 
-    /// Adds keys, durably, then merges runs until each is twice the next. The slice is sorted on the way.
-    /// After [`CommitError::Full`] it may be called again with the same keys.
+    /// Adds keys, durably, then merges runs until each is twice the next. The slice is sorted on
+    /// the way. After [`CommitError::Full`] it may be called again with the same keys.
     pub fn add_run(&mut self, keys: &mut [SourceKey]) -> Result<(), CommitError> {
         keys.sort_unstable();
         if keys.is_empty() {
@@ -104,7 +106,8 @@ impl<F: Filesystem> Sources<F> {
             let stale = [run_name(older.number), run_name(newer.number)];
             self.runs.truncate(self.runs.len() - 2);
             self.runs.push(merged);
-            // The merged run is durable under its name, so these may go, or come back after a power cut.
+            // The merged run is durable under its name, so these may go, or come back after a power
+            // cut.
             for name in stale {
                 remove(&self.fs, &self.dir, &name)
                     .map_err(|e| CommitError::before_sync("remove", &name, e))?;
@@ -390,7 +393,8 @@ mod tests {
         }
     }
 
-    /// Goal: keys that are not spread at all are found too. Method: a cluster at each end, one page apart.
+    /// Goal: keys that are not spread at all are found too. Method: a cluster at each end, one page
+    /// apart.
     #[test]
     fn clustered_keys_are_found() {
         let tmp = tempfile::tempdir().unwrap();
@@ -411,8 +415,8 @@ mod tests {
         assert!(!index.contains(&at(u128::MAX / 2)).unwrap());
     }
 
-    /// Goal: a lookup reads few pages, however the keys are spread. Method: 400 pages of keys in one cluster; the
-    /// 20th read of a lookup fails.
+    /// Goal: a lookup reads few pages, however the keys are spread. Method: 400 pages of keys in
+    /// one cluster; the 20th read of a lookup fails.
     #[test]
     fn a_lookup_reads_few_pages() {
         let tmp = tempfile::tempdir().unwrap();
@@ -427,7 +431,8 @@ mod tests {
         }
     }
 
-    /// Goal: a key that is added again costs nothing. Method: twice in a run, and again in the next one.
+    /// Goal: a key that is added again costs nothing. Method: twice in a run, and again in the next
+    /// one.
     #[test]
     fn a_key_added_again_is_kept_once() {
         let tmp = tempfile::tempdir().unwrap();
@@ -439,8 +444,9 @@ mod tests {
         check(&index, &BTreeSet::from([key(1), key(2)]), 9);
     }
 
-    /// Goal: a key once added is never lost by a crash. Method: stop the disk at each durable operation of
-    /// an add with two merges, open what is there, check that all of the earlier keys are in it.
+    /// Goal: a key once added is never lost by a crash. Method: stop the disk at each durable
+    /// operation of an add with two merges, open what is there, check that all of the earlier keys
+    /// are in it.
     #[test]
     fn a_merge_that_was_interrupted_loses_no_key() {
         let add = |index: &mut Sources<Faults<RealFs>>, range: std::ops::Range<u32>| {
