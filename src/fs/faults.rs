@@ -1,7 +1,8 @@
 //! A filesystem that fails where a test says: wraps any other, counts operations, fails the Nth.
 //!
 //! Must not know: what it is used for. What reached the inner filesystem stays there: a stop with
-//! [`Then::Always`] is a `kill -9`, which keeps the page cache. Lost bytes and names are not its matter.
+//! [`Then::Always`] is a `kill -9`, which keeps the page cache. Lost bytes and names are not its
+//! matter.
 //!
 //! Invariants
 //! - A failing operation does nothing, but for a write, which has written its first half: that is
@@ -70,7 +71,12 @@ impl Op {
     pub fn takes_space(self) -> bool {
         matches!(
             self,
-            Self::MakeDir | Self::Rename | Self::Create | Self::WriteAt | Self::Reserve
+            Self::MakeDir
+                | Self::Rename
+                | Self::Replace
+                | Self::Create
+                | Self::WriteAt
+                | Self::Reserve
         )
     }
 
@@ -137,7 +143,8 @@ impl<F: Filesystem> Faults<F> {
         self.with(|state| state.failed)
     }
 
-    /// Every durable operation since the last call, failed ones included, with the name it was given.
+    /// Every durable operation since the last call, failed ones included, with the name it was
+    /// given.
     pub fn take_log(&self) -> Vec<(Op, PathBuf)> {
         self.with(|state| std::mem::take(&mut state.log))
     }
@@ -273,10 +280,11 @@ mod tests {
     use super::*;
     use crate::fs::RealFs;
 
-    /// Goal: the Nth operation fails, and only those a test asked for. Method: both kinds, by count; a
-    /// write that fails has left its first half.
+    /// Goal: the Nth operation fails, and only those a test asked for. Method: both kinds, by
+    /// count; a write that fails has left its first half.
     #[test]
     fn the_nth_operation_fails() {
+        use Op::{Create, SetLen, SyncDir, SyncFile, WriteAt};
         let tmp = tempfile::tempdir().unwrap();
         let dir = RealFs.open_root(tmp.path()).unwrap();
         let fs = Faults::new(RealFs);
@@ -295,10 +303,6 @@ mod tests {
         fs.sync_file(&file).unwrap();
         assert_eq!(fs.failed(), 3);
         let ops: Vec<_> = fs.take_log().into_iter().map(|(op, _)| op).collect();
-        use Op::{Create, SetLen, SyncDir, SyncFile, WriteAt};
-        assert_eq!(
-            ops,
-            [Create, WriteAt, WriteAt, SyncFile, SetLen, SyncFile, SyncDir, SyncFile]
-        );
+        assert_eq!(ops, [Create, WriteAt, WriteAt, SyncFile, SetLen, SyncFile, SyncDir, SyncFile]);
     }
 }

@@ -3,15 +3,17 @@
 //! Must not know: which records are live; the caller streams them in.
 //!
 //! Invariants
-//! - Its name is given only after an fsync of all of it, and [`Draft::finish`] returns only after an
-//!   fsync of the folder: who finds the segment finds it whole.
-//! - Therefore each of its lines may say that everything before it is durable (`synced_to` is its own
-//!   offset): that is true for whoever can read it, and makes damage in a copy as visible as elsewhere.
+//! - Its name is given only after an fsync of all of it, and [`Draft::finish`] returns only after
+//!   an fsync of the folder: who finds the segment finds it whole.
+//! - Therefore each of its lines may say that everything before it is durable (`synced_to` is its
+//!   own offset): that is true for whoever can read it, and makes damage in a copy as visible as
+//!   elsewhere.
 //! - Memory is one block, whatever the number of records.
 //! - Until it is named, nothing refers to it: it may be given up at any time, at no cost.
 
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::config::limits::JOURNAL_BLOCK;
@@ -82,8 +84,7 @@ impl<F: Filesystem> Draft<F> {
             .create(dir, Path::new(&name), MODE)
             .map_err(|e| CommitError::before_sync("create", &name, e))?;
         let (fs, dir) = (fs.clone(), dir.clone());
-        let mut draft =
-            Self { fs, dir, file, name, number, stamp, written: 0, buffer: Vec::new() };
+        let mut draft = Self { fs, dir, file, name, number, stamp, written: 0, buffer: Vec::new() };
         let begin = draft.stamp.begin(number, supersedes);
         draft.push(&begin)?;
         Ok(draft)
@@ -144,8 +145,8 @@ impl<F: Filesystem> Draft<F> {
         self.fs
             .rename(&self.dir, Path::new(&self.name), &self.dir, Path::new(&name))
             .map_err(|e| CommitError::before_sync("rename", &self.name, e))?;
-        // After it the segment is part of the journal, whatever happens. Nothing may be appended before:
-        // records in a segment whose name vanishes would vanish with it.
+        // After it the segment is part of the journal, whatever happens. Nothing may be appended
+        // before: records in a segment whose name vanishes would vanish with it.
         self.fs.sync_dir(&self.dir).map_err(|e| CommitError::after_sync("fsync", &name, e))
     }
 }
@@ -156,7 +157,7 @@ fn remove_leftovers<F: Filesystem>(fs: &F, dir: &F::Dir) -> Result<(), CommitErr
     let mut names = Vec::new();
     for entry in fs.list(dir).map_err(list)? {
         let name = entry.map_err(list)?.name;
-        let draft = name.to_str().is_some_and(|n| n.ends_with(".tmp") || n == SPARE);
+        let draft = name.as_bytes().ends_with(b".tmp") || name == SPARE;
         if draft {
             names.push(name);
         }
@@ -179,7 +180,8 @@ fn remove_older<F: Filesystem>(fs: &F, dir: &F::Dir, number: u64) -> Result<(), 
         removed = true;
     }
     if removed {
-        // After it the old segments cannot come back, so their numbers and rows files are free to go.
+        // After it the old segments cannot come back, so their numbers and rows files are free to
+        // go.
         fs.sync_dir(dir).map_err(|e| CommitError::after_sync("fsync", "".as_ref(), e))?;
     }
     Ok(())

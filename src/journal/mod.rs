@@ -4,7 +4,7 @@
 //! through [`crate::fs::Filesystem`], in the open folder `journal/`, from one thread.
 //!
 //! - [`record`]: what a line says.
-//! - [`line`]: how a line is written: checksum and `synced_to`.
+//! - [`mod@line`]: how a line is written: checksum and `synced_to`.
 //! - [`draft`]: a segment before it has its name.
 //! - [`writer`]: appends, commits, rotates, drops; stops for good after a failed fsync.
 //! - [`reader`]: streams what is live; tells a torn tail from damage.
@@ -28,20 +28,22 @@
 //! the segment had its name, when it got it. `json` is one [`record::Record`] without a raw LF.
 //! The first line is a [`record::Begin`].
 //!
-//! A reader starts at the last segment whose `Begin` says `supersedes`, else at the first one there.
+//! A reader starts at the last segment whose `Begin` says `supersedes`, else at the first one
+//! there.
 //!
 //! # Invariants
 //!
-//! - The commit instant is the return of [`writer::Writer::commit`]. Nothing before it is a promise.
+//! - The commit instant is the return of [`writer::Writer::commit`]. Nothing before it is a
+//!   promise.
 //! - Bytes below `synced_to` of any valid line never change again.
 //! - A segment gets its name only when its `Begin` and snapshot are durable, and it is appended to
 //!   only when that name is durable. So a superseding segment is complete, always.
-//! - Segment N+1 gets its name only when all of N is durable and N has no byte beyond that. So a torn
-//!   tail is in the last segment only.
-//! - Segments are dropped oldest first, each removal durable before the next. So the numbers from the
-//!   first live segment to the last have no gap.
-//! - An fsync that failed is never called again: the kernel may have dropped the pages and forgotten
-//!   the error, and a second call would return 0 for bytes that are lost.
+//! - Segment N+1 gets its name only when all of N is durable and N has no byte beyond that. So a
+//!   torn tail is in the last segment only.
+//! - Segments are dropped oldest first, each removal durable before the next. So the numbers from
+//!   the first live segment to the last have no gap.
+//! - An fsync that failed is never called again: the kernel may have dropped the pages and
+//!   forgotten the error, and a second call would return 0 for bytes that are lost.
 //! - What a reader reads is in the page cache, which may be all there is: the last daemon may have
 //!   died between write and fsync. Nothing may be built on it until it was copied by
 //!   [`draft::Draft::supersede`], which makes it durable.
@@ -50,12 +52,16 @@
 //! # Assumptions
 //!
 //! 1. After `fdatasync` returns 0, the bytes and the length of the file survive a power cut; after
-//!    `fsync` of a folder returns 0, so do the names in it. A disk that lies about it can lose records.
-//! 2. A rename on one filesystem is atomic: after a crash there is the old name or the new one, with
-//!    the same file. Several names that were not synced may each survive or not, in any combination.
-//! 3. Bytes that were written and not synced may survive wholly, partly, or as zeros or garbage; bytes
-//!    that were synced before stay as they are, also when they share a sector with such bytes.
-//! 4. One process writes here: the lock on `journal/` is held. Nobody else removes or edits a segment.
+//!    `fsync` of a folder returns 0, so do the names in it. A disk that lies about it can lose
+//!    records.
+//! 2. A rename on one filesystem is atomic: after a crash there is the old name or the new one,
+//!    with the same file. Several names that were not synced may each survive or not, in any
+//!    combination.
+//! 3. Bytes that were written and not synced may survive wholly, partly, or as zeros or garbage;
+//!    bytes that were synced before stay as they are, also when they share a sector with such
+//!    bytes.
+//! 4. One process writes here: the lock on `journal/` is held. Nobody else removes or edits a
+//!    segment.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -92,7 +98,7 @@ const MODE: u32 = 0o600;
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// A system call failed.
-    #[error("journal {operation} failed: {source} ({})", path.display())]
+    #[error("journal {operation} failed on {}", path.display())]
     Io {
         /// What was tried: `read`, `open`, `list`, …
         operation: &'static str,
@@ -130,7 +136,7 @@ pub enum JournalError {
     },
     /// A sound line says what this program does not know.
     #[error(
-        "{} says at byte {offset} what this inboxd does not know: {source}\n  Nothing was changed. \
+        "{} says at byte {offset} what this inboxd does not know\n  Nothing was changed. \
          Start the inboxd that wrote it, or a newer one.",
         path.display()
     )]
@@ -161,7 +167,7 @@ pub enum JournalError {
 pub enum CommitError {
     /// The system is short of space, quota, descriptors or memory, found out before any fsync.
     /// Nothing is lost and nothing was promised: stop claiming, and call again later.
-    #[error("journal {operation} failed: {source} ({})", path.display())]
+    #[error("journal {operation} failed on {}", path.display())]
     Full {
         /// What was tried.
         operation: &'static str,
@@ -172,7 +178,7 @@ pub enum CommitError {
     },
     /// What is on the disk is not known any more. Every later call returns this again: end with 1,
     /// and let start-up recover.
-    #[error("journal {operation} failed: {source} ({})", path.display())]
+    #[error("journal {operation} failed on {}", path.display())]
     Poisoned {
         /// What was tried.
         operation: &'static str,

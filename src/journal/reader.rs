@@ -4,8 +4,8 @@
 //! left as it is until [`super::Draft::supersede`] has made a copy durable.
 //!
 //! Invariants
-//! - A bad line is *damage* if a later valid line says that it had been durable, or if it is not in the
-//!   last segment. Else it and all that follows is a torn tail: never committed, ignored.
+//! - A bad line is *damage* if a later valid line says that it had been durable, or if it is not in
+//!   the last segment. Else it and all that follows is a torn tail: never committed, ignored.
 //! - What was read is not durable by that: it may be in the page cache only.
 //! - Memory is one line and one block.
 
@@ -134,9 +134,7 @@ impl<F: Filesystem> Reader<F> {
     /// Decides what a bad line is, by all that follows it in its segment.
     fn bad(&mut self, segment: u64, offset: u64, mut lines: Lines<F>) -> Result<(), JournalError> {
         let path = path_of(&segment_name(segment));
-        let damaged = |why: String| {
-            Err(JournalError::Damaged { path: path.clone(), offset, why })
-        };
+        let damaged = |why: String| Err(JournalError::Damaged { path: path.clone(), offset, why });
         let len = loop {
             match lines.next()? {
                 Next::End { len } => break len,
@@ -153,8 +151,9 @@ impl<F: Filesystem> Reader<F> {
             return damaged("a later segment was begun only when this one was durable".into());
         }
         if offset == 0 && self.at == 0 {
-            // The head is durable before the name. In a later segment a disk that lies has lost its last
-            // records, as in any torn tail; here it has lost all there were, and nobody may go on silently.
+            // The head is durable before the name. In a later segment a disk that lies has lost its
+            // last records, as in any torn tail; here it has lost all there were, and nobody may go
+            // on silently.
             return damaged("it has no head, and no other segment is there".into());
         }
         self.valid.push((segment, offset));
@@ -221,14 +220,23 @@ struct Lines<F: Filesystem> {
     pos: usize,
     /// Where in the file `buf` begins.
     base: u64,
+    /// Bytes of the next read: a page first, since often only the head is wanted, then ever more.
+    block: usize,
 }
 
 enum Next<'a> {
-    Line { offset: u64, checked: Checked<'a> },
+    Line {
+        offset: u64,
+        checked: Checked<'a>,
+    },
     /// Not a line: no LF, too long, or the checksum is wrong.
-    Bad { offset: u64 },
+    Bad {
+        offset: u64,
+    },
     /// The end of the file.
-    End { len: u64 },
+    End {
+        len: u64,
+    },
 }
 
 impl<F: Filesystem> Lines<F> {
@@ -240,7 +248,7 @@ impl<F: Filesystem> Lines<F> {
             path: path.clone(),
             source,
         })?;
-        Ok(Self { fs: fs.clone(), file, path, buf: Vec::new(), pos: 0, base: 0 })
+        Ok(Self { fs: fs.clone(), file, path, buf: Vec::new(), pos: 0, base: 0, block: 4096 })
     }
 
     fn next(&mut self) -> Result<Next<'_>, JournalError> {
@@ -256,7 +264,9 @@ impl<F: Filesystem> Lines<F> {
                 self.pos = end + 1;
                 let line = self.buf.get(start..end).unwrap_or_default();
                 let checked = if endless { None } else { line::check(line) };
-                return Ok(checked.map_or(Next::Bad { offset }, |checked| Next::Line { offset, checked }));
+                return Ok(
+                    checked.map_or(Next::Bad { offset }, |checked| Next::Line { offset, checked })
+                );
             }
             searched = rest.len();
             if searched > LINE_MAX {
@@ -284,7 +294,8 @@ impl<F: Filesystem> Lines<F> {
         self.base += self.pos as u64;
         self.pos = 0;
         let old = self.buf.len();
-        self.buf.resize(old + JOURNAL_BLOCK, 0);
+        self.buf.resize(old + self.block, 0);
+        self.block = JOURNAL_BLOCK.min(self.block * 2);
         let block = self.buf.get_mut(old..).unwrap_or_default();
         let read = self.fs.read_at(&self.file, self.base + old as u64, block);
         self.buf.truncate(old + read.as_ref().copied().unwrap_or_default());

@@ -24,8 +24,8 @@ pub(super) fn name(job: JobId) -> OsString {
     format!("{job}.rows").into()
 }
 
-/// Writes the rows of a job and makes them durable, name included. For the record that is appended next.
-/// Replaces one that an interrupted attempt at the same job left.
+/// Writes the rows of a job and makes them durable, name included. For the record that is appended
+/// next. Replaces one that an interrupted attempt at the same job left.
 pub fn write<F: Filesystem>(
     fs: &F,
     dir: &F::Dir,
@@ -50,8 +50,8 @@ pub fn write<F: Filesystem>(
     Ok(PieceBytes::File { len: bytes.len() as u64, sha256: hex(&Sha256::digest(bytes)) })
 }
 
-/// Streams the rows of a job into `sink`, block by block, and fails at the end if they are not those
-/// recorded; so the sink must be able to give up what it got.
+/// Streams the rows of a job into `sink`, block by block, and fails at the end if they are not
+/// those recorded; so the sink must be able to give up what it got.
 pub fn read<F: Filesystem>(
     fs: &F,
     dir: &F::Dir,
@@ -128,7 +128,8 @@ mod tests {
     use super::*;
     use crate::fs::RealFs;
 
-    /// Goal: rows come back whole, and changed ones are refused. Method: write, read, flip a byte, cut, remove.
+    /// Goal: rows come back whole, and changed ones are refused. Method: write, read, flip a byte,
+    /// cut, remove.
     #[test]
     fn rows_come_back_or_are_refused() {
         let tmp = tempfile::tempdir().unwrap();
