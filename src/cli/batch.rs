@@ -222,7 +222,8 @@ fn left_over(summary: &Summary) {
     let status = &summary.status;
     let unrouted = status.unrouted + summary.sources.unrouted;
     if unrouted > 0 {
-        let example = summary.sources.unrouted_example.as_ref().map(|path| path.display().to_string());
+        let example =
+            summary.sources.unrouted_example.as_ref().map(|path| path.display().to_string());
         let example = example.or_else(|| status.unrouted_example.clone()).unwrap_or_default();
         let files = show::plural(unrouted, "file matches", "files match");
         print_line(&format!("{files} no route and stay where they are, such as {example}"));

@@ -21,8 +21,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failed> {
     let spool = SpoolArg { path: args.dir.clone() };
-    let failed =
-        |error| Failed::runtime(format!("cannot make {}: {error}", args.dir.display()));
+    let failed = |error| Failed::runtime(format!("cannot make {}: {error}", args.dir.display()));
     let settings = args.dir.join("inboxd.toml");
     if settings.exists() {
         return Err(Failed::usage(format!(

@@ -6,7 +6,6 @@
 //! Exit codes: 0 fine, 1 runtime failure (a restart may help; also *already served*), 2 usage or
 //! settings (it does not help), 3 `batch` finished and a job of this run failed.
 
-use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -87,8 +86,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     while let Some(source) = next {
         let said = source.to_string();
         if !text.contains(&said) {
-            // Writing into a String cannot fail.
-            drop(write!(text, ": {said}"));
+            text.push_str(": ");
+            text.push_str(&said);
         }
         next = source.source();
     }

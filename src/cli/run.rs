@@ -25,8 +25,7 @@ pub(crate) fn run(_args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
         show::routes(&settings.routes),
         show::plural(settings.workers as u64, "worker", "workers"),
     );
-    let options =
-        Options { spool: spool.path.clone(), settings, mode: Mode::Watch, sources: None };
+    let options = Options { spool: spool.path.clone(), settings, mode: Mode::Watch, sources: None };
     serve(options, &mut |told| tell(&told, &ready))?;
     Ok(ExitCode::SUCCESS)
 }

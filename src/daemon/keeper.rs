@@ -138,7 +138,9 @@ impl KeeperError {
     /// Waiting may help.
     fn is_shortage(&self) -> bool {
         match self {
-            Self::Results(ResultsError::Full { .. }) | Self::Commit(CommitError::Full { .. }) => true,
+            Self::Results(ResultsError::Full { .. }) | Self::Commit(CommitError::Full { .. }) => {
+                true
+            }
             Self::Spool { source, .. } => is_shortage(source),
             _ => false,
         }
@@ -316,7 +318,12 @@ impl<F: Filesystem> Keeper<F> {
     }
 
     /// Puts a job that recovery found under the core's eyes.
-    pub(super) fn adopt(&mut self, found: Recovered, info: JobInfo, now: Millis) -> Result<(), KeeperError> {
+    pub(super) fn adopt(
+        &mut self,
+        found: Recovered,
+        info: JobInfo,
+        now: Millis,
+    ) -> Result<(), KeeperError> {
         self.jobs.insert(found.job, info);
         self.step(Event::Recovered(found), now)
     }
@@ -733,7 +740,8 @@ impl<F: Filesystem> Keeper<F> {
         if let Some(outcome) = self.reappeared(&file.mark) {
             // Recorded before a power cut that undid its claim: it is settled, not run again.
             let settled = settle_outcome(&self.spool, &outcome, claimed, &mut self.empty)?;
-            self.out.push(Output::Notice(Notice::Reappeared { rel: candidate.rel.clone(), settled }));
+            self.out
+                .push(Output::Notice(Notice::Reappeared { rel: candidate.rel.clone(), settled }));
             return self.step(Event::Held { candidate, begin, until: None }, now);
         }
         let info = JobInfo {
@@ -885,9 +893,8 @@ impl<F: Filesystem> Keeper<F> {
             output: planned.output,
             source: info.take.as_ref().and_then(|take| take.source),
         };
-        let is_big = |piece: &crate::journal::record::Piece| {
-            matches!(piece.bytes, PieceBytes::File { .. })
-        };
+        let is_big =
+            |piece: &crate::journal::record::Piece| matches!(piece.bytes, PieceBytes::File { .. });
         if outcome.csv.iter().any(is_big) {
             self.rows_files.push(job);
         }
@@ -989,12 +996,10 @@ impl<F: Filesystem> Keeper<F> {
         };
         let mut found: Vec<Sighting> = Vec::new();
         let table = &self.table;
-        let over = scan.slice(
-            &self.spool,
-            room,
-            &|rel| table.ignored(rel).is_none(),
-            &mut |sighting| found.push(sighting),
-        );
+        let over =
+            scan.slice(&self.spool, room, &|rel| table.ignored(rel).is_none(), &mut |sighting| {
+                found.push(sighting)
+            });
         for sighting in found {
             self.sighted(sighting, now);
         }

@@ -27,9 +27,7 @@ use crate::config::Settings;
 use crate::core::state::{Millis, Recovered};
 use crate::core::{JobId, RelPath, Spent};
 use crate::fs::{self, Filesystem, Stat};
-use crate::journal::record::{
-    Attempt, FileMark, Outcome, PieceBytes, Record, SourceKey, Take,
-};
+use crate::journal::record::{Attempt, FileMark, Outcome, PieceBytes, Record, SourceKey, Take};
 use crate::journal::{Draft, Reader, Sources, Stamp, Writer, rows};
 use crate::results::{Recovery, Results};
 use crate::spool::{Claimed, Place, Spool};
@@ -91,11 +89,11 @@ pub fn recover<F: Filesystem>(
     around: Surroundings,
 ) -> Result<(Keeper<F>, Report), KeeperError> {
     let places = list_places(&spool)?;
-    let mut results =
-        Recovery::new(spool.fs.clone(), spool.results.clone(), spool.journal.clone());
+    let mut results = Recovery::new(spool.fs.clone(), spool.results.clone(), spool.journal.clone());
     let known = read_records(&spool, &places, &mut results)?;
     let power_cut = known.boot.as_ref().is_some_and(|boot| *boot != around.boot);
-    let mut report = Report { records: known.records, power_cut, torn: known.torn, ..Report::default() };
+    let mut report =
+        Report { records: known.records, power_cut, torn: known.torn, ..Report::default() };
     report.touched = results.verify()?.len();
 
     let high = known.high.unwrap_or(JobId::MIN);
@@ -369,7 +367,8 @@ pub(super) fn unstage<F: Filesystem>(
     rel: &RelPath,
 ) -> Result<FileMark, KeeperError> {
     let (from, to) = (Place::Staging(job).name(), Place::Job(Claimed { job, begun: 0 }).name());
-    let moved = spool.fs.rename(&spool.processing, Path::new(&from), &spool.processing, Path::new(&to));
+    let moved =
+        spool.fs.rename(&spool.processing, Path::new(&from), &spool.processing, Path::new(&to));
     match moved {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(KeeperError::spool(format!("move processing/{from}"))(error));

@@ -31,9 +31,7 @@ use super::keeper::{Keeper, KeeperError};
 use super::notice::Notice;
 use super::pool::Pool;
 use super::recover::{Report, Surroundings, recover};
-use super::service::{
-    Listener, LoopState, Message, Mode, Service, SourcesSeen, Summary, now_ms,
-};
+use super::service::{Listener, LoopState, Message, Mode, Service, SourcesSeen, Summary, now_ms};
 use super::stager::Stager;
 
 /// Notices kept for a listener that is slow; what it misses is counted for it.
@@ -358,7 +356,8 @@ impl Drain {
         }
         self.begun = true;
         let (send, running) = oneshot::channel();
-        let reply = move |status: &super::service::Status| send.send(status.running).unwrap_or_default();
+        let reply =
+            move |status: &super::service::Status| send.send(status.running).unwrap_or_default();
         drop(keeper.send(Message::Ask(Box::new(reply))));
         drop(keeper.send(Message::Drain));
         tell(Told::Draining(running.await.unwrap_or(0)));

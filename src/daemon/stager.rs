@@ -128,7 +128,8 @@ impl Stager {
     /// Sources may lie in the spool's folder (`inbox/samples`), but not in its state folders.
     fn is_sample(&self, path: &Path) -> bool {
         let first = path.strip_prefix(&self.spool).ok().and_then(|below| below.components().next());
-        let ours = ["incoming", "processing", "done", "error", "output", "results", "journal", "log"];
+        let ours =
+            ["incoming", "processing", "done", "error", "output", "results", "journal", "log"];
         first.is_some_and(|first| !ours.iter().any(|name| first.as_os_str() == *name))
     }
 

@@ -17,9 +17,9 @@ use std::path::Path;
 #[cfg(test)]
 pub mod faults;
 pub mod real;
-pub mod tree;
 #[cfg(test)]
 pub mod sim;
+pub mod tree;
 
 pub use real::RealFs;
 pub use tree::{make_dirs, remove_tree, sync_tree};

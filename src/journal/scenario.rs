@@ -123,7 +123,7 @@ pub(super) fn any_record() -> impl Strategy<Value = Record> {
         },
     );
     let take = (any_job(), any::<[u8; 16]>(), any_rel())
-        .prop_map(|(job, key, rel)| Record::Take(Take { job, source: SourceKey(key), rel }));
+        .prop_map(|(job, key, rel)| Record::Take(Take { job, source: Some(SourceKey(key)), rel }));
     let attempt = (
         (any_job(), any::<u32>(), any_spent()),
         (any::<u64>(), any::<Option<u64>>(), any::<String>()),
@@ -803,7 +803,11 @@ fn fixture_records() -> Vec<Record> {
             rows: 0,
             crc: 0,
         }),
-        Record::Take(Take { job: job(1), source: SourceKey([0xab; 16]), rel: rel(b"a/\xff") }),
+        Record::Take(Take {
+            job: job(1),
+            source: Some(SourceKey([0xab; 16])),
+            rel: rel(b"a/\xff"),
+        }),
         numbered(2),
         Record::Outcome(done.clone()),
         Record::Outcome(Outcome {

@@ -192,7 +192,10 @@ mod tests {
         assert_eq!(meta.modified().unwrap(), old);
         assert_ne!(meta.ino(), before.ino());
         let after = std::fs::metadata(&file).unwrap();
-        assert_eq!((after.ino(), after.mtime(), after.ctime()), (before.ino(), before.mtime(), before.ctime()));
+        assert_eq!(
+            (after.ino(), after.mtime(), after.ctime()),
+            (before.ino(), before.mtime(), before.ctime())
+        );
 
         let job = JobId::next(job, 2, [1; 10]);
         stage(&processing, job, &sources[0], How::Link, &mut |_| ()).unwrap();

@@ -43,8 +43,7 @@ impl Lock {
     /// Takes the lock of the spool at `spool`, or says who has it.
     pub fn take(spool: &Path) -> Result<Self, LockError> {
         let path = spool.join("journal");
-        let failed =
-            |source: io::Error| LockError::Io { path: path.display().to_string(), source };
+        let failed = |source: io::Error| LockError::Io { path: path.display().to_string(), source };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
         match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
