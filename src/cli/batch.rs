@@ -195,7 +195,9 @@ fn conclude(
             seconds(began)
         );
         if sources.known > 0 {
-            line.push_str(&format!("   {} already done", show::count(sources.known)));
+            line.push_str("   ");
+            line.push_str(&show::count(sources.known));
+            line.push_str(" already done");
         }
         print_line(&line);
     }

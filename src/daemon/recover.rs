@@ -86,7 +86,7 @@ struct Known {
 pub fn recover<F: Filesystem>(
     spool: Spool<F>,
     settings: &Settings,
-    around: Surroundings,
+    around: &Surroundings,
 ) -> Result<(Keeper<F>, Report), KeeperError> {
     let places = list_places(&spool)?;
     let mut results = Recovery::new(spool.fs.clone(), spool.results.clone(), spool.journal.clone());
@@ -97,7 +97,7 @@ pub fn recover<F: Filesystem>(
     report.touched = results.verify()?.len();
 
     let high = known.high.unwrap_or(JobId::MIN);
-    let (journal, results) = rewrite(&spool, results, high, &known, &places, &around)?;
+    let (journal, results) = rewrite(&spool, results, high, &known, &places, around)?;
     rows::remove_orphans(&spool.fs, &spool.journal, |job| known.rows_files.contains(&job))?;
 
     let parts = Parts {
@@ -117,7 +117,7 @@ pub fn recover<F: Filesystem>(
         restore_sidecars(&keeper.spool, &known)?;
     }
     settle_recorded(&mut keeper, &known, &places, &mut report)?;
-    take_up(&mut keeper, &known, &places, &around, &mut report)?;
+    take_up(&mut keeper, &known, &places, around, &mut report)?;
     Ok((keeper, report))
 }
 

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
@@ -262,10 +262,7 @@ impl<L: Listener> Service<RealFs, L> {
         } else {
             // Before it sleeps, the log of what has happened goes out.
             self.flush_history();
-            match messages.recv_timeout(wait) {
-                Ok(message) => Some(message),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            }
+            messages.recv_timeout(wait).ok()
         };
         let mut next = first;
         let mut taken = 0;

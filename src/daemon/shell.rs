@@ -219,7 +219,7 @@ pub fn recover_spool(
         now: now_ms(),
         random,
     };
-    Ok(recover(opened.spool.clone(), settings, around)?)
+    Ok(recover(opened.spool.clone(), settings, &around)?)
 }
 
 /// Ten random bytes; the clock's nanoseconds where the kernel gives none.

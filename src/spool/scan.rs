@@ -56,7 +56,8 @@ impl<F: Filesystem> Scan<F> {
         let mut scan = Self { stack: Vec::new(), unreadable: Vec::new() };
         match spool.fs.list(&spool.incoming) {
             Ok(list) => {
-                scan.stack.push(Level { prefix: vec![], dir: spool.incoming.clone(), list })
+                scan.stack.push(Level { prefix: vec![], dir: spool.incoming.clone(), list });
+            }
             }
             Err(error) => scan.unreadable.push(Unreadable { rel: None, error }),
         }

@@ -170,10 +170,7 @@ impl<F: Filesystem> Spool<F> {
         ino: u64,
         why: impl FnOnce() -> Vec<u8>,
     ) -> io::Result<()> {
-        let (dir, folder) = match self.find_parent(&self.error, rel, job)? {
-            Some(found) => found,
-            None => return Ok(()),
-        };
+        let Some((dir, folder)) = self.find_parent(&self.error, rel, job) else { return Ok(()) };
         for name in [OsStr::from_bytes(rel.name()).to_owned(), names::beside(rel.name(), job)] {
             match self.fs.stat(&dir, Path::new(&name)) {
                 Ok(stat) if stat.ino == ino => {
@@ -192,7 +189,7 @@ impl<F: Filesystem> Spool<F> {
         tree: &F::Dir,
         rel: &RelPath,
         job: JobId,
-    ) -> io::Result<Option<(F::Dir, PathBuf)>> {
+    ) -> Option<(F::Dir, PathBuf)> {
         let mut dir = tree.clone();
         let mut path = PathBuf::new();
         for part in rel.parent().split(|b| *b == b'/').filter(|part| !part.is_empty()) {
@@ -200,11 +197,11 @@ impl<F: Filesystem> Spool<F> {
             let opened = names.into_iter().find_map(|name| {
                 self.fs.open_dir(&dir, Path::new(&name)).ok().map(|dir| (dir, name))
             });
-            let Some((next, name)) = opened else { return Ok(None) };
+            let (next, name) = opened?;
             dir = next;
             path.push(name);
         }
-        Ok(Some((dir, path)))
+        Some((dir, path))
     }
 
     fn settle_output(&self, it: &Settling<'_>) -> io::Result<Option<PathBuf>> {
