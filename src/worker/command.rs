@@ -12,14 +12,14 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Mode, OFlags};
 
 use super::memory::OomWatch;
-use super::process::{Bounds, Ending, ResourceLimits, Stream, attend};
+use super::process::{Bounds, Ending, ResourceLimits, Started, Stream, attend, start};
 use super::stdout::{Said, Stdout};
 use super::tail::Tail;
 use super::template::{Piece, fill, parse};
@@ -57,7 +57,7 @@ impl Slot {
             quiet(Verdict::Released)
         } else {
             match self.start(task) {
-                Ok(child) => self.attend(task, child, stop),
+                Ok(worker) => self.attend(task, worker, stop),
                 Err(StartError::Task(reason)) => {
                     quiet(Verdict::Failed(Failure::new(FailClass::Fail, reason)))
                 }
@@ -70,7 +70,7 @@ impl Slot {
         ended
     }
 
-    fn start(&mut self, task: &Task) -> Result<Child, StartError> {
+    fn start(&mut self, task: &Task) -> Result<Started, StartError> {
         if let Some(prepared) = self.prepared.as_ref().filter(|p| p.is_for(task)) {
             match prepared.spawn(task) {
                 // The program was found earlier and has moved since: look once more.
@@ -83,20 +83,20 @@ impl Slot {
         self.prepared.insert(Prepared::new(task)?).spawn(task)
     }
 
-    fn attend(&mut self, task: &Task, mut child: Child, stop: &Stop) -> Ended {
+    fn attend(&mut self, task: &Task, mut worker: Started, stop: &Stop) -> Ended {
         let route = &*task.route;
         let limited = ResourceLimits {
             memory: route.max_memory,
             file_size: route.max_file_size,
             open_files: route.max_open_files,
         }
-        .set(&child)
+        .set(&worker.child)
         // A worker without its limits must not go on; its end is then awaited as usual.
-        .inspect_err(|_| drop(child.kill()));
+        .inspect_err(|_| drop(worker.child.kill()));
         let mut stdout = Stdout::new(route);
         let mut stderr = Tail::new(limits::STDERR_KEPT);
         let bounds = Bounds { stop, timeout: route.timeout, grace: route.grace };
-        let ending = attend(child, &bounds, &mut self.buffer, &mut |stream, bytes| match stream {
+        let ending = attend(worker, &bounds, &mut self.buffer, &mut |stream, bytes| match stream {
             Stream::Stdout => stdout.hear(bytes),
             Stream::Stderr => stderr.push(bytes),
         });
@@ -215,7 +215,7 @@ impl Prepared {
         program::find(name, &self.spool, program::search_path(&self.environment))
     }
 
-    fn spawn(&self, task: &Task) -> Result<Child, StartError> {
+    fn spawn(&self, task: &Task) -> Result<Started, StartError> {
         let name = fill(&self.program, task);
         let path = match &self.found {
             Some(path) => path.clone(),
@@ -229,11 +229,8 @@ impl Prepared {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .envs(facts(task))
             .current_dir(&self.spool)
-            .process_group(0)
-            .stdin(self.stdin(task)?)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command.spawn().map_err(|error| {
+            .stdin(self.stdin(task)?);
+        start(command).map_err(|error| {
             let reason = program::start_error(&name, &path, &error);
             match (error.kind(), &self.found) {
                 (io::ErrorKind::NotFound, Some(_)) => StartError::Moved(reason),

@@ -15,11 +15,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, ExitStatus};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process_group, pidfd_open, prlimit,
     test_kill_process_group,
@@ -58,26 +60,41 @@ pub(super) enum Stream {
     Stderr,
 }
 
+/// A worker that runs, with our ends of its pipes.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) child: Child,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    /// Holds the worker's ends of the pipes open here too. So their closing does not wake us: one
+    /// wake-up a job instead of three. Nobody waits for the end of a pipe anyway.
+    _writers: Command,
+}
+
+/// Starts the command in a process group of its own, both outputs into pipes.
+pub(super) fn start(mut command: Command) -> io::Result<Started> {
+    let (stdout, stdout_writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (stderr, stderr_writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    command.process_group(0).stdout(stdout_writer).stderr(stderr_writer);
+    let child = command.spawn()?;
+    Ok(Started { child, stdout, stderr, _writers: command })
+}
+
 /// Stays with a started worker until it and its group are gone, and hands on what it prints.
-/// `child` was started in a process group of its own. `buffer` is scratch and not empty.
+/// `buffer` is scratch and not empty.
 pub(super) fn attend(
-    mut child: Child,
+    mut started: Started,
     bounds: &Bounds<'_>,
     buffer: &mut [u8],
     hear: &mut dyn FnMut(Stream, &[u8]),
 ) -> Ending {
-    let group = Pid::from_child(&child);
-    let mut pipes = [
-        (Stream::Stdout, child.stdout.take().map(OwnedFd::from)),
-        (Stream::Stderr, child.stderr.take().map(OwnedFd::from)),
-    ];
+    let group = Pid::from_child(&started.child);
     let watched = pidfd_open(group, PidfdFlags::empty())
-        .and_then(|pidfd| watch(group, &pidfd, &mut pipes, bounds, buffer, hear));
+        .and_then(|pidfd| watch(group, &pidfd, &started, bounds, buffer, hear));
     signal_group(group, Signal::KILL);
-    for (stream, pipe) in &mut pipes {
-        drain(*stream, pipe, buffer, hear);
-    }
-    let waited = child.wait();
+    drain(Stream::Stdout, &started.stdout, buffer, hear);
+    drain(Stream::Stderr, &started.stderr, buffer, hear);
+    let waited = started.child.wait();
     await_group_end(group);
     match (watched, waited) {
         (Ok(Some(Cause::Timeout)), _) => Ending::TimedOut,
@@ -87,8 +104,6 @@ pub(super) fn attend(
         (Err(errno), _) => Ending::Lost(errno.into()),
     }
 }
-
-type Pipes = [(Stream, Option<OwnedFd>); 2];
 
 /// Why we end a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +127,7 @@ enum Phase {
 fn watch(
     group: Pid,
     pidfd: &OwnedFd,
-    pipes: &mut Pipes,
+    started: &Started,
     bounds: &Bounds<'_>,
     buffer: &mut [u8],
     hear: &mut dyn FnMut(Stream, &[u8]),
@@ -123,30 +138,24 @@ fn watch(
             Phase::Running(due) | Phase::Asked(_, due) => due,
             Phase::Killed(_) => None,
         };
-        let stop = matches!(phase, Phase::Running(_)).then(|| bounds.stop.as_fd());
-        let [gone, out, err, stopped] = {
-            let [(_, out), (_, err)] = &*pipes;
-            let listen = |fd: Option<_>| match fd {
-                Some(fd) => PollFd::from_borrowed_fd(fd, PollFlags::IN),
-                None => PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::empty()),
-            };
-            // The process first: if it has ended, the looks at its pipes come after its last write.
-            let mut fds = [
-                PollFd::new(pidfd, PollFlags::IN),
-                listen(out.as_ref().map(AsFd::as_fd)),
-                listen(err.as_ref().map(AsFd::as_fd)),
-                listen(stop),
-            ];
-            match poll(&mut fds, due.map(time_until).as_ref()) {
-                Ok(_) => fds.each_ref().map(PollFd::revents),
-                Err(Errno::INTR) => [PollFlags::empty(); 4],
-                Err(errno) => return Err(errno),
-            }
-        };
-        for ((stream, pipe), events) in pipes.iter_mut().zip([out, err]) {
-            if pipe.is_some() {
-                read_once(*stream, pipe, events, buffer, hear);
-            }
+        let mut fds = [
+            PollFd::new(pidfd, PollFlags::IN),
+            PollFd::new(&started.stdout, PollFlags::IN),
+            PollFd::new(&started.stderr, PollFlags::IN),
+            PollFd::from_borrowed_fd(bounds.stop.as_fd(), PollFlags::IN),
+        ];
+        // The stop stays readable: once heard, it is not listened to any more.
+        let listened = if matches!(phase, Phase::Running(_)) { 4 } else { 3 };
+        match poll(fds.get_mut(..listened).unwrap_or_default(), due.map(time_until).as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        let [gone, out, err, stopped] = fds.each_ref().map(PollFd::revents);
+        if out.contains(PollFlags::IN) {
+            read_once(Stream::Stdout, &started.stdout, buffer, hear);
+        }
+        if err.contains(PollFlags::IN) {
+            read_once(Stream::Stderr, &started.stderr, buffer, hear);
         }
         if !gone.is_empty() {
             return Ok(match phase {
@@ -156,9 +165,7 @@ fn watch(
         }
         let is_due = due.is_some_and(|due| Instant::now() >= due);
         phase = match phase {
-            Phase::Running(_) if stop.is_some() && !stopped.is_empty() => {
-                ask(group, Cause::Stop, bounds.grace)
-            }
+            Phase::Running(_) if !stopped.is_empty() => ask(group, Cause::Stop, bounds.grace),
             Phase::Running(_) if is_due => ask(group, Cause::Timeout, bounds.grace),
             Phase::Asked(cause, _) if is_due => {
                 signal_group(group, Signal::KILL);
@@ -174,46 +181,28 @@ fn ask(group: Pid, cause: Cause, grace: Duration) -> Phase {
     Phase::Asked(cause, Instant::now().checked_add(grace))
 }
 
-/// One read where there is something; the pipe is let go at its end. A read after POLLIN does not
-/// block: nobody else reads this pipe.
+/// One read after POLLIN. It does not block: nobody else reads this pipe.
 fn read_once(
     stream: Stream,
-    pipe: &mut Option<OwnedFd>,
-    events: PollFlags,
+    pipe: &OwnedFd,
     buffer: &mut [u8],
     hear: &mut dyn FnMut(Stream, &[u8]),
 ) {
-    let Some(fd) = pipe.as_ref() else { return };
-    if !events.contains(PollFlags::IN) {
-        // HUP alone: no writer is left and nothing is in it, so the read can be spared.
-        if !events.is_empty() {
-            *pipe = None;
-        }
-        return;
-    }
-    match rustix::io::read(fd, &mut *buffer) {
-        Ok(0) => *pipe = None,
-        Ok(n) => hear(stream, buffer.get(..n).unwrap_or_default()),
-        Err(Errno::INTR | Errno::AGAIN) => {}
-        Err(_) => *pipe = None,
+    // An error is a signal that came between; the next round reads.
+    if let Ok(n) = rustix::io::read(pipe, &mut *buffer) {
+        hear(stream, buffer.get(..n).unwrap_or_default());
     }
 }
 
 /// Reads what is in the pipe now, to the byte; a survivor that goes on writing gains nothing.
-fn drain(
-    stream: Stream,
-    pipe: &mut Option<OwnedFd>,
-    buffer: &mut [u8],
-    hear: &mut dyn FnMut(Stream, &[u8]),
-) {
-    let Some(fd) = pipe.take() else { return };
-    let mut left = rustix::io::ioctl_fionread(&fd)
+fn drain(stream: Stream, pipe: &OwnedFd, buffer: &mut [u8], hear: &mut dyn FnMut(Stream, &[u8])) {
+    let mut left = rustix::io::ioctl_fionread(pipe)
         .ok()
         .and_then(|there| usize::try_from(there).ok())
         .unwrap_or_default();
     while left > 0 {
         let room = buffer.len().min(left);
-        match rustix::io::read(&fd, buffer.get_mut(..room).unwrap_or_default()) {
+        match rustix::io::read(pipe, buffer.get_mut(..room).unwrap_or_default()) {
             Ok(n) if n > 0 => {
                 left = left.saturating_sub(n);
                 hear(stream, buffer.get(..n).unwrap_or_default());

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
+use super::exit::one_line;
 use crate::config::{Route, limits};
 
 /// The executable for a program as the settings name it. One with a slash starts in the spool; one
@@ -34,12 +35,11 @@ pub(super) fn find(program: &OsStr, spool: &Path, search: &OsStr) -> Result<Path
             found_not_executable.get_or_insert(path);
         }
     }
-    Err(match found_not_executable {
-        Some(path) => cannot_run(program, &path),
-        None => {
-            let search = search.display();
-            format!("cannot start {program:?}: not found in PATH={search}")
-        }
+    Err(if let Some(path) = found_not_executable {
+        cannot_run(program, &path)
+    } else {
+        let (program, search) = (shown(program), one_line(search.as_bytes()));
+        format!("cannot start {program}: not found in PATH={search}")
     })
 }
 
@@ -53,17 +53,18 @@ pub fn program_time(route: &Route, spool: &Path) -> Option<std::time::SystemTime
 
 /// The same for an error of the start itself, after the program was found.
 pub(super) fn start_error(program: &OsStr, path: &Path, error: &io::Error) -> String {
+    let (name, place) = (shown(program), one_line(path.as_os_str().as_bytes()));
     match error.kind() {
-        io::ErrorKind::NotFound if path.exists() => format!(
-            "cannot start {program:?}: the interpreter in the first line of {} is not there",
-            path.display()
-        ),
+        io::ErrorKind::NotFound if path.exists() => {
+            format!(
+                "cannot start {name}: the interpreter in the first line of {place} is not there"
+            )
+        }
         io::ErrorKind::NotFound => cannot_run(program, path),
         _ if is_not_a_program(error) => format!(
-            "cannot start {program:?}: {} is neither a program nor a script that begins with #!",
-            path.display()
+            "cannot start {name}: {place} is neither a program nor a script that begins with #!"
         ),
-        _ => format!("cannot start {program:?}: {error} ({})", path.display()),
+        _ => format!("cannot start {name}: {error} ({place})"),
     }
 }
 
@@ -79,7 +80,13 @@ fn cannot_run(program: &OsStr, path: &Path) -> String {
         Err(error) if error.kind() == io::ErrorKind::NotFound => "is not there".to_owned(),
         Err(error) => format!("cannot be read: {error}"),
     };
-    format!("cannot start {program:?}: {} {why}", path.display())
+    let place = one_line(path.as_os_str().as_bytes());
+    format!("cannot start {}: {place} {why}", shown(program))
+}
+
+/// A program's name in a message. It may hold any bytes, since a file's name may be part of it.
+fn shown(program: &OsStr) -> String {
+    format!("\"{}\"", one_line(program.as_bytes()))
 }
 
 fn is_executable(path: &Path) -> bool {
