@@ -650,12 +650,12 @@ impl<F: Filesystem> Keeper<F> {
         let settled = settle_outcome(&self.spool, outcome, claimed, &mut self.empty)?;
         let ended = self.jobs.remove(&outcome.job).and_then(|info| info.ended);
         let (log, stderr) = ended.map_or_else(Default::default, |it| (it.log, it.stderr));
-        self.out.push(Output::Notice(Notice::Finished(Finished {
+        self.out.push(Output::Notice(Notice::Finished(Box::new(Finished {
             outcome: outcome.clone(),
             settled,
             log,
             stderr,
-        })));
+        }))));
         Ok(())
     }
 
@@ -693,7 +693,7 @@ impl<F: Filesystem> Keeper<F> {
                 self.start(job, route, attempt, suspect, now)
             }
             Effect::RecordAttempt { job, attempt, spent, not_before, incomplete_since, reason } => {
-                self.clear_attempt(job, true)?;
+                self.clear_attempt(job, true);
                 let record = Attempt {
                     job,
                     attempt,
@@ -821,8 +821,8 @@ impl<F: Filesystem> Keeper<F> {
     }
 
     /// Scratch goes; made files too where the attempt did not succeed.
-    fn clear_attempt(&mut self, job: JobId, made_files: bool) -> Result<(), KeeperError> {
-        let Some(info) = self.jobs.get(&job) else { return Ok(()) };
+    fn clear_attempt(&mut self, job: JobId, made_files: bool) {
+        let Some(info) = self.jobs.get(&job) else { return };
         let claimed = Claimed { job, begun: info.begun };
         let cleared = self.spool.clear_scratch(claimed, &mut self.empty).and_then(|()| {
             let has_output = self.routes.get(info.route).is_some_and(|route| route.output);
@@ -834,11 +834,10 @@ impl<F: Filesystem> Keeper<F> {
             let reason = error.to_string();
             self.out.push(Output::Notice(Notice::ScratchRefused { rel, reason }));
         }
-        Ok(())
     }
 
     fn release(&mut self, job: JobId, begun: u32) -> Result<(), KeeperError> {
-        self.clear_attempt(job, true)?;
+        self.clear_attempt(job, true);
         let Some(info) = self.jobs.get_mut(&job) else { return Ok(()) };
         let (from, to) = (Claimed { job, begun: info.begun }, Claimed { job, begun });
         info.begun = begun;
@@ -859,7 +858,7 @@ impl<F: Filesystem> Keeper<F> {
         failure: Option<Failure>,
         now: Millis,
     ) -> Result<(), KeeperError> {
-        self.clear_attempt(job, failure.is_some())?;
+        self.clear_attempt(job, failure.is_some());
         let planned = self.plan_outcome(job, attempts, failure.clone(), now);
         let planned = match planned {
             Ok(Some(planned)) => planned,
@@ -987,18 +986,15 @@ impl<F: Filesystem> Keeper<F> {
         if room == 0 || self.draining {
             return Ok(false);
         }
-        let mut scan = match self.scan.take() {
-            Some(scan) => scan,
-            None => {
-                self.seen = ScanCounts::default();
-                Scan::begin(&self.spool)
-            }
-        };
+        let mut scan = self.scan.take().unwrap_or_else(|| {
+            self.seen = ScanCounts::default();
+            Scan::begin(&self.spool)
+        });
         let mut found: Vec<Sighting> = Vec::new();
         let table = &self.table;
         let over =
             scan.slice(&self.spool, room, &|rel| table.ignored(rel).is_none(), &mut |sighting| {
-                found.push(sighting)
+                found.push(sighting);
             });
         for sighting in found {
             self.sighted(sighting, now);

@@ -64,7 +64,7 @@ pub enum Notice {
         wait_ms: u64,
     },
     /// A job is recorded and settled.
-    Finished(Finished),
+    Finished(Box<Finished>),
     /// A file that was recorded before a power cut stood in `incoming/` again and was settled.
     Reappeared {
         /// Which.

@@ -158,10 +158,8 @@ fn read_records<F: Filesystem>(
                     known.takes.insert(take.job, take);
                 }
             }
-            Record::Attempt(attempt) => {
-                if here.contains(&attempt.job) {
-                    known.attempts.insert(attempt.job, attempt);
-                }
+            Record::Attempt(attempt) if here.contains(&attempt.job) => {
+                known.attempts.insert(attempt.job, attempt);
             }
             Record::Outcome(mut outcome) => {
                 known.high = known.high.max(Some(outcome.job));

@@ -58,7 +58,6 @@ impl<F: Filesystem> Scan<F> {
             Ok(list) => {
                 scan.stack.push(Level { prefix: vec![], dir: spool.incoming.clone(), list });
             }
-            }
             Err(error) => scan.unreadable.push(Unreadable { rel: None, error }),
         }
         scan

@@ -184,12 +184,7 @@ impl<F: Filesystem> Spool<F> {
     }
 
     /// Like `open_parent`, making nothing.
-    fn find_parent(
-        &self,
-        tree: &F::Dir,
-        rel: &RelPath,
-        job: JobId,
-    ) -> Option<(F::Dir, PathBuf)> {
+    fn find_parent(&self, tree: &F::Dir, rel: &RelPath, job: JobId) -> Option<(F::Dir, PathBuf)> {
         let mut dir = tree.clone();
         let mut path = PathBuf::new();
         for part in rel.parent().split(|b| *b == b'/').filter(|part| !part.is_empty()) {
