@@ -8,9 +8,11 @@
 //! - [`journal`]: the truth about what is recorded.
 //! - [`results`]: the CSVs, derived from the journal.
 //! - [`worker`]: how a worker is started, spoken to and ended.
+//! - [`daemon`]: the shell around all of them.
 
 pub mod config;
 pub mod core;
+pub mod daemon;
 pub mod fs;
 pub mod journal;
 pub mod results;
