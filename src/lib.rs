@@ -11,6 +11,7 @@
 //! - [`spool`]: the folders, and the only moves a file makes in them.
 //! - [`daemon`]: the shell around all of it.
 //! - [`worker`]: how a worker is started, spoken to and ended.
+//! - [`daemon`]: the shell around all of them.
 
 pub mod cli;
 pub mod config;

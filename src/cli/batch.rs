@@ -14,6 +14,7 @@ use crate::config::Route;
 use crate::daemon::notice::Notice;
 use crate::daemon::service::{Mode, SourcesSeen, Summary};
 use crate::daemon::shell::{Options, SourceOptions, Told, serve};
+use crate::daemon::supervisor::Leash;
 use crate::spool::import::How;
 
 /// Failures that are shown one by one; the rest is counted.
@@ -37,6 +38,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
+    super::supervised(|leash| serve_batch(args, spool, leash))
+}
+
+fn serve_batch(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, Failed> {
     let loaded = spool.load()?;
     for broken in &loaded.broken {
         eprint_line(&format!("error: {broken}\n  The other routes go on."));
@@ -59,6 +64,7 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
         settings,
         mode: Mode::Batch { seal: args.seal },
         sources,
+        leash,
     };
     let began = Instant::now();
     let mut screen = Screen::new(!args.sources.is_empty());

@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{ConfigError, Loaded, load};
 use crate::daemon::shell::ShellError;
+use crate::daemon::supervisor::{Leash, Supervised, supervise};
 
 mod batch;
 mod init;
@@ -108,6 +109,17 @@ pub fn main() -> ExitCode {
             eprint_line(&format!("error: {}", failed.message));
             ExitCode::from(failed.code)
         }
+    }
+}
+
+/// Divides the program in supervisor and daemon; `serve` runs as the daemon.
+pub(crate) fn supervised(
+    serve: impl FnOnce(Leash) -> Result<ExitCode, Failed>,
+) -> Result<ExitCode, Failed> {
+    match supervise(std::env::args_os()) {
+        Ok(Supervised::Daemon(leash)) => serve(leash),
+        Ok(Supervised::Ended(code)) => Ok(ExitCode::from(code)),
+        Err(error) => Err(Failed::runtime(format!("cannot start the daemon's process: {error}"))),
     }
 }
 

@@ -8,12 +8,17 @@ use super::{Failed, SpoolArg, eprint_line, print_line, show};
 use crate::daemon::notice::Notice;
 use crate::daemon::service::Mode;
 use crate::daemon::shell::{Options, Told, serve};
+use crate::daemon::supervisor::Leash;
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
 
 pub(crate) fn run(_args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
+    super::supervised(|leash| serve_run(spool, leash))
+}
+
+fn serve_run(spool: &SpoolArg, leash: Leash) -> Result<ExitCode, Failed> {
     let loaded = spool.load()?;
     for broken in &loaded.broken {
         eprint_line(&format!("error: {broken}\n  The other routes go on."));
@@ -25,7 +30,8 @@ pub(crate) fn run(_args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
         show::routes(&settings.routes),
         show::plural(settings.workers as u64, "worker", "workers"),
     );
-    let options = Options { spool: spool.path.clone(), settings, mode: Mode::Watch, sources: None };
+    let options =
+        Options { spool: spool.path.clone(), settings, mode: Mode::Watch, sources: None, leash };
     serve(options, &mut |told| tell(&told, &ready))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -394,6 +394,11 @@ impl Core {
         self.found(candidate, now);
     }
 
+    /// Whether a slot has this job.
+    pub fn is_running(&self, job: JobId) -> bool {
+        self.jobs.get(&job).is_some_and(|job| job.phase == Phase::Running)
+    }
+
     /// Jobs that a slot has.
     pub fn running(&self) -> usize {
         self.running

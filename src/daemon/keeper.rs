@@ -396,6 +396,12 @@ impl<F: Filesystem> Keeper<F> {
         crate::fs::real::free_space(&self.path).ok()
     }
 
+    /// Whether a slot has the job of this id, as text.
+    pub fn is_running(&self, job: &[u8]) -> bool {
+        let job = std::str::from_utf8(job).ok().and_then(|text| text.parse().ok());
+        job.is_some_and(|job| self.core.is_running(job))
+    }
+
     /// What is known of a job that is on its way.
     pub fn find(&self, wanted: &Wanted, now: Millis) -> Option<Found> {
         let (job, info) = match wanted {

@@ -10,8 +10,10 @@
 //! - [`history`]: the log of recent jobs. [`notice`]: what there is to tell.
 //! - [`control`]: the socket by which commands speak with a running daemon.
 //! - [`shell`]: puts all of it together, listens to signals; the only async code.
-//! - [`supervisor`]: the small process above, which ends every worker when the daemon dies.
+//! - [`supervisor`]: the small process above, which ends every worker when the daemon dies;
+//!   [`children`]: how both of them do it.
 
+pub mod children;
 pub mod control;
 pub mod history;
 pub mod keeper;
@@ -21,3 +23,4 @@ pub mod recover;
 pub mod service;
 pub mod shell;
 pub mod stager;
+pub mod supervisor;

@@ -91,6 +91,11 @@ pub enum Notice {
         /// Claims go on above this many.
         floor: u64,
     },
+    /// Processes that escaped from ended workers could not be looked for.
+    SweepFailed {
+        /// What the system said.
+        reason: String,
+    },
     /// The job log cannot be written; it stops, the jobs go on.
     HistoryFailed {
         /// What the system said.

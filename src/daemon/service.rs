@@ -33,6 +33,8 @@ const SCAN_SLICE: usize = 1024;
 const PAUSED_TRY: Duration = Duration::from_secs(60);
 /// How often paused programs and free disk are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often what escaped from ended workers is looked for, at most.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// Sources staged ahead in `batch`, so that one sync serves many copies.
 const STAGE_AHEAD: usize = 256;
 
@@ -204,6 +206,9 @@ pub struct LoopState {
     is_ready: bool,
     draining: bool,
     low_disk: bool,
+    /// Jobs that had ended at the last sweep, and when the next may be.
+    swept: u64,
+    next_sweep: Instant,
 }
 
 impl Default for LoopState {
@@ -221,6 +226,8 @@ impl Default for LoopState {
             is_ready: false,
             draining: false,
             low_disk: false,
+            swept: 0,
+            next_sweep: now,
         }
     }
 }
@@ -438,7 +445,24 @@ impl<L: Listener> Service<RealFs, L> {
             self.state.scanning = true;
         }
         self.look_at_disk()?;
+        self.sweep(now);
         self.look_at_paused(now)
+    }
+
+    /// Ends what escaped from the group of a worker that has ended. Looks only after a job ended, so an
+    /// idle daemon reads nothing.
+    fn sweep(&mut self, now: Instant) {
+        let ended = self.state.status.done + self.state.status.failed;
+        if ended == self.state.swept || now < self.state.next_sweep {
+            return;
+        }
+        self.state.swept = ended;
+        self.state.next_sweep = now + SWEEP_EVERY;
+        let keeper = &self.keeper;
+        let swept = super::children::sweep(&|job| keeper.is_running(job));
+        if let Err(error) = swept {
+            self.listener.notice(&Notice::SweepFailed { reason: error.to_string() });
+        }
     }
 
     fn look_at_disk(&mut self) -> Result<(), KeeperError> {

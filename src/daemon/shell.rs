@@ -25,6 +25,7 @@ use crate::spool::lock::{Lock, LockError};
 use crate::spool::{Spool, layout};
 use crate::worker::{Stop, orphans};
 
+use super::children;
 use super::control;
 use super::history::History;
 use super::keeper::{Keeper, KeeperError};
@@ -33,12 +34,13 @@ use super::pool::Pool;
 use super::recover::{Report, Surroundings, recover};
 use super::service::{Listener, LoopState, Message, Mode, Service, SourcesSeen, Summary, now_ms};
 use super::stager::Stager;
+use super::supervisor::Leash;
 
 /// Notices kept for a listener that is slow; what it misses is counted for it.
 const NOTICES: usize = 4096;
 
 /// What is to be served, and how.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Options {
     /// The spool.
     pub spool: PathBuf,
@@ -48,6 +50,8 @@ pub struct Options {
     pub mode: Mode,
     /// Sources of `batch`.
     pub sources: Option<SourceOptions>,
+    /// Tells when the supervisor is dead.
+    pub leash: Leash,
 }
 
 /// What `batch SRC…` takes in.
@@ -266,6 +270,8 @@ pub fn serve(options: Options, tell: &mut dyn FnMut(Told)) -> Result<Summary, Sh
         .build()
         .map_err(ShellError::start("the runtime"))?;
     let served = runtime.block_on(run(options, &opened, keeper, tell));
+    // What escaped its group, or was started while the leash was being cut.
+    children::end_all_children().map_err(ShellError::start("to end what workers left"))?;
     // A command that finds no socket knows that nobody serves.
     drop(crate::fs::remove_socket(&control::path(&opened.path)));
     served
@@ -288,6 +294,7 @@ async fn run(
         drop(slots.send(Message::Slot(ended)));
     })
     .map_err(ShellError::start("the pool"))?;
+    hold(options.leash, &stop, &sender)?;
     let (told_sources, mut sources) = tokio::sync::watch::channel(SourcesSeen::default());
     let grants = match &options.sources {
         Some(wanted) => {
@@ -340,6 +347,24 @@ async fn run(
         tell(Told::Notice(notice));
     }
     Ok(result?)
+}
+
+/// Watches the leash: with the supervisor dead nobody would end the workers of a dead daemon, so
+/// everything ends now. Attempts that are cut off so cost nothing.
+fn hold(leash: Leash, stop: &Stop, keeper: &Sender<Message>) -> Result<(), ShellError> {
+    let (stop, keeper) = (stop.clone(), keeper.clone());
+    let watch = move || {
+        leash.wait();
+        // If this fails the children end all the same, one step later.
+        drop(stop.now());
+        drop(keeper.send(Message::StopNow));
+        drop(children::end_all_children());
+    };
+    std::thread::Builder::new()
+        .name("leash".to_owned())
+        .spawn(watch)
+        .map(drop)
+        .map_err(ShellError::start("the thread that watches the supervisor"))
 }
 
 struct Drain {

@@ -17,9 +17,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Instant;
 
-use rustix::process::{Pid, PidfdFlags, Signal, getpid, getppid, pidfd_open, pidfd_send_signal};
+use rustix::process::{PidfdFlags, Signal, getpid, getppid, pidfd_open, pidfd_send_signal};
 
-use super::{proc, process};
+use super::proc;
 use crate::config::limits;
 
 /// The variable that carries the mark.
@@ -54,7 +54,7 @@ pub fn end_marked(mark: &OsStr) -> io::Result<usize> {
             }
         }
         // Again after this: one of them may have forked between our look and its end.
-        if !process::await_ends(&found, deadline) {
+        if !proc::await_ends(&found, deadline) {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("{} processes of the last run do not die", found.len()),
@@ -65,27 +65,19 @@ pub fn end_marked(mark: &OsStr) -> io::Result<usize> {
 
 fn find_marked(mark: &OsStr) -> io::Result<Vec<OwnedFd>> {
     let own = [Some(getpid()), getppid()];
-    let mut entry = MARK_VAR.as_bytes().to_vec();
-    entry.push(b'=');
-    entry.extend_from_slice(mark.as_bytes());
+    let is_marked = |pid| proc::variable(pid, MARK_VAR).is_some_and(|m| m == mark.as_bytes());
     let mut found = Vec::new();
     for pid in proc::pids()? {
-        if own.contains(&Some(pid)) || !is_marked(pid, &entry) {
+        if own.contains(&Some(pid)) || !is_marked(pid) {
             continue;
         }
         let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
         // Read again: now the pidfd holds the process that the number stands for.
-        if is_marked(pid, &entry) {
+        if is_marked(pid) {
             found.push(pidfd);
         }
     }
     Ok(found)
-}
-
-/// The environment it was started with; a zombie has none any more.
-fn is_marked(pid: Pid, entry: &[u8]) -> bool {
-    std::fs::read(proc::file(pid, "environ"))
-        .is_ok_and(|environ| environ.split(|b| *b == 0).any(|variable| variable == entry))
 }
 
 #[cfg(test)]

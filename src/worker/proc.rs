@@ -5,8 +5,12 @@
 //! Assumption: a process that vanishes while it is looked at is no process, not an error.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::Pid;
 
 /// What `/proc/PID/stat` says of a process.
@@ -18,6 +22,8 @@ pub struct Stat {
     pub parent: Option<Pid>,
     /// Its process group; `None` for threads of the kernel.
     pub group: Option<Pid>,
+    /// Its session; `None` for threads of the kernel.
+    pub session: Option<Pid>,
 }
 
 impl Stat {
@@ -42,12 +48,47 @@ pub fn stat(pid: Pid) -> Option<Stat> {
     parse_stat(&std::fs::read(file(pid, "stat")).ok()?)
 }
 
+/// A variable of the environment a process was started with. `None` where it has none such, is
+/// another user's, is a zombie, or is in the middle of its exec.
+pub fn variable(pid: Pid, name: &str) -> Option<Vec<u8>> {
+    let environ = std::fs::read(file(pid, "environ")).ok()?;
+    let mut variables = environ.split(|b| *b == 0);
+    variables
+        .find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+        .map(<[u8]>::to_vec)
+}
+
+/// Waits for the end of every process; false where the deadline came first. A zombie has ended.
+pub fn await_ends(pidfds: &[OwnedFd], deadline: Option<Instant>) -> bool {
+    for pidfd in pidfds {
+        loop {
+            let left = deadline.map(time_until);
+            match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], left.as_ref()) {
+                Ok(0) => return false,
+                Err(Errno::INTR) => {}
+                Ok(_) => break,
+                Err(_) => return false,
+            }
+        }
+    }
+    true
+}
+
+/// From now to `due`, for poll; never negative.
+pub fn time_until(due: Instant) -> Timespec {
+    let left = due.saturating_duration_since(Instant::now());
+    Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
+    }
+}
+
 /// A file of a process.
-pub fn file(pid: Pid, name: &str) -> PathBuf {
+fn file(pid: Pid, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{}/{name}", pid.as_raw_nonzero()))
 }
 
-/// `PID (NAME) STATE PARENT GROUP …`; the name may hold anything, also `) R 1 1`.
+/// `PID (NAME) STATE PARENT GROUP SESSION …`; the name may hold anything, also `) R 1 1`.
 fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let after = bytes.iter().rposition(|b| *b == b')')?;
     let mut fields = bytes.get(after + 1..)?.split(|b| *b == b' ').filter(|f| !f.is_empty());
@@ -55,7 +96,7 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let mut pid = || -> Option<Option<Pid>> {
         Some(Pid::from_raw(std::str::from_utf8(fields.next()?).ok()?.parse().ok()?))
     };
-    Some(Stat { state, parent: pid()?, group: pid()? })
+    Some(Stat { state, parent: pid()?, group: pid()?, session: pid()? })
 }
 
 #[cfg(test)]
@@ -69,6 +110,7 @@ mod tests {
             let stat = parse_stat(format!("77 ({name}) S 12 34 56 0 -1").as_bytes()).unwrap();
             assert_eq!((stat.state, stat.is_dead()), (b'S', false));
             assert_eq!((stat.parent, stat.group), (Pid::from_raw(12), Pid::from_raw(34)));
+            assert_eq!(stat.session, Pid::from_raw(56));
         }
         assert_eq!(parse_stat(b"77 (x)"), None);
         assert_eq!(parse_stat(b""), None);

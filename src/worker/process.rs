@@ -19,7 +19,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
@@ -146,7 +146,8 @@ fn watch(
         ];
         // The stop stays readable: once heard, it is not listened to any more.
         let listened = if matches!(phase, Phase::Running(_)) { 4 } else { 3 };
-        match poll(fds.get_mut(..listened).unwrap_or_default(), due.map(time_until).as_ref()) {
+        match poll(fds.get_mut(..listened).unwrap_or_default(), due.map(proc::time_until).as_ref())
+        {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
@@ -231,34 +232,9 @@ fn await_group_end(group: Pid) {
         });
         let members: Vec<OwnedFd> =
             members.filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).collect();
-        if members.is_empty() || !await_ends(&members, deadline) {
+        if members.is_empty() || !proc::await_ends(&members, deadline) {
             return;
         }
-    }
-}
-
-/// Waits for the end of every process; false where the deadline came first.
-pub(super) fn await_ends(pidfds: &[OwnedFd], deadline: Option<Instant>) -> bool {
-    for pidfd in pidfds {
-        loop {
-            let left = deadline.map(time_until);
-            match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], left.as_ref()) {
-                Ok(0) => return false,
-                Err(Errno::INTR) => {}
-                Ok(_) => break,
-                Err(_) => return false,
-            }
-        }
-    }
-    true
-}
-
-/// From now to `due`, for poll; never negative.
-fn time_until(due: Instant) -> Timespec {
-    let left = due.saturating_duration_since(Instant::now());
-    Timespec {
-        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: left.subsec_nanos().into(),
     }
 }
 

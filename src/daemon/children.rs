@@ -1,0 +1,123 @@
+//! Children of this process, born here or left to it: all of them ended, or only those that escaped.
+//!
+//! Must not know: jobs but by their id in a worker's environment, slots, the spool. The supervisor
+//! and the daemon both use it; both are subreapers, so what loses its parent becomes their child.
+//!
+//! Invariants
+//! - A signal goes through a pidfd to a process that was seen to be our child while it was held.
+//! - No zombie is reaped by [`sweep`] that a slot may be waiting for.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, getpgrp, getpid, getsid, kill_process_group, pidfd_open,
+    pidfd_send_signal, waitpid,
+};
+
+use crate::config::limits;
+use crate::worker::proc::{self, Stat};
+
+/// Kills every child and its group and reaps it, again and again, until there is none: the children
+/// of the killed become ours in turn. Returns how many were killed. `TimedOut` where one did not die
+/// in time. In the daemon a slot may find its worker reaped; it takes that as a release.
+pub fn end_all_children() -> io::Result<usize> {
+    let deadline = Instant::now().checked_add(limits::ORPHANS_END);
+    let mut killed = 0usize;
+    loop {
+        let children = children()?;
+        if children.is_empty() {
+            return Ok(killed);
+        }
+        for child in &children {
+            if !child.stat.is_dead() {
+                killed = killed.saturating_add(1);
+            }
+            end(child);
+        }
+        let (pids, pidfds): (Vec<Pid>, Vec<OwnedFd>) =
+            children.into_iter().map(|child| (child.pid, child.pidfd)).unzip();
+        if !proc::await_ends(&pidfds, deadline) {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("{} processes do not die", pids.len()),
+            ));
+        }
+        pids.into_iter().for_each(reap);
+    }
+}
+
+/// Ends what escaped from workers that are over: children whose `INBOXD_JOB` does not run. Returns
+/// how many. For the daemon, now and then; its own workers are left to their slots.
+pub fn sweep(is_running: &dyn Fn(&[u8]) -> bool) -> io::Result<usize> {
+    let session = getsid(None)?;
+    let mut killed = 0usize;
+    for child in children()? {
+        // A worker leads a group in our session, and cannot leave either: setsid is refused to the
+        // leader of a group. So whatever is different was left to us.
+        let may_be_a_slots =
+            child.stat.group == Some(child.pid) && child.stat.session == Some(session);
+        if child.stat.is_dead() {
+            if !may_be_a_slots {
+                reap(child.pid);
+            }
+            continue;
+        }
+        let job = proc::variable(child.pid, "INBOXD_JOB");
+        if job.is_some_and(|job| !is_running(&job)) {
+            end(&child);
+            killed = killed.saturating_add(1);
+        }
+    }
+    Ok(killed)
+}
+
+struct Child {
+    pid: Pid,
+    pidfd: OwnedFd,
+    stat: Stat,
+}
+
+/// Our children over all our threads, zombies included.
+fn children() -> io::Result<Vec<Child>> {
+    let own = getpid();
+    let is_ours = |stat: &Stat| stat.parent == Some(own);
+    let mut children = Vec::new();
+    for pid in proc::pids()? {
+        if !proc::stat(pid).is_some_and(|stat| is_ours(&stat)) {
+            continue;
+        }
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(Errno::SRCH) => continue,
+            Err(errno) => return Err(errno.into()),
+        };
+        // Looked at again: now the pidfd holds the process that the number stands for.
+        if let Some(stat) = proc::stat(pid).filter(is_ours) {
+            children.push(Child { pid, pidfd, stat });
+        }
+    }
+    Ok(children)
+}
+
+/// The group first: while a member is not reaped, its id is nobody else's.
+fn end(child: &Child) {
+    if let Some(group) = child.stat.group.filter(|group| *group != getpgrp()) {
+        match kill_process_group(group, Signal::KILL) {
+            // Gone already, or not ours to signal: its own pidfd decides.
+            Ok(()) | Err(_) => {}
+        }
+    }
+    match pidfd_send_signal(&child.pidfd, Signal::KILL) {
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// Takes a zombie away; a slot may have been faster.
+fn reap(pid: Pid) {
+    match waitpid(Some(pid), WaitOptions::NOHANG) {
+        Ok(_) | Err(_) => {}
+    }
+}

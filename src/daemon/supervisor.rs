@@ -1,0 +1,180 @@
+//! The supervisor: a small process above the daemon, so that no worker outlives it.
+//!
+//! `inboxd run` and `inboxd batch` begin with [`supervise`], single-threaded. The first process
+//! becomes the supervisor: it starts itself again as the daemon, sleeps, and when the daemon ends
+//! kills whatever the daemon left, also what called setsid, since orphans become its children.
+//! The daemon holds a [`Leash`]: when the supervisor dies, it ends its workers and itself.
+//!
+//! Must not know: the spool, settings, workers.
+//!
+//! Invariants
+//! - The death of one of the two, at any instant, leaves no process of a worker. The death of both
+//!   at once may; start-up finds those by their mark (`worker::orphans`).
+//! - No signal is lost between the start of the supervisor and that of the daemon, nor counted twice.
+//! - The two differ in name (`inboxd-super`), so that a kill by name does not take both.
+//!
+//! Assumption: the daemon does not read its standard input, so the leash may be there.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FileType, Mode, OFlags, fstat};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal, set_child_subreaper, setsid,
+};
+
+use super::children::end_all_children;
+
+/// Which of the two this process is.
+#[derive(Debug)]
+pub enum Supervised {
+    /// The daemon: serve, and keep the leash in sight.
+    Daemon(Leash),
+    /// The supervisor, after the daemon and all that it left have ended: exit with this status, which
+    /// is the daemon's (128 + N where signal N ended it).
+    Ended(u8),
+}
+
+/// Carries which pipe the leash is, so that a variable that leaked makes nobody a daemon.
+const LEASH_VAR: &str = "INBOXD_LEASH";
+
+/// Divides the program in supervisor and daemon. Call it first: before any thread, any runtime, any
+/// child. `arguments` are those of this process, its own name first; the daemon gets the same.
+pub fn supervise(arguments: impl IntoIterator<Item = OsString>) -> io::Result<Supervised> {
+    if let Some(leash) = Leash::take()? {
+        set_child_subreaper(Some(getpid()))?;
+        // Started in the supervisor's group, so it leads none, and this cannot fail.
+        setsid()?;
+        rustix::thread::set_name(c"inboxd")?;
+        return Ok(Supervised::Daemon(leash));
+    }
+    rustix::thread::set_name(c"inboxd-super")?;
+    set_child_subreaper(Some(getpid()))?;
+    // Before the daemon is there, so that none is lost, nor ends us without it.
+    let signals = Forwarded::listen()?;
+    let (leash, held) = pipe_with(PipeFlags::CLOEXEC)?;
+    let mut daemon = start_daemon(arguments, leash)?;
+    let watched = watch(&daemon, &signals);
+    // The daemon's end of the leash is cut only after it has ended, or where we cannot watch it.
+    drop(held);
+    let status = daemon.wait()?;
+    end_all_children()?;
+    watched.map(|()| Supervised::Ended(code(status)))
+}
+
+fn start_daemon(
+    arguments: impl IntoIterator<Item = OsString>,
+    leash: OwnedFd,
+) -> io::Result<Child> {
+    let mut arguments = arguments.into_iter();
+    // By this name, the same program runs again even if its file was replaced meanwhile.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(arguments.next().unwrap_or_else(|| "inboxd".into()));
+    command.args(arguments).env(LEASH_VAR, identity(leash.as_fd())?).stdin(leash).spawn()
+}
+
+/// Sleeps until the daemon has ended; hands signals on meanwhile.
+fn watch(daemon: &Child, signals: &Forwarded) -> io::Result<()> {
+    let pidfd = pidfd_open(Pid::from_child(daemon), PidfdFlags::empty())?;
+    let [(_, term), (_, int), (_, hup)] = &signals.0;
+    loop {
+        let mut fds = [&pidfd, term, int, hup].map(|fd| PollFd::new(fd, PollFlags::IN));
+        match poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(errno) => return Err(errno.into()),
+        }
+        let [ended, heard @ ..] = fds.each_ref().map(|fd| !fd.revents().is_empty());
+        for ((signal, pipe), _) in signals.0.iter().zip(heard).filter(|(_, heard)| *heard) {
+            // One byte a signal: the second one means "now" to the daemon.
+            let mut bytes = [0u8; 64];
+            for _ in 0..rustix::io::read(pipe, &mut bytes).unwrap_or(0) {
+                match pidfd_send_signal(&pidfd, *signal) {
+                    // It has ended meanwhile.
+                    Ok(()) | Err(Errno::SRCH) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+        }
+        if ended {
+            return Ok(());
+        }
+    }
+}
+
+fn code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+}
+
+/// Signals that come to the supervisor and are meant for the daemon: each with a pipe that holds one
+/// byte for each that came. The handlers hold the other ends, as long as the process lives.
+struct Forwarded([(Signal, OwnedFd); 3]);
+
+impl Forwarded {
+    fn listen() -> io::Result<Self> {
+        let listen = |signal: Signal| -> io::Result<(Signal, OwnedFd)> {
+            let (heard, handler) = UnixStream::pair()?;
+            heard.set_nonblocking(true)?;
+            signal_hook::low_level::pipe::register(signal.as_raw(), handler)?;
+            Ok((signal, heard.into()))
+        };
+        Ok(Self([listen(Signal::TERM)?, listen(Signal::INT)?, listen(Signal::HUP)?]))
+    }
+}
+
+/// The daemon's end of the pipe whose other end the supervisor holds until it dies.
+///
+/// When [`Leash::wait`] returns: tell the slots to stop, call [`end_all_children`], wait for the
+/// slots, call it once more (a slot may have started a worker in between), and end. The lock on the
+/// spool goes last, by itself, at exit.
+#[derive(Debug)]
+pub struct Leash(OwnedFd);
+
+impl Leash {
+    /// Takes the leash from standard input, which becomes `/dev/null`. `None`: we are not a daemon
+    /// that a supervisor started.
+    fn take() -> io::Result<Option<Self>> {
+        let stdin = io::stdin();
+        let Some(wanted) = std::env::var_os(LEASH_VAR) else { return Ok(None) };
+        if identity(stdin.as_fd()).ok().as_ref() != Some(&wanted) {
+            return Ok(None);
+        }
+        let leash = rustix::io::fcntl_dupfd_cloexec(stdin.as_fd(), 3)?;
+        let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::stdio::dup2_stdin(&null)?;
+        Ok(Some(Self(leash)))
+    }
+
+    /// Blocks until the supervisor is dead. For a thread of its own.
+    pub fn wait(&self) {
+        // Nobody writes into it, so whatever is reported is its end. An error other than a signal in
+        // between is taken for it too: not to know is to be without a supervisor.
+        while poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None) == Err(Errno::INTR) {}
+    }
+}
+
+impl AsFd for Leash {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Which pipe this is, the same at both ends and nowhere else.
+fn identity(pipe: BorrowedFd<'_>) -> io::Result<OsString> {
+    let stat = fstat(pipe)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a pipe"));
+    }
+    Ok(format!("{}:{}", stat.st_dev, stat.st_ino).into())
+}
+
+#[cfg(test)]
+mod tests;
