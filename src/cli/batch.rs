@@ -47,12 +47,17 @@ fn serve_batch(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, 
         eprint_line(&format!("error: {broken}\n  The other routes go on."));
     }
     let settings = loaded.settings;
-    print_line(&format!(
+    let header = format!(
         "spool {}   {}   {}",
         spool.shown(),
         show::routes(&settings.routes),
         show::plural(settings.workers as u64, "worker", "workers"),
-    ));
+    );
+    for source in &args.sources {
+        if let Err(error) = std::fs::metadata(source) {
+            return Err(Failed::usage(format!("cannot read {}: {error}", source.display())));
+        }
+    }
     let sources = (!args.sources.is_empty()).then(|| SourceOptions {
         named: args.sources.clone(),
         how: if args.link { How::Link } else { How::Copy },
@@ -67,10 +72,10 @@ fn serve_batch(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, 
         leash,
     };
     let began = Instant::now();
-    let mut screen = Screen::new(!args.sources.is_empty());
+    let mut screen = Screen::new(!args.sources.is_empty(), header);
     let summary = serve(options, &mut |told| screen.tell(&told))?;
     screen.end();
-    Ok(conclude(&summary, spool, &routes, &screen, began))
+    Ok(conclude(&summary, spool, &routes, &mut screen, began))
 }
 
 /// The progress bar, on a terminal, and the failures as they come.
@@ -80,10 +85,12 @@ struct Screen {
     failures: u64,
     with_sources: bool,
     drained: bool,
+    /// Printed once there is something to do.
+    header: Option<String>,
 }
 
 impl Screen {
-    fn new(with_sources: bool) -> Self {
+    fn new(with_sources: bool, header: String) -> Self {
         let bar = ProgressBar::no_length();
         if std::io::stderr().is_terminal() {
             let style = "{wide_bar} {human_pos} of {human_len}   {per_sec}   {eta} left   {msg}";
@@ -93,14 +100,15 @@ impl Screen {
         } else {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
-        Self { bar, finished: 0, failures: 0, with_sources, drained: false }
+        Self { bar, finished: 0, failures: 0, with_sources, drained: false, header: Some(header) }
     }
 
     fn tell(&mut self, told: &Told) {
         match told {
             Told::Notice(notice) => self.notice(notice),
             Told::Missed(missed) => self.finished += missed,
-            Told::Sources(SourcesSeen { taken, .. }) if self.with_sources => {
+            Told::Sources(SourcesSeen { taken, .. }) if *taken > 0 => {
+                self.head();
                 self.bar.set_length(*taken);
             }
             Told::Draining(running) => {
@@ -118,7 +126,15 @@ impl Screen {
         }
     }
 
+    /// Says what is served, before anything else is said.
+    fn head(&mut self) {
+        if let Some(header) = self.header.take() {
+            self.bar.suspend(|| print_line(&header));
+        }
+    }
+
     fn notice(&mut self, notice: &Notice) {
+        self.head();
         match notice {
             Notice::Finished(finished) => {
                 self.finished += 1;
@@ -171,7 +187,7 @@ fn conclude(
     summary: &Summary,
     spool: &SpoolArg,
     routes: &[Route],
-    screen: &Screen,
+    screen: &mut Screen,
     began: Instant,
 ) -> ExitCode {
     let (status, sources) = (&summary.status, &summary.sources);
@@ -192,6 +208,7 @@ fn conclude(
             ),
         });
     } else {
+        screen.head();
         let mut line = format!(
             "{}   {} done   {} failed   {}   {}",
             show::plural(files, "file", "files"),

@@ -8,8 +8,7 @@ use std::process::ExitCode;
 
 use super::{Failed, SpoolArg, below, print_line};
 use crate::config;
-use crate::fs::RealFs;
-use crate::spool::Spool;
+use crate::spool::layout;
 
 /// Arguments of `init`.
 #[derive(Debug, clap::Args)]
@@ -30,8 +29,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failed> {
         )));
     }
     std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&args.dir).map_err(failed)?;
-    let root = RealFs.open_root(&args.dir).map_err(failed)?;
-    Spool::open(RealFs, root).map_err(|(name, error)| {
+    layout::make(&args.dir).map_err(|(name, error)| {
         Failed::runtime(format!("cannot make {}: {error}", args.dir.join(name).display()))
     })?;
     std::fs::create_dir_all(args.dir.join("routes.d")).map_err(failed)?;

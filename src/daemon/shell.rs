@@ -142,9 +142,10 @@ pub struct Opened {
 pub fn open(path: &Path) -> Result<Opened, ShellError> {
     let failed = |source| ShellError::Folder { path: path.to_owned(), source };
     let path = std::fs::canonicalize(path).map_err(failed)?;
+    let folder = |(name, source)| ShellError::Folder { path: path.join(name), source };
+    layout::make(&path).map_err(folder)?;
     let root = RealFs.open_root(&path).map_err(failed)?;
-    let spool = Spool::open(RealFs, root)
-        .map_err(|(name, source)| ShellError::Folder { path: path.join(name), source })?;
+    let spool = Spool::open(RealFs, root).map_err(folder)?;
     check_places(&path)?;
     let lock = Lock::take(&path)?;
     let mark = orphans::mark(&path).map_err(ShellError::Orphans)?;

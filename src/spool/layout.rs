@@ -48,6 +48,22 @@ pub const FOLDERS: [(&str, u32); 8] = [
     ("journal", 0o750),
 ];
 
+/// Makes the folders that are missing below `spool`, with exactly the permissions of [`FOLDERS`]: the
+/// umask must not decide who may drop. The error names the folder.
+pub fn make(spool: &Path) -> Result<(), (String, io::Error)> {
+    use std::os::unix::fs::PermissionsExt;
+    for (name, mode) in FOLDERS {
+        let path = spool.join(name);
+        let made = match std::fs::create_dir(&path) {
+            Ok(()) => std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        };
+        made.map_err(|error| (name.to_owned(), error))?;
+    }
+    Ok(())
+}
+
 impl<F: Filesystem> Spool<F> {
     /// Opens the folders, making those that are missing. The error names the folder.
     pub fn open(fs: F, root: F::Dir) -> Result<Self, (String, io::Error)> {

@@ -8,8 +8,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
+
+/// How long a daemon that is ending may still hold the lock.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// Held as long as it lives.
 #[derive(Debug)]
@@ -21,7 +25,7 @@ pub struct Lock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process has it.
-    #[error("{spool} is already served by inboxd{}", .pid.map_or_else(String::new, |pid| format!(" pid {pid}")))]
+    #[error("{spool} is already served by inboxd{}", who(*pid))]
     Held {
         /// The spool, as the user named it.
         spool: String,
@@ -41,7 +45,21 @@ pub enum LockError {
 
 impl Lock {
     /// Takes the lock of the spool at `spool`, or says who has it.
+    ///
+    /// Waits a moment: a daemon whose supervisor was killed is just ending.
     pub fn take(spool: &Path) -> Result<Self, LockError> {
+        let until = Instant::now() + ENDING;
+        loop {
+            match Self::try_take(spool) {
+                Err(LockError::Held { .. }) if Instant::now() < until => {
+                    std::thread::park_timeout(Duration::from_millis(20));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn try_take(spool: &Path) -> Result<Self, LockError> {
         let path = spool.join("journal");
         let failed = |source: io::Error| LockError::Io { path: path.display().to_string(), source };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -54,6 +72,27 @@ impl Lock {
             Err(error) => Err(failed(error.into())),
         }
     }
+}
+
+/// ` pid 812 (since Tue 09:14)`, as far as it is known.
+fn who(pid: Option<u32>) -> String {
+    let Some(pid) = pid else { return String::new() };
+    match started(pid) {
+        Some(time) => format!(" pid {pid} (since {})", time.strftime("%a %H:%M")),
+        None => format!(" pid {pid}"),
+    }
+}
+
+/// When a process was started, in local time: field 22 of `/proc/PID/stat` counts from boot (proc(5)).
+fn started(pid: u32) -> Option<jiff::Zoned> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in field 2 may hold spaces; the last ')' ends it.
+    let ticks: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let up: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+    let since_boot = Duration::from_secs(ticks / rustix::param::clock_ticks_per_second());
+    let age = Duration::try_from_secs_f64(up).ok()?.checked_sub(since_boot)?;
+    jiff::Zoned::now().checked_sub(age).ok()
 }
 
 /// The process that holds the spool's lock, as `/proc/locks` has it (proc(5)).

@@ -70,8 +70,7 @@ fn is_fatal(signal: i32) -> bool {
 }
 
 /// The name of a signal by its number on Linux (signal(7), all architectures but alpha, mips, sparc).
-/// `SIGKILL` for 9.
-pub fn signal_name(signal: i32) -> String {
+fn signal_name(signal: i32) -> String {
     const NAMES: [&str; 31] = [
         "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
         "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",

@@ -28,7 +28,6 @@ pub mod stop;
 mod tail;
 pub mod template;
 
-pub use exit::signal_name;
 pub use program::program_time;
 pub use stop::Stop;
 

@@ -248,7 +248,7 @@ fn a_drain_finishes_what_runs() {
     let begun = || std::fs::read_to_string(spool.path("up.txt")).unwrap_or_default();
     spool.wait_until("two run", || begun().lines().count() == 2);
     daemon.signal(Signal::TERM);
-    spool.wait_until("the drain is announced", || daemon.log().contains("drain"));
+    spool.wait_until("the drain is announced", || daemon.log().contains("waiting for 2 workers"));
     spool.write("go", "");
     assert_eq!(daemon.wait().code(), Some(0), "{}", spool.report());
     assert_eq!(begun().lines().count(), 2, "a drain began a further job");
