@@ -149,20 +149,14 @@ impl Screen {
                     }
                 }
             }
-            Notice::Paused { route, reason } => self.say(&format!("route {route} PAUSED: {reason}")),
-            Notice::DiskFull => self.say("the disk is full: waiting for space, nothing is lost"),
-            Notice::LowDisk { free, floor } => self.say(&format!(
-                "only {} MiB are free: waiting for {} MiB, nothing is lost",
-                free >> 20,
-                floor >> 20
-            )),
-            Notice::DiskHasRoom => self.say("there is space again"),
-            Notice::CsvTouched { route } => self.say(&format!(
-                "results/{route}.csv was changed by someone else: it is left alone, a new one begins"
-            )),
-            Notice::ClaimRefused { rel, reason } => self.say(&format!("cannot claim {rel}: {reason}")),
-            Notice::StartRefused { rel, reason } => self.say(&format!("cannot start {rel}: {reason}")),
-            _ => {}
+            Notice::Paused { route, reason } => {
+                self.say(&format!("route {route} PAUSED: {reason}"));
+            }
+            other => {
+                if let Some(line) = show::trouble(other) {
+                    self.say(&line);
+                }
+            }
         }
     }
 

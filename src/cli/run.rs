@@ -2,9 +2,12 @@
 //!
 //! Must not know: how jobs run. It prints what happens, a line a job.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use super::{Failed, SpoolArg, eprint_line, print_line, show};
+use crate::daemon::log;
 use crate::daemon::notice::Notice;
 use crate::daemon::service::Mode;
 use crate::daemon::shell::{Options, Told, serve};
@@ -12,13 +15,26 @@ use crate::daemon::supervisor::Leash;
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
-
-pub(crate) fn run(_args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
-    super::supervised(|leash| serve_run(spool, leash))
+pub(crate) struct Args {
+    /// How to log where stdout is no terminal; `INBOXD_LOG=debug` shows jobs done, too
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    log: LogFormat,
 }
 
-fn serve_run(spool: &SpoolArg, leash: Leash) -> Result<ExitCode, Failed> {
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum LogFormat {
+    /// An event and its fields
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
+    super::supervised(|leash| serve_run(args, spool, leash))
+}
+
+fn serve_run(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, Failed> {
     let loaded = spool.load()?;
     for broken in &loaded.broken {
         eprint_line(&format!("error: {broken}\n  The other routes go on."));
@@ -32,32 +48,90 @@ fn serve_run(spool: &SpoolArg, leash: Leash) -> Result<ExitCode, Failed> {
     );
     let options =
         Options { spool: spool.path.clone(), settings, mode: Mode::Watch, sources: None, leash };
-    serve(options, &mut |told| tell(&told, &ready))?;
+    if std::io::stdout().is_terminal() {
+        let mut screen = Screen { ready, second: Instant::now(), lines: 0, hidden: 0 };
+        serve(options, &mut |told| screen.tell(&told))?;
+    } else {
+        log::begin(match args.log {
+            LogFormat::Text => log::Format::Text,
+            LogFormat::Json => log::Format::Json,
+        });
+        serve(options, &mut |told| log::tell(&told))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell(told: &Told, ready: &str) {
-    match told {
-        Told::Ready => print_line(ready),
-        Told::Draining(running) => print_line(&format!(
-            "waiting for {}; Ctrl-C again stops now (their files run again at the next start)",
-            show::plural(*running as u64, "worker", "workers")
-        )),
-        Told::Missed(missed) => print_line(&format!("… {} more", show::count(*missed))),
-        Told::Notice(notice) => self::notice(notice),
-        Told::Recovered(_) | Told::Sources(_) => {}
-    }
+/// Lines a second on a terminal; what is more is counted.
+const LINES_A_SECOND: u32 = 20;
+
+/// What a person at a terminal sees: a line a job, as long as lines can be read.
+struct Screen {
+    ready: String,
+    /// When the second began whose lines are counted.
+    second: Instant,
+    lines: u32,
+    hidden: u64,
 }
 
-fn notice(notice: &Notice) {
-    match notice {
-        Notice::Finished(finished) if finished.outcome.failure.is_some() => {
-            print_line(&show::failed(&finished.outcome));
-            print_line(&format!("        inboxd explain {}", finished.outcome.rel.0));
+impl Screen {
+    fn tell(&mut self, told: &Told) {
+        self.show_hidden();
+        match told {
+            Told::Recovered(report) if report.lost > 0 => {
+                let lost = show::plural(report.lost, "attempt was", "attempts were");
+                print_line(&format!("recovered   {lost} lost in an earlier run and run again"));
+            }
+            Told::Ready => print_line(&self.ready),
+            Told::Draining(running) => print_line(&format!(
+                "waiting for {}; Ctrl-C again stops now (their files run again at the next start)",
+                show::plural(*running as u64, "worker", "workers")
+            )),
+            Told::Missed(missed) => self.hidden += missed,
+            Told::Notice(it) => self.notice(it),
+            Told::Recovered(_) | Told::Sources(_) | Told::Status(_) => {}
         }
-        Notice::Finished(finished) => print_line(&show::done(finished)),
-        Notice::Paused { route, reason } => print_line(&format!("route {route} PAUSED: {reason}")),
-        Notice::DiskFull => eprint_line("the disk is full: claims wait, nothing is lost"),
-        _ => {}
+    }
+
+    /// A new second begins: what was not shown in the last one is counted.
+    fn show_hidden(&mut self) {
+        if self.second.elapsed() < Duration::from_secs(1) {
+            return;
+        }
+        if self.hidden > 0 {
+            print_line(&format!("… {}", show::plural(self.hidden, "more job", "more jobs")));
+        }
+        (self.second, self.lines, self.hidden) = (Instant::now(), 0, 0);
+    }
+
+    fn notice(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Finished(finished) => {
+                self.lines += 1;
+                if self.lines > LINES_A_SECOND {
+                    self.hidden += 1;
+                } else if finished.outcome.failure.is_some() {
+                    print_line(&show::failed(&finished.outcome));
+                    print_line(&format!("        inboxd explain {}", finished.outcome.rel.0));
+                } else {
+                    print_line(&show::done(finished));
+                }
+            }
+            Notice::Retry { rel, route, attempt, reason, wait_ms, incomplete, .. } => {
+                let wait = show::time(Duration::from_millis(*wait_ms));
+                let what = if *incomplete { "waits " } else { "again " };
+                print_line(&format!(
+                    "{what}  {rel}   {route}   in {wait}   attempt {attempt}: {reason}"
+                ));
+            }
+            Notice::Paused { route, reason } => {
+                print_line(&format!("route {route} PAUSED: {reason}"));
+                print_line("  Its files stay. It is picked up by itself once that is mended.");
+            }
+            other => {
+                if let Some(line) = show::trouble(other) {
+                    print_line(&line);
+                }
+            }
+        }
     }
 }

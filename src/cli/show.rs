@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::config::{Route, Worker};
-use crate::daemon::notice::Finished;
+use crate::daemon::notice::{Finished, Notice};
 use crate::journal::record::Outcome;
 
 /// `8,114`
@@ -72,6 +72,32 @@ pub(crate) fn failed(outcome: &Outcome) -> String {
         "failed  {}   {}   attempt {attempts} of {attempts}   {reason}",
         outcome.rel.0, outcome.route
     )
+}
+
+/// A notice that says that something is in the way; `None` for all others.
+pub(crate) fn trouble(notice: &Notice) -> Option<String> {
+    Some(match notice {
+        Notice::DiskFull => "the disk is full: waiting for space, nothing is lost".to_owned(),
+        Notice::LowDisk { free, floor } => format!(
+            "only {} MiB are free: waiting for {} MiB, nothing is lost",
+            free >> 20,
+            floor >> 20
+        ),
+        Notice::DiskHasRoom => "there is space again".to_owned(),
+        Notice::CsvTouched { route } => format!(
+            "results/{route}.csv was changed by someone else: it is left alone, a new one begins"
+        ),
+        Notice::ClaimRefused { rel, reason } => format!("cannot claim {rel}: {reason}"),
+        Notice::StartRefused { rel, reason } => format!("cannot start {rel}: {reason}"),
+        Notice::ScratchRefused { rel, reason } => {
+            format!("cannot remove the scratch of {rel}: {reason}")
+        }
+        Notice::HistoryFailed { reason } => format!("the job log cannot be written: {reason}"),
+        Notice::Reappeared { rel, .. } => {
+            format!("settled {rel}: it was recorded before the power cut")
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

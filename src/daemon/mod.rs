@@ -12,13 +12,48 @@
 //! - [`shell`]: puts all of it together, listens to signals; the only async code.
 //! - [`supervisor`]: the small process above, which ends every worker when the daemon dies;
 //!   [`children`]: how both of them do it.
+//! - [`log`]: the log of a service. [`readiness`]: what systemd is told.
+//!
+//! # The log
+//!
+//! Fields have one meaning everywhere: `job`, `route`, `attempt`, `path` (below `incoming/`, escaped),
+//! `error`. Renaming an event or a field is a breaking change; a test compares this table with the code.
+//!
+//! | event | level | fields | meaning |
+//! |---|---|---|---|
+//! | `recovered` | info | records, settled, resumed, lost, power_cut | start-up found work of an earlier run |
+//! | `torn journal tail was cut` | warn | bytes | the last daemon died while it wrote; nothing promised is lost |
+//! | `CSVs were changed by someone else` | warn | segments | found at start; left alone, new segments begin |
+//! | `ready` | info | | recovered, the first scan is done |
+//! | `status` | info | running, waiting, held, done, failed, unrouted | once a minute, if anything changed |
+//! | `submitted` | debug | job | a file handed in is durable |
+//! | `submission refused` | warn | job, error | no route takes it |
+//! | `file cannot be claimed` | warn | path, error | it waits and is tried again |
+//! | `attempt cannot be started` | warn | path, error | it waits and is tried again |
+//! | `attempt failed` | info | job, path, route, attempt, wait_ms, error | another one follows |
+//! | `file is incomplete` | debug | job, path, route, attempt, error | says the worker; it is asked again |
+//! | `job done` | debug | job, path, route, attempt, took_ms, rows | recorded and in `done/` |
+//! | `job failed` | warn | job, path, route, attempt, took_ms, error | recorded and in `error/` |
+//! | `scratch cannot be removed` | warn | path, error | it stays until the next start |
+//! | `settled after a power cut` | info | path | recorded before; found in `incoming/` again |
+//! | `route paused` | error | route, error | its worker cannot run; its files stay |
+//! | `disk is low, claims wait` | error | free, floor | bytes |
+//! | `disk is full, claims wait` | error | | nothing is lost |
+//! | `disk has room again` | info | | claims go on |
+//! | `CSV was changed by someone else` | warn | route | left alone; rows go on in a new segment |
+//! | `job log cannot be written` | warn | error | `jobs` and `log` know nothing more of this run |
+//! | `processes cannot be looked at` | warn | error | what escaped a worker's group may live on |
+//! | `events were not logged` | warn | missed | more happened than could be written |
+//! | `draining` | info | running | a signal: no new starts |
 
 pub mod children;
 pub mod control;
 pub mod history;
 pub mod keeper;
+pub mod log;
 pub mod notice;
 pub mod pool;
+pub mod readiness;
 pub mod recover;
 pub mod service;
 pub mod shell;

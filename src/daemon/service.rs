@@ -25,6 +25,7 @@ use super::history::{History, JobLine};
 use super::keeper::{Input, Keeper, KeeperError, Output};
 use super::notice::Notice;
 use super::pool::{Pool, SlotEnded};
+use super::readiness::Progress;
 use crate::worker::Stop;
 
 /// Entries a scan looks at between two looks at the messages.
@@ -124,7 +125,7 @@ pub enum Mode {
 }
 
 /// The state, for `status` and the summary.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Status {
     /// Files that wait: candidates, claimed, waiting for another attempt.
     pub waiting: usize,
@@ -184,6 +185,8 @@ pub struct Service<F: Filesystem, L: Listener> {
     pub grants: Option<Grants>,
     /// For what runs on other threads: syncs.
     pub sender: Sender<Message>,
+    /// Counts the turns of the loop.
+    pub progress: Progress,
     /// The timer of the scan.
     pub rescan: Duration,
     /// Claims stop below so many free bytes.
@@ -247,6 +250,7 @@ impl<L: Listener> Service<RealFs, L> {
                 return self.finish(messages);
             }
             self.receive(messages)?;
+            self.progress.made();
             self.look()?;
             if self.keeper.commit_is_due(now_ms()) {
                 self.keeper.commit(now_ms())?;

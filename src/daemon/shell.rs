@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -31,8 +31,11 @@ use super::history::History;
 use super::keeper::{Keeper, KeeperError};
 use super::notice::Notice;
 use super::pool::Pool;
+use super::readiness::{self, Progress};
 use super::recover::{Report, Surroundings, recover};
-use super::service::{Listener, LoopState, Message, Mode, Service, SourcesSeen, Summary, now_ms};
+use super::service::{
+    Listener, LoopState, Message, Mode, Service, SourcesSeen, Status, Summary, now_ms,
+};
 use super::stager::Stager;
 use super::supervisor::Leash;
 
@@ -77,6 +80,8 @@ pub enum Told {
     Missed(u64),
     /// `batch` looked at its sources.
     Sources(SourcesSeen),
+    /// The state, once a minute if anything changed.
+    Status(Box<Status>),
     /// A signal: so many workers still run.
     Draining(usize),
 }
@@ -303,7 +308,9 @@ async fn run(
         }
         None => None,
     };
+    let progress = Progress::default();
     let service = Service {
+        progress: progress.clone(),
         keeper,
         pool,
         stop: stop.clone(),
@@ -324,13 +331,19 @@ async fn run(
     let control = tokio::spawn(control::serve(listener, sender.clone(), notices));
     let mut signals = signal_hook_tokio::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(ShellError::start("listening to signals"))?;
+    let mut pulse = Pulse::new(progress, sender.clone());
+    let mut second = tokio::time::interval(Duration::from_secs(1));
     let mut drain = Drain { timeout: options.settings.drain_timeout, begun: false };
 
     let result = loop {
         tokio::select! {
             biased;
             result = &mut ended => break result.unwrap_or_else(|_| Err(KeeperError::gone())),
-            Ok(()) = &mut is_ready, if !is_ready.is_terminated() => tell(Told::Ready),
+            Ok(()) = &mut is_ready, if !is_ready.is_terminated() => {
+                readiness::ready("watching incoming/");
+                tell(Told::Ready);
+            }
+            _ = second.tick() => pulse.beat(tell).await,
             Some(_) = signals.next() => drain.signal(&sender, tell).await,
             heard = heard.recv() => match heard {
                 Ok(notice) => tell(Told::Notice(notice)),
@@ -368,6 +381,54 @@ fn hold(leash: Leash, stop: &Stop, keeper: &Sender<Message>) -> Result<(), Shell
         .map_err(ShellError::start("the thread that watches the supervisor"))
 }
 
+/// What happens by the clock: the watchdog's food and the minute's status.
+struct Pulse {
+    progress: Progress,
+    keeper: Sender<Message>,
+    feed_every: Option<Duration>,
+    fed: Instant,
+    turns: u64,
+    status_at: Instant,
+    last: Option<Status>,
+}
+
+/// How often the state is told, if it changed.
+const STATUS_EVERY: Duration = Duration::from_secs(60);
+
+impl Pulse {
+    fn new(progress: Progress, keeper: Sender<Message>) -> Self {
+        let now = Instant::now();
+        let feed_every = readiness::watchdog_interval();
+        Self { progress, keeper, feed_every, fed: now, turns: 0, status_at: now, last: None }
+    }
+
+    async fn beat(&mut self, tell: &mut dyn FnMut(Told)) {
+        let now = Instant::now();
+        let turns = self.progress.turns();
+        let is_hungry = self.feed_every.is_some_and(|every| now.duration_since(self.fed) >= every);
+        if is_hungry && turns != self.turns {
+            readiness::feed_watchdog();
+            (self.fed, self.turns) = (now, turns);
+        }
+        if now.duration_since(self.status_at) < STATUS_EVERY {
+            return;
+        }
+        self.status_at = now;
+        let (send, status) = oneshot::channel();
+        let reply = move |status: &Status| drop(send.send(status.clone()));
+        drop(self.keeper.send(Message::Ask(Box::new(reply))));
+        let Ok(status) = status.await else { return };
+        if self.last.as_ref() != Some(&status) {
+            readiness::status(&format!(
+                "{} running, {} waiting, {} done, {} failed",
+                status.running, status.waiting, status.done, status.failed
+            ));
+            self.last = Some(status.clone());
+            tell(Told::Status(Box::new(status)));
+        }
+    }
+}
+
 struct Drain {
     timeout: Duration,
     begun: bool,
@@ -381,9 +442,9 @@ impl Drain {
             return;
         }
         self.begun = true;
+        readiness::stopping();
         let (send, running) = oneshot::channel();
-        let reply =
-            move |status: &super::service::Status| send.send(status.running).unwrap_or_default();
+        let reply = move |status: &Status| send.send(status.running).unwrap_or_default();
         drop(keeper.send(Message::Ask(Box::new(reply))));
         drop(keeper.send(Message::Drain));
         tell(Told::Draining(running.await.unwrap_or(0)));

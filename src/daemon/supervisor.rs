@@ -42,6 +42,12 @@ pub enum Supervised {
     Ended(u8),
 }
 
+/// Capabilities that the unit gave us (`CAP_LEASE`) stay ours and do not pass to workers through exec.
+fn drop_ambient() {
+    // A kernel without ambient capabilities has none to pass on.
+    rustix::thread::clear_ambient_capability_set().unwrap_or_default();
+}
+
 /// Carries which pipe the leash is, so that a variable that leaked makes nobody a daemon.
 const LEASH_VAR: &str = "INBOXD_LEASH";
 
@@ -53,6 +59,7 @@ pub fn supervise(arguments: impl IntoIterator<Item = OsString>) -> io::Result<Su
         // Started in the supervisor's group, so it leads none, and this cannot fail.
         setsid()?;
         rustix::thread::set_name(c"inboxd")?;
+        drop_ambient();
         return Ok(Supervised::Daemon(leash));
     }
     rustix::thread::set_name(c"inboxd-super")?;
@@ -115,15 +122,15 @@ fn code(status: ExitStatus) -> u8 {
 }
 
 /// Signals that come to the supervisor and are meant for the daemon: each with a pipe that holds one
-/// byte for each that came. The handlers hold the other ends, as long as the process lives.
+/// byte for each that came. The signals hold the other ends, as long as the process lives.
 struct Forwarded([(Signal, OwnedFd); 3]);
 
 impl Forwarded {
     fn listen() -> io::Result<Self> {
         let listen = |signal: Signal| -> io::Result<(Signal, OwnedFd)> {
-            let (heard, handler) = UnixStream::pair()?;
+            let (heard, sayer) = UnixStream::pair()?;
             heard.set_nonblocking(true)?;
-            signal_hook::low_level::pipe::register(signal.as_raw(), handler)?;
+            signal_hook::low_level::pipe::register(signal.as_raw(), sayer)?;
             Ok((signal, heard.into()))
         };
         Ok(Self([listen(Signal::TERM)?, listen(Signal::INT)?, listen(Signal::HUP)?]))

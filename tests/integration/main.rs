@@ -31,3 +31,6 @@ mod results;
 /// What the first ten minutes look like on the screen.
 #[cfg(test)]
 mod transcripts;
+/// The unit files, as systemd reads them.
+#[cfg(test)]
+mod unit_file;

@@ -1,0 +1,123 @@
+//! The log of a service: what the shell tells, as events with fields. Its vocabulary is in `daemon`.
+//!
+//! Must not know: the terminal, which has its own words (`cli::run`).
+//!
+//! Each event is a fixed sentence with fields, so that it can be searched for and counted. A failed job
+//! is `warn`, a job done is `debug`, and `status` once a minute says the rest.
+
+use std::io::IsTerminal as _;
+
+use tracing::{debug, error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+use super::notice::{Finished, Notice};
+use super::service::Status;
+use super::shell::Told;
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `event field=value`, with time stamps unless the journal adds its own.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Begins the log on stderr. `INBOXD_LOG` sets what is shown (`debug`, `info`, `warn`, `error`).
+pub fn begin(format: Format) {
+    let filter = EnvFilter::try_from_env("INBOXD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    let log = log.with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    // systemd says by this variable that stderr is the journal, which has times of its own.
+    let is_journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    match (format, is_journal) {
+        (Format::Json, _) => log.json().flatten_event(true).init(),
+        (Format::Text, true) => log.without_time().with_ansi(false).init(),
+        (Format::Text, false) => log.init(),
+    }
+}
+
+/// Logs what the shell tells.
+pub fn tell(told: &Told) {
+    match told {
+        Told::Recovered(report) => {
+            if report.records > 1 || report.resumed > 0 {
+                info!(
+                    records = report.records,
+                    settled = report.settled,
+                    resumed = report.resumed,
+                    lost = report.lost,
+                    power_cut = report.power_cut,
+                    "recovered"
+                );
+            }
+            if report.torn > 0 {
+                warn!(bytes = report.torn, "torn journal tail was cut");
+            }
+            if report.touched > 0 {
+                warn!(segments = report.touched, "CSVs were changed by someone else");
+            }
+        }
+        Told::Ready => info!("ready"),
+        Told::Notice(it) => notice(it),
+        Told::Missed(missed) => warn!(missed, "events were not logged"),
+        Told::Status(it) => status(it),
+        Told::Draining(running) => info!(running, "draining"),
+        Told::Sources(_) => {}
+    }
+}
+
+fn status(it: &Status) {
+    info!(
+        running = it.running,
+        waiting = it.waiting,
+        held = it.held,
+        done = it.done,
+        failed = it.failed,
+        unrouted = it.unrouted,
+        "status"
+    );
+}
+
+fn notice(notice: &Notice) {
+    match notice {
+        Notice::Finished(it) => finished(it),
+        Notice::Taken { job } => debug!(%job, "submitted"),
+        Notice::TakeRefused { job, reason } => warn!(%job, error = %reason, "submission refused"),
+        Notice::Retry { job, rel, route, attempt, incomplete: true, reason, .. } => {
+            debug!(%job, path = %rel, route, attempt, error = %reason, "file is incomplete");
+        }
+        Notice::Retry { job, rel, route, attempt, reason, wait_ms, .. } => {
+            info!(%job, path = %rel, route, attempt, wait_ms, error = %reason, "attempt failed");
+        }
+        Notice::ClaimRefused { rel, reason } => {
+            warn!(path = %rel, error = %reason, "file cannot be claimed");
+        }
+        Notice::StartRefused { rel, reason } => {
+            warn!(path = %rel, error = %reason, "attempt cannot be started");
+        }
+        Notice::ScratchRefused { rel, reason } => {
+            warn!(path = %rel, error = %reason, "scratch cannot be removed");
+        }
+        Notice::Reappeared { rel, .. } => info!(path = %rel, "settled after a power cut"),
+        Notice::Paused { route, reason } => error!(route, error = %reason, "route paused"),
+        Notice::DiskFull => error!("disk is full, claims wait"),
+        Notice::LowDisk { free, floor } => error!(free, floor, "disk is low, claims wait"),
+        Notice::DiskHasRoom => info!("disk has room again"),
+        Notice::CsvTouched { route } => warn!(route, "CSV was changed by someone else"),
+        Notice::HistoryFailed { reason } => warn!(error = %reason, "job log cannot be written"),
+        Notice::SweepFailed { reason } => warn!(error = %reason, "processes cannot be looked at"),
+    }
+}
+
+fn finished(it: &Finished) {
+    let outcome = &it.outcome;
+    let (job, path, route) = (outcome.job, &outcome.rel.0, &outcome.route);
+    let (attempt, took_ms) = (outcome.attempts, outcome.took_ms);
+    if let Some(failure) = &outcome.failure {
+        let reason = &failure.reason;
+        warn!(%job, %path, route, attempt, took_ms, error = %reason, "job failed");
+    } else {
+        debug!(%job, %path, route, attempt, took_ms, rows = outcome.rows, "job done");
+    }
+}
