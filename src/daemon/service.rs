@@ -517,7 +517,7 @@ impl<L: Listener> Service<RealFs, L> {
         let keeper = &self.keeper;
         let swept = super::children::sweep(&|job| keeper.is_running(job));
         if let Err(error) = swept {
-            self.listener.notice(&Notice::SweepFailed { reason: error.to_string() });
+            self.listener.notice(Notice::SweepFailed { reason: error.to_string() });
         }
     }
 
