@@ -30,7 +30,7 @@ use crate::fs::{FileType, Filesystem};
 use crate::journal::record::{
     Attempt, FileMark, Outcome, PieceBytes, Record, Rel, SourceKey, Take,
 };
-use crate::journal::{CommitError, EncodeError, JournalError, Sources, Writer};
+use crate::journal::{CommitError, EncodeError, Group, JournalError, Sources, Writer};
 use crate::results::{CsvSpec, PlanError, Planned, Results, ResultsError};
 use crate::spool::claim::{Claim, EmptyFolders};
 use crate::spool::scan::{Scan, Sighting, Unreadable};
@@ -204,6 +204,8 @@ pub struct Keeper<F: Filesystem> {
     scan: Option<Scan<F>>,
     /// Appended to the journal and not durable yet, in order.
     pending: Vec<Record>,
+    /// Written, its fsync under way, in order; before all of `pending`.
+    committing: Vec<Record>,
     /// Durable and not settled yet, in order; the first `applied` of them are in the CSVs.
     durable: VecDeque<Record>,
     applied: usize,
@@ -224,6 +226,8 @@ pub struct Keeper<F: Filesystem> {
     /// A CSV segment was sealed: people may take it away, so a checkpoint should follow soon.
     sealed: bool,
     effects: VecDeque<Effect>,
+    /// See [`Keeper::hurry_starts`].
+    hurries: bool,
     out: Vec<Output>,
     random: fn() -> [u8; 10],
     draining: bool,
@@ -288,7 +292,8 @@ impl<F: Filesystem> Keeper<F> {
             routes: settings.routes.iter().cloned().map(Arc::new).collect(),
             table: RouteTable::new(settings)?,
             jobs: HashMap::new(),
-            empty: EmptyFolders::new(settings.workers + look_ahead),
+            // As many as two groups of records free at once, one being settled and one being filled.
+            empty: EmptyFolders::new(2 * limits::COMMIT_RECORDS + settings.workers + look_ahead),
             spool: parts.spool,
             journal: parts.journal,
             results: parts.results,
@@ -300,6 +305,7 @@ impl<F: Filesystem> Keeper<F> {
             random: parts.random,
             scan: None,
             pending: Vec::new(),
+            committing: Vec::new(),
             durable: VecDeque::new(),
             applied: 0,
             deferred: Vec::new(),
@@ -311,6 +317,7 @@ impl<F: Filesystem> Keeper<F> {
             has_news: true,
             sealed: false,
             effects: VecDeque::new(),
+            hurries: false,
             out: Vec::new(),
             draining: false,
             seen: ScanCounts::default(),
@@ -476,7 +483,8 @@ impl<F: Filesystem> Keeper<F> {
             for effect in std::mem::take(&mut self.deferred) {
                 self.carry_out(effect, now)?;
             }
-            if self.pending.is_empty() && self.durable.is_empty() && self.deferred.is_empty() {
+            self.settle(usize::MAX, now)?;
+            if self.is_recorded() && self.durable.is_empty() && self.deferred.is_empty() {
                 self.disk_has_room(now)?;
             }
         }
@@ -487,6 +495,8 @@ impl<F: Filesystem> Keeper<F> {
     pub fn next_time(&self) -> Option<Millis> {
         let delay = u64::try_from(limits::COMMIT_DELAY.as_millis()).unwrap_or(0);
         let commit = match self.full_since {
+            // Its answer wakes the caller, or `has_durable` says that there is work now.
+            _ if self.is_committing() => None,
             Some(_) => self.pending_since.map(|_| Millis::MAX),
             None => self.pending_since.map(|at| at.saturating_add(delay)),
         };
@@ -496,10 +506,23 @@ impl<F: Filesystem> Keeper<F> {
     /// Whether a group is large or old enough to be committed, or nothing else is going on.
     pub fn commit_is_due(&self, now: Millis) -> bool {
         let Some(since) = self.pending_since else { return false };
+        if self.is_committing() {
+            return false;
+        }
         let delay = u64::try_from(limits::COMMIT_DELAY.as_millis()).unwrap_or(0);
         self.pending.len() >= limits::COMMIT_RECORDS
             || self.core.running() == 0
             || now.saturating_sub(since) >= delay
+    }
+
+    /// The last group is not durable, or not settled: the next one waits.
+    fn is_committing(&self) -> bool {
+        !self.committing.is_empty() || !self.durable.is_empty()
+    }
+
+    /// Nothing waits for an fsync.
+    fn is_recorded(&self) -> bool {
+        self.pending.is_empty() && self.committing.is_empty()
     }
 
     /// Makes everything appended so far durable, then applies and settles it.
@@ -507,24 +530,57 @@ impl<F: Filesystem> Keeper<F> {
     /// On a full disk nothing is lost and nothing happens; claims stop, and the next call tries again.
     pub fn commit(&mut self, now: Millis) -> Result<(), KeeperError> {
         if !self.pending.is_empty() {
-            match self.journal.commit() {
-                // Durable from here: every outcome in the group is final. CSVs and moves may lag;
-                // recovery redoes them.
-                Ok(()) => self.durable.extend(self.pending.drain(..)),
-                Err(CommitError::Full { .. }) => return self.disk_is_full(now),
-                Err(error) => return Err(error.into()),
-            }
-            self.pending_since = None;
+            let Some(group) = self.begin_commit(now)? else { return Ok(()) };
+            let synced = group.sync();
+            self.end_commit(synced, now)?;
         }
+        self.settle(usize::MAX, now)
+    }
+
+    /// Writes everything appended so far. The caller syncs the group, on any thread, and gives the
+    /// result to [`Keeper::end_commit`]. `None`: there is nothing, or the disk is full.
+    pub fn begin_commit(&mut self, now: Millis) -> Result<Option<Group<F>>, KeeperError> {
+        let group = match self.journal.begin_commit() {
+            Ok(group) => group,
+            Err(CommitError::Full { .. }) => return self.disk_is_full(now).map(|()| None),
+            Err(error) => return Err(error.into()),
+        };
+        self.committing.append(&mut self.pending);
+        self.pending_since = None;
+        Ok(group)
+    }
+
+    /// Takes in what the fsync said. What is durable by it is settled by [`Keeper::settle`].
+    pub fn end_commit(&mut self, synced: io::Result<()>, now: Millis) -> Result<(), KeeperError> {
+        self.journal.end_commit(synced)?;
+        // Durable from here: every outcome in the group is final. CSVs and moves may lag;
+        // recovery redoes them.
+        self.durable.extend(self.committing.drain(..));
+        self.settle(0, now)
+    }
+
+    /// Something is durable and not settled, and no full disk stands in the way.
+    pub fn has_durable(&self) -> bool {
+        !self.durable.is_empty() && self.full_since.is_none()
+    }
+
+    /// Applies what is durable to the CSVs and settles at most so many jobs, so that a free slot
+    /// need not wait for a whole group.
+    pub fn settle(&mut self, most: usize, now: Millis) -> Result<(), KeeperError> {
         if self.durable.is_empty() {
             return Ok(());
         }
-        match self.apply_results(now) {
-            Ok(()) => {}
-            Err(KeeperError::Results(ResultsError::Full { .. })) => return self.disk_is_full(now),
-            Err(error) => return Err(error),
+        if self.applied < self.durable.len() || self.results.has_pending() {
+            match self.apply_results(now) {
+                Ok(()) => {}
+                Err(KeeperError::Results(ResultsError::Full { .. })) => {
+                    return self.disk_is_full(now);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        while let Some(record) = self.durable.front().cloned() {
+        for _ in 0..most {
+            let Some(record) = self.durable.front().cloned() else { break };
             match self.follow_up(record, now) {
                 Ok(()) => {}
                 Err(KeeperError::Spool { source, .. }) if is_shortage(&source) => {
@@ -535,7 +591,10 @@ impl<F: Filesystem> Keeper<F> {
             self.durable.pop_front();
             self.applied = self.applied.saturating_sub(1);
         }
-        if self.full_since.is_some() && self.deferred.is_empty() {
+        if !self.durable.is_empty() {
+            return Ok(());
+        }
+        if self.full_since.is_some() && self.is_recorded() && self.deferred.is_empty() {
             self.disk_has_room(now)?;
         }
         if !self.journal.has_spare() {
@@ -597,7 +656,7 @@ impl<F: Filesystem> Keeper<F> {
         match record {
             Record::Outcome(outcome) => {
                 let job = outcome.job;
-                self.settle(&outcome)?;
+                self.settle_job(&outcome)?;
                 self.new_sources.extend(outcome.source);
                 self.step(Event::Recorded { job }, now)
             }
@@ -650,7 +709,7 @@ impl<F: Filesystem> Keeper<F> {
         Ok(())
     }
 
-    fn settle(&mut self, outcome: &Outcome) -> Result<(), KeeperError> {
+    fn settle_job(&mut self, outcome: &Outcome) -> Result<(), KeeperError> {
         let Some(info) = self.jobs.get(&outcome.job) else { return Ok(()) };
         let claimed = Claimed { job: outcome.job, begun: info.begun };
         let settled = settle_outcome(&self.spool, outcome, claimed, &mut self.empty)?;
@@ -681,12 +740,36 @@ impl<F: Filesystem> Keeper<F> {
         let mut effects = Vec::new();
         self.core.step(event, now, &mut effects);
         let first = self.effects.is_empty();
+        // Starts first: they need nothing of what else one event leads to, and a slot waits for them.
+        effects.sort_by_key(|effect| !matches!(effect, Effect::Start { .. }));
         self.effects.extend(effects);
         // An effect's answer is an event whose effects come after those already waiting.
-        if first {
-            while let Some(effect) = self.effects.front().cloned() {
-                self.carry_out(effect, now)?;
-                self.effects.pop_front();
+        if first { self.carry_out_all(now) } else { Ok(()) }
+    }
+
+    /// From now on a call returns as soon as it has put out an [`Output::Start`], and
+    /// [`Keeper::go_on`] does the rest: a slot should not wait for the next claim.
+    pub fn hurry_starts(&mut self) {
+        self.hurries = true;
+    }
+
+    /// Does what the last call left to do. To be called until `false`, with the outputs taken each
+    /// time, before anything else.
+    pub fn go_on(&mut self, now: Millis) -> Result<bool, KeeperError> {
+        if self.effects.is_empty() {
+            return Ok(false);
+        }
+        self.carry_out_all(now)?;
+        Ok(true)
+    }
+
+    fn carry_out_all(&mut self, now: Millis) -> Result<(), KeeperError> {
+        while let Some(effect) = self.effects.front().cloned() {
+            let is_start = matches!(effect, Effect::Start { .. });
+            self.carry_out(effect, now)?;
+            self.effects.pop_front();
+            if is_start && self.hurries {
+                break;
             }
         }
         Ok(())
@@ -1078,8 +1161,8 @@ impl<F: Filesystem> Keeper<F> {
     }
 
     /// Nothing waits for the journal, the CSVs or its last move.
-    fn is_settled(&self) -> bool {
-        self.pending.is_empty()
+    pub fn is_settled(&self) -> bool {
+        self.is_recorded()
             && self.durable.is_empty()
             && self.deferred.is_empty()
             && !self.results.has_pending()

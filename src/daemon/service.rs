@@ -20,6 +20,7 @@ use crate::config::limits;
 use crate::core::state::{Counts, Millis};
 use crate::core::{JobId, RelPath};
 use crate::fs::{Filesystem, RealFs};
+use crate::journal::Group;
 
 use super::history::{History, JobLine};
 use super::keeper::{Input, Keeper, KeeperError, Output};
@@ -30,6 +31,10 @@ use crate::worker::Stop;
 
 /// Entries a scan looks at between two looks at the messages.
 const SCAN_SLICE: usize = 1024;
+/// The same while workers run, whose slots should not wait: about 0.1 ms.
+const SCAN_SLICE_BUSY: usize = 32;
+/// Jobs settled between two looks at the messages.
+const SETTLE_SLICE: usize = 4;
 /// A paused route is tried again after this long, whatever changed.
 const PAUSED_TRY: Duration = Duration::from_secs(60);
 /// How often paused programs and free disk are looked at.
@@ -45,6 +50,8 @@ pub enum Message {
     Slot(SlotEnded),
     /// For the keeper as it is.
     Input(Input),
+    /// What the fsync of a group of records said.
+    Synced(std::io::Result<()>),
     /// The sync of a checkpoint failed: nothing is dropped, and the daemon ends.
     SyncFailed(std::io::Error),
     /// `batch` has no more sources; `known` of them were recorded before.
@@ -107,7 +114,7 @@ pub struct SourcesSeen {
 /// What [`Service::run`] tells while it goes on. Must not block: it is called on the keeper's thread.
 pub trait Listener {
     /// Something happened.
-    fn notice(&mut self, notice: &Notice);
+    fn notice(&mut self, notice: Notice);
     /// Start-up is over: recovered, and the first pass of the scan is done.
     fn ready(&mut self);
 }
@@ -212,6 +219,8 @@ pub struct LoopState {
     /// Jobs that had ended at the last sweep, and when the next may be.
     swept: u64,
     next_sweep: Instant,
+    /// Not told yet: they go out together, once a group of jobs is settled.
+    notices: Vec<Notice>,
 }
 
 impl Default for LoopState {
@@ -231,6 +240,7 @@ impl Default for LoopState {
             low_disk: false,
             swept: 0,
             next_sweep: now,
+            notices: Vec::new(),
         }
     }
 }
@@ -244,6 +254,8 @@ pub fn now_ms() -> Millis {
 impl<L: Listener> Service<RealFs, L> {
     /// Serves until the mode's end, a drain, or an error that ends the promise.
     pub fn run(mut self, messages: &Receiver<Message>) -> Result<Summary, KeeperError> {
+        let groups = self.start_syncing()?;
+        self.keeper.hurry_starts();
         self.outputs()?;
         loop {
             if self.is_over() {
@@ -253,8 +265,17 @@ impl<L: Listener> Service<RealFs, L> {
             self.progress.made();
             self.look()?;
             if self.keeper.commit_is_due(now_ms()) {
-                self.keeper.commit(now_ms())?;
+                if let Some(group) = self.keeper.begin_commit(now_ms())? {
+                    groups.send(group).map_err(|_| KeeperError::gone())?;
+                }
                 self.outputs()?;
+            }
+            if self.keeper.has_durable() {
+                self.keeper.settle(SETTLE_SLICE, now_ms())?;
+                self.outputs()?;
+                if !self.keeper.has_durable() {
+                    self.tell();
+                }
             }
             self.scan()?;
             if self.keeper.checkpoint_is_due() {
@@ -265,14 +286,33 @@ impl<L: Listener> Service<RealFs, L> {
         }
     }
 
+    /// The fsync of a group stops nobody: it has a thread of its own, which ends with the sender.
+    fn start_syncing(&self) -> Result<Sender<Group<RealFs>>, KeeperError> {
+        let (send, groups) = std::sync::mpsc::channel::<Group<RealFs>>();
+        let sender = self.sender.clone();
+        let work = move || {
+            while let Ok(group) = groups.recv() {
+                // The receiver is gone only when the daemon has ended.
+                drop(sender.send(Message::Synced(group.sync())));
+            }
+        };
+        std::thread::Builder::new()
+            .name("commit".to_owned())
+            .spawn(work)
+            .map(|_| send)
+            .map_err(KeeperError::spool("start the thread that syncs the journal"))
+    }
+
     /// Waits for a message, then takes in all that are there.
     fn receive(&mut self, messages: &Receiver<Message>) -> Result<(), KeeperError> {
         let wait = self.wait();
         let first = if wait.is_zero() {
             messages.try_recv().ok()
         } else {
-            // Before it sleeps, the log of what has happened goes out.
-            self.flush_history();
+            // What belongs to no group goes out before it sleeps.
+            if self.keeper.is_settled() {
+                self.tell();
+            }
             messages.recv_timeout(wait).ok()
         };
         let mut next = first;
@@ -293,7 +333,7 @@ impl<L: Listener> Service<RealFs, L> {
 
     fn wait(&self) -> Duration {
         let now = now_ms();
-        if self.wants_scan() {
+        if self.wants_scan() || self.keeper.has_durable() {
             return Duration::ZERO;
         }
         let look = self.state.next_look.saturating_duration_since(Instant::now());
@@ -318,6 +358,7 @@ impl<L: Listener> Service<RealFs, L> {
                 }
                 self.keeper.handle(input, now)
             }
+            Message::Synced(synced) => self.keeper.end_commit(synced, now),
             Message::SyncFailed(source) => {
                 Err(KeeperError::Spool { what: "sync the spool's filesystem".to_owned(), source })
             }
@@ -354,19 +395,23 @@ impl<L: Listener> Service<RealFs, L> {
     }
 
     fn outputs(&mut self) -> Result<(), KeeperError> {
-        for output in self.keeper.take_outputs() {
-            match output {
-                Output::Start(task) => self.pool.give(task),
-                Output::Notice(notice) => self.notice(&notice),
-                Output::Sync { before } => self.sync(before)?,
+        loop {
+            for output in self.keeper.take_outputs() {
+                match output {
+                    Output::Start(task) => self.pool.give(task),
+                    Output::Notice(notice) => self.notice(notice),
+                    Output::Sync { before } => self.sync(before)?,
+                }
+            }
+            if !self.keeper.go_on(now_ms())? {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
-    fn notice(&mut self, notice: &Notice) {
+    fn notice(&mut self, notice: Notice) {
         let status = &mut self.state.status;
-        match notice {
+        match &notice {
             Notice::Finished(finished) => {
                 status.rows += finished.outcome.rows;
                 let counter = match finished.outcome.failure {
@@ -387,7 +432,16 @@ impl<L: Listener> Service<RealFs, L> {
             Notice::DiskHasRoom => status.disk_full = false,
             _ => {}
         }
-        self.listener.notice(notice);
+        self.state.notices.push(notice);
+    }
+
+    /// The job log and the listener hear what has happened: once a group, since each time another
+    /// thread wakes up for it, on a core that a worker could have.
+    fn tell(&mut self) {
+        self.flush_history();
+        for notice in self.state.notices.drain(..) {
+            self.listener.notice(notice);
+        }
     }
 
     /// The sync of a checkpoint takes as long as the disk is busy: on a thread of its own.
@@ -418,7 +472,9 @@ impl<L: Listener> Service<RealFs, L> {
         if !self.wants_scan() {
             return Ok(());
         }
-        let over = self.keeper.scan(SCAN_SLICE, now_ms())?;
+        let is_busy = self.keeper.counts().running > 0;
+        let slice = if is_busy { SCAN_SLICE_BUSY } else { SCAN_SLICE };
+        let over = self.keeper.scan(slice, now_ms())?;
         self.outputs()?;
         if over {
             self.state.scanning = false;
@@ -465,7 +521,7 @@ impl<L: Listener> Service<RealFs, L> {
         let keeper = &self.keeper;
         let swept = super::children::sweep(&|job| keeper.is_running(job));
         if let Err(error) = swept {
-            self.listener.notice(&Notice::SweepFailed { reason: error.to_string() });
+            self.listener.notice(Notice::SweepFailed { reason: error.to_string() });
         }
     }
 
@@ -479,7 +535,7 @@ impl<L: Listener> Service<RealFs, L> {
         self.state.low_disk = is_low;
         let notice = if is_low { Notice::LowDisk { free, floor } } else { Notice::DiskHasRoom };
         self.state.status.disk_full = is_low;
-        self.listener.notice(&notice);
+        self.listener.notice(notice);
         self.keeper.handle(Input::Claims { allowed: !is_low }, now_ms())?;
         self.outputs()
     }
@@ -550,7 +606,7 @@ impl<L: Listener> Service<RealFs, L> {
         if let Some(Err(error)) = self.history.as_mut().map(History::flush) {
             // A log that cannot be written must not stop a job: said once, then without it.
             self.history = None;
-            self.listener.notice(&Notice::HistoryFailed { reason: error.to_string() });
+            self.listener.notice(Notice::HistoryFailed { reason: error.to_string() });
         }
     }
 
@@ -562,7 +618,7 @@ impl<L: Listener> Service<RealFs, L> {
             self.outputs()?;
         }
         let summary = Summary { status: self.status(), sources: self.state.sources.clone() };
-        self.flush_history();
+        self.tell();
         self.keeper.tidy()?;
         if self.keeper.has_news() {
             // A checkpoint still under way must return first: one at a time.

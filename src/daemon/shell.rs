@@ -254,9 +254,9 @@ struct Broadcast {
 }
 
 impl Listener for Broadcast {
-    fn notice(&mut self, notice: &Notice) {
+    fn notice(&mut self, notice: Notice) {
         // Nobody listening is fine.
-        drop(self.notices.send(Arc::new(notice.clone())));
+        drop(self.notices.send(Arc::new(notice)));
     }
 
     fn ready(&mut self) {

@@ -83,7 +83,7 @@ pub use line::EncodeError;
 pub use reader::{Located, Reader, Torn};
 pub use record::Record;
 pub use sources::Sources;
-pub use writer::Writer;
+pub use writer::{Group, Writer};
 
 use crate::fs::Filesystem;
 

@@ -5,6 +5,8 @@
 //! Invariants
 //! - **The commit instant is the return of [`Writer::commit`]**: every record appended before it is
 //!   durable after it.
+//! - One group at a time: it is written, its fsync runs (on another thread if the caller likes, so
+//!   that a slow disk stops nobody), and only then the next one is written.
 //! - Below `synced` the file is durable and is never written again; at and above it there is
 //!   nothing that a later segment repeats.
 //! - A failed fsync or cut is never retried: the writer is poisoned, and says so for ever.
@@ -20,6 +22,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config::limits::{JOURNAL_BLOCK, JOURNAL_SPARE};
 use crate::core::JobId;
@@ -35,7 +38,8 @@ use super::{
 pub struct Writer<F: Filesystem> {
     fs: F,
     dir: F::Dir,
-    file: F::File,
+    /// Shared with a group whose fsync is under way on another thread.
+    file: Arc<F::File>,
     segment: u64,
     /// Bytes of the segment that are durable; the next group goes here.
     synced: u64,
@@ -43,11 +47,28 @@ pub struct Writer<F: Filesystem> {
     buffer: Vec<u8>,
     /// How many they are.
     records: usize,
+    /// Bytes and records at the start of `buffer` that are written and whose fsync is under way.
+    under_way: (usize, usize),
     /// For the head of the next segment.
     stamp: Stamp,
     /// Space set aside for the day the disk is full.
     spare: Option<F::File>,
     poison: Option<Poison>,
+}
+
+/// A group that is written and not durable yet: [`Group::sync`] may run on any thread, and its
+/// result goes back to [`Writer::end_commit`].
+pub struct Group<F: Filesystem> {
+    fs: F,
+    file: Arc<F::File>,
+}
+
+impl<F: Filesystem> Group<F> {
+    /// The fsync. Once.
+    pub fn sync(self) -> io::Result<()> {
+        // Durable after it: every line of the group.
+        self.fs.sync_file(&self.file)
+    }
 }
 
 /// Why nothing more is written.
@@ -69,8 +90,19 @@ impl<F: Filesystem> Writer<F> {
         synced: u64,
         stamp: Stamp,
     ) -> Self {
-        let (buffer, records) = (Vec::new(), 0);
-        Self { fs, dir, file, segment, synced, buffer, records, stamp, spare: None, poison: None }
+        Self {
+            fs,
+            dir,
+            file: Arc::new(file),
+            segment,
+            synced,
+            buffer: Vec::new(),
+            records: 0,
+            under_way: (0, 0),
+            stamp,
+            spare: None,
+            poison: None,
+        }
     }
 
     /// Encodes a record into the group. No I/O, no promise.
@@ -86,9 +118,18 @@ impl<F: Filesystem> Writer<F> {
     /// On a full disk the group moves to the spare, once; [`Writer::has_spare`] is false from then
     /// on.
     pub fn commit(&mut self) -> Result<(), CommitError> {
+        let Some(group) = self.begin_commit()? else { return Ok(()) };
+        let synced = group.sync();
+        self.end_commit(synced)
+    }
+
+    /// The first half of [`Writer::commit`]: everything appended is written, and nothing of it is
+    /// durable before [`Writer::end_commit`]. What is appended meanwhile is of the next group.
+    pub fn begin_commit(&mut self) -> Result<Option<Group<F>>, CommitError> {
         self.check()?;
+        assert!(self.under_way == (0, 0), "a commit while another one is under way");
         if self.buffer.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         while let Err(source) = self.fs.write_at(&self.file, self.synced, &self.buffer) {
             let error = CommitError::before_sync("write", &self.name(), source);
@@ -104,12 +145,18 @@ impl<F: Filesystem> Writer<F> {
                 return Err(error);
             }
         }
-        let synced = self.fs.sync_file(&self.file);
+        self.under_way = (self.buffer.len(), self.records);
+        Ok(Some(Group { fs: self.fs.clone(), file: Arc::clone(&self.file) }))
+    }
+
+    /// The second half: what the fsync of the group said. **Its return is the commit instant.**
+    pub fn end_commit(&mut self, synced: io::Result<()>) -> Result<(), CommitError> {
         self.doubtful("fsync", synced)?;
         // Durable from here: every outcome in the group is final.
-        self.synced += self.buffer.len() as u64;
-        self.records = 0;
-        self.buffer.clear();
+        let (bytes, records) = std::mem::take(&mut self.under_way);
+        self.synced += bytes as u64;
+        self.records -= records;
+        self.buffer.drain(..bytes);
         self.buffer.shrink_to(JOURNAL_BLOCK);
         Ok(())
     }
@@ -149,7 +196,7 @@ impl<F: Filesystem> Writer<F> {
         let next = self.draft_next(snapshot);
         let (file, len) = self.noted(next)?;
         self.segment = self.segment.saturating_add(1);
-        self.file = file;
+        self.file = Arc::new(file);
         self.synced = len;
         Ok(())
     }
@@ -240,7 +287,7 @@ impl<F: Filesystem> Writer<F> {
         match self.name_spare(&file) {
             Ok(len) => {
                 self.segment = self.segment.saturating_add(1);
-                self.file = file;
+                self.file = Arc::new(file);
                 self.synced = len;
                 self.buffer = line::restamp(&self.buffer, len);
                 Ok(true)

@@ -73,10 +73,6 @@ impl EmptyFolders {
     }
 }
 
-fn job_path(claimed: Claimed, rel: &RelPath) -> PathBuf {
-    Path::new(&Place::Job(claimed).name()).join(rel.as_path())
-}
-
 impl<F: Filesystem> Spool<F> {
     /// Renames `incoming/REL` to `processing/ID.N/REL`. Moves S1 to S2.
     pub fn claim(&self, rel: &RelPath, claimed: Claimed, empty: &mut EmptyFolders) -> Claim {
@@ -106,13 +102,15 @@ impl<F: Filesystem> Spool<F> {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         self.job_folder(rel, claimed, empty)?;
-        let target = job_path(claimed, rel);
+        let to = self
+            .fs
+            .open_dir(&self.processing, &Path::new(&Place::Job(claimed).name()).join(parent))?;
         // The attempt is in the name, so this rename is the claim and its record at once.
-        if let Err(error) = self.fs.rename(&from, name, &self.processing, &target) {
+        if let Err(error) = self.fs.rename(&from, name, &to, name) {
             self.keep_or_remove(rel.parent(), claimed, empty)?;
             return Err(error);
         }
-        let stat = self.fs.stat(&self.processing, &target)?;
+        let stat = self.fs.stat(&to, name)?;
         let mark = FileMark {
             ino: stat.ino,
             btime_ns: stat.btime_ns,

@@ -92,13 +92,13 @@ impl<F: Filesystem> Spool<F> {
         let (dir, folder) = self.open_parent(tree, it.rel, it.claimed.job)?;
         for target in [name.to_owned(), names::beside(name.as_bytes(), it.claimed.job)] {
             let path = Path::new(&target);
-            // Asked first, so that the sidecar below never replaces one of a file that stands there.
-            match self.fs.stat(&dir, path) {
-                Ok(_) => continue,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
             if let Some(why) = why {
+                // Asked first, so that the sidecar never replaces one of a file that stands there.
+                match self.fs.stat(&dir, path) {
+                    Ok(_) => continue,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
                 match self.fs.stat(from, Path::new(name)) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(error),
