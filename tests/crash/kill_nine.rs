@@ -210,7 +210,8 @@ fn killed_over_forks(name: &str, kills: usize, victims: &[Victim], mut after: im
         let at = random.below(victims.len() as u64);
         kill(&mut running, victims[usize::try_from(at).unwrap()]);
         after(&spool);
-        fs::write(spool.path("old.txt"), survivors(&spool).join("\n") + "\n").unwrap();
+        let old: String = survivors(&spool).iter().map(|line| format!("{line}\n")).collect();
+        fs::write(spool.path("old.txt"), old).unwrap();
     }
     spool.write("go", "");
     spool.run(&["batch"]).ok();
