@@ -13,14 +13,17 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::harness::{BINARY, PATIENCE, Running, Spool, alive, children_of, send, wait_until};
+use crate::harness::{BINARY, Running, Spool, alive, all_pids, children_of, send};
 use crate::history::{History, WORK_SH};
 
 /// Kills, and jobs to be killed over.
 const KILLS: usize = 200;
 const JOBS: usize = 2000;
 /// The longest life of a daemon before its kill: some die in their recovery, some after many jobs.
-const LONGEST_LIFE_MS: u64 = 160;
+const LONGEST_LIFE_MS: u64 = 200;
+
+/// The most workers that run in one life, so that the jobs last as long as the kills on any machine.
+const MOST_RUNS: u64 = 36;
 
 /// Lost attempts are free here: random kills may hit the same job many times. Crashes are not: a
 /// worker that we end because we end must never be taken for one that crashed.
@@ -86,21 +89,26 @@ fn daemon_of(running: &Running) -> Option<u32> {
     if is_supervised() { children_of(first).into_iter().find(|pid| is_ours(*pid)) } else { Some(first) }
 }
 
-/// Lets time pass; `false` if the process ends in it. The instant is the test's input: no state is
-/// waited for, and nothing depends on how long it really took.
-fn live_for(running: &Running, life: Duration) -> bool {
+/// Lets time pass, or so many more workers run; `false` if the process ends in it. The instant is the
+/// test's input: no state is waited for, and nothing depends on when it really was.
+fn live_for(spool: &Spool, running: &Running, life: Duration, runs: u64) -> bool {
+    let size = || fs::metadata(spool.path("runs.txt")).map_or(0, |meta| meta.len());
+    let enough = size() + runs * 8;
     let end = Instant::now() + life;
     while let Some(left) = end.checked_duration_since(Instant::now()) {
         if !alive(running.supervisor_pid()) {
             return false;
         }
-        std::thread::park_timeout(left.min(Duration::from_millis(5)));
+        if size() > enough {
+            break;
+        }
+        std::thread::park_timeout(left.min(Duration::from_millis(1)));
     }
     alive(running.supervisor_pid())
 }
 
-/// Kills and waits until neither supervisor nor daemon is left.
-fn kill(running: &mut Running, victim: Victim) {
+/// Kills and waits until neither supervisor nor daemon is left, nor a daemon that was just being born.
+fn kill(spool: &Spool, running: &mut Running, victim: Victim) {
     let first = running.supervisor_pid();
     if victim == Victim::All {
         running.kill_all();
@@ -111,14 +119,16 @@ fn kill(running: &mut Running, victim: Victim) {
         (Victim::Both, Some(daemon)) => vec![first, daemon],
         _ => vec![first],
     };
-    let daemon = daemon_of(running);
     // Stopped first: neither may see the other's end before its own.
     victims.iter().for_each(|pid| send(*pid, Signal::STOP));
     victims.iter().for_each(|pid| send(*pid, Signal::KILL));
     running.wait();
-    wait_until("the daemon ends", PATIENCE, || running.log(), || {
-        !daemon.is_some_and(|pid| alive(pid) && is_ours(pid))
-    });
+    // By their working directory, which is not a worker's, and which a process that ends gives up
+    // after its files: the lock on the spool is free then.
+    let is_left = |pid: &u32| {
+        alive(*pid) && fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|it| it == spool.home())
+    };
+    spool.wait_until("the daemon ends", || !all_pids().iter().any(is_left));
 }
 
 /// Goal: 200 kills lose, double and garble nothing, and no job of theirs fails.
@@ -134,12 +144,13 @@ fn killed_at_random() {
     while kills < KILLS {
         let mut running = spool.start(&["batch"]);
         let life = Duration::from_millis(random.below(LONGEST_LIFE_MS));
-        if !live_for(&running, life) {
+        let runs = random.below(MOST_RUNS);
+        if !live_for(&spool, &running, life, runs) {
             assert!(running.wait().success(), "{}\n{}", running.log(), spool.report());
             break;
         }
         let victim = VICTIMS[usize::try_from(random.below(4)).unwrap()];
-        kill(&mut running, victim);
+        kill(&spool, &mut running, victim);
         history.observe(&spool);
         kills += 1;
     }
@@ -204,11 +215,11 @@ fn killed_over_forks(name: &str, kills: usize, victims: &[Victim], mut after: im
         if random.below(4) > 0 {
             spool.wait_until("a worker runs", || lines(&spool, "runs.txt") > begun);
         }
-        if !live_for(&running, Duration::from_millis(random.below(60))) {
+        if !live_for(&spool, &running, Duration::from_millis(random.below(60)), 1 << 20) {
             panic!("ended by itself: {}\n{}", running.log(), spool.report());
         }
         let at = random.below(victims.len() as u64);
-        kill(&mut running, victims[usize::try_from(at).unwrap()]);
+        kill(&spool, &mut running, victims[usize::try_from(at).unwrap()]);
         after(&spool);
         let old: String = survivors(&spool).iter().map(|line| format!("{line}\n")).collect();
         fs::write(spool.path("old.txt"), old).unwrap();

@@ -472,7 +472,8 @@ pub(crate) fn children_of(parent: u32) -> Vec<u32> {
     all_pids().into_iter().filter(|pid| parent_of(*pid) == Some(parent)).collect()
 }
 
-fn all_pids() -> Vec<u32> {
+/// Every process there is.
+pub(crate) fn all_pids() -> Vec<u32> {
     let names = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name());
     let mut pids: Vec<u32> = names.filter_map(|name| name.to_str()?.parse().ok()).collect();
     pids.sort_unstable();
