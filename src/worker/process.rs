@@ -15,7 +15,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -99,6 +99,10 @@ pub(super) fn attend(
     match (watched, waited) {
         (Ok(Some(Cause::Timeout)), _) => Ending::TimedOut,
         (Ok(Some(Cause::Stop)), _) => Ending::Stopped,
+        // The stop comes before the KILL of all children, and both may be here by the time we look.
+        (Ok(None), Ok(status)) if status.signal().is_some() && bounds.stop.is_stopped() => {
+            Ending::Stopped
+        }
         (Ok(None), Ok(status)) => Ending::Exited(status),
         (Ok(None), Err(error)) => Ending::Lost(error),
         (Err(errno), _) => Ending::Lost(errno.into()),

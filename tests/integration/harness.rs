@@ -23,6 +23,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// How long anything may take before it counts as never. Generous: the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// The program under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_inboxd");
 /// How often a state is asked for.
 const POLL: Duration = Duration::from_millis(10);
 /// Bytes shown of each log when a test fails.
@@ -120,12 +122,17 @@ impl Spool {
 
     /// Runs a command to its end with bytes on its standard input.
     pub(crate) fn run_with_input(&self, args: &[&str], input: &[u8]) -> Output {
+        self.run_under(&[], args, input)
+    }
+
+    /// Runs a command to its end, started by another program (`strace …`).
+    pub(crate) fn run_under(&self, wrapper: &[&str], args: &[&str], input: &[u8]) -> Output {
         let number = self.number();
         let stdin = self.home().join("logs").join(format!("{number}.in"));
         write_file(&stdin, input);
         let stdout = self.home().join("logs").join(format!("{number}.out"));
         let stderr = self.home().join("logs").join(format!("{number}.err"));
-        let mut command = self.command(args);
+        let mut command = self.command_under(wrapper, args);
         command.stdin(File::open(&stdin).unwrap());
         command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap());
         let begun = Instant::now();
@@ -253,8 +260,13 @@ impl Spool {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_inboxd"));
-        command.args(args).current_dir(self.home());
+        self.command_under(&[], args)
+    }
+
+    fn command_under(&self, wrapper: &[&str], args: &[&str]) -> Command {
+        let mut words = wrapper.iter().copied().chain([BINARY]).chain(args.iter().copied());
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).current_dir(self.home());
         for name in ["INBOXD_SPOOL", "RUST_LOG", "NOTIFY_SOCKET", "JOURNAL_STREAM", "INVOCATION_ID"]
         {
             command.env_remove(name);
@@ -269,7 +281,8 @@ impl Spool {
 #[derive(Debug)]
 pub(crate) struct Output {
     what: String,
-    status: ExitStatus,
+    /// How it ended.
+    pub(crate) status: ExitStatus,
     /// From start to end.
     pub(crate) took: Duration,
     stdout: Vec<u8>,
@@ -454,11 +467,13 @@ pub(crate) fn alive(pid: u32) -> bool {
     parent_of(pid).is_some()
 }
 
-fn children_of(parent: u32) -> Vec<u32> {
+/// Its living children.
+pub(crate) fn children_of(parent: u32) -> Vec<u32> {
     all_pids().into_iter().filter(|pid| parent_of(*pid) == Some(parent)).collect()
 }
 
-fn all_pids() -> Vec<u32> {
+/// Every process there is.
+pub(crate) fn all_pids() -> Vec<u32> {
     let names = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name());
     let mut pids: Vec<u32> = names.filter_map(|name| name.to_str()?.parse().ok()).collect();
     pids.sort_unstable();

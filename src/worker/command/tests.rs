@@ -197,6 +197,24 @@ fn stop_releases_every_slot() {
     assert!(!marks(3).exists(), "a worker was started after the stop");
 }
 
+/// Goal: a worker killed because the daemon ends everything is not charged with a crash, and one that
+/// had ended well keeps its end. Method: by the time its slot looks, it is dead and the stop is there.
+#[test]
+fn a_worker_ended_with_the_daemon_is_not_a_crash() {
+    for (script, want) in [("kill -9 $$", Verdict::Released), ("exit 0", Verdict::Done)] {
+        let spool = Spool::with("job.sh", script);
+        let task = spool.task(route(&["sh", "{path}"]));
+        let (stop, mut slot) = (Stop::new().unwrap(), Slot::default());
+        let worker = slot.start(&task).unwrap();
+        let pid = Pid::from_child(&worker.child);
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        let deadline = Instant::now().checked_add(Duration::from_secs(10));
+        assert!(proc::await_ends(&[pidfd], deadline), "{script} does not end");
+        stop.now().unwrap();
+        assert_eq!(slot.attend(&task, worker, &stop).verdict, want, "{script}");
+    }
+}
+
 /// Goal: a child in a session of its own neither holds the slot nor is ended here: it is the
 /// supervisor's. Method: it holds both pipes; the attempt must end, the child live.
 #[test]

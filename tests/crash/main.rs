@@ -1,0 +1,34 @@
+//! The real binary under SIGKILL and under errors of the kernel: slower, so a program of its own.
+//!
+//! Must not know: the library.
+//!
+//! SimFs, in the library's own tests, stays needed beside this: kill -9 keeps the page cache, so what
+//! was written and never synced is still there afterwards. Only SimFs finds a missing fsync; only
+//! this finds what the model of the filesystem leaves out.
+
+// cfg(test) tells the lints that the helpers here may unwrap as tests may.
+/// What any history must satisfy.
+#[cfg(test)]
+#[path = "../integration/checks.rs"]
+mod checks;
+/// Temporary spools, children and waiting.
+#[cfg(test)]
+#[expect(dead_code, reason = "shared with the integration tests, which use the rest")]
+#[path = "../integration/harness.rs"]
+mod harness;
+
+/// Errors of the kernel at each durable call, and a disk that is really full.
+#[cfg(test)]
+mod faults;
+/// What must hold after any crash, each part with a broken history that it must refuse.
+#[cfg(test)]
+mod history;
+/// SIGKILL at random instants.
+#[cfg(test)]
+mod kill_nine;
+/// SIGKILL before each durable call.
+#[cfg(test)]
+mod every_syscall;
+/// strace as the hand that kills and injects, and the calls it counts.
+#[cfg(test)]
+mod strace;

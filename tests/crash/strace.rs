@@ -1,0 +1,171 @@
+//! strace as the hand that kills a thread before its Nth call, or lets that call fail.
+//!
+//! Must not know: jobs.
+//!
+//! `when=N` counts per thread. The main thread recovers, the keeper thread does the rest: a point
+//! (call, N) hits whichever of them makes its Nth such call first. Workers make none of these calls.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use crate::harness::{Output, Spool};
+
+/// The calls by which the daemon changes or syncs anything. `openat2` also opens to read.
+pub(crate) const DURABLE: [&str; 9] = [
+    "renameat2", "fdatasync", "fsync", "syncfs", "pwrite64", "ftruncate", "fallocate", "mkdirat",
+    "unlinkat",
+];
+
+/// The Nth call of a kind, in whichever thread makes it first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Point {
+    pub(crate) call: &'static str,
+    /// From 1.
+    pub(crate) n: usize,
+}
+
+/// How many calls of each kind the busiest thread made, and the process's first thread.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) most: BTreeMap<&'static str, usize>,
+    pub(crate) first: BTreeMap<&'static str, usize>,
+}
+
+/// What became of a run under strace.
+pub(crate) struct Traced {
+    pub(crate) output: Output,
+    /// A process was killed by the injected signal, or a call failed as told.
+    pub(crate) hit: bool,
+}
+
+/// Whether strace is there. Without it: fails in CI, prints a skip elsewhere.
+pub(crate) fn is_there() -> bool {
+    let found = std::process::Command::new("strace").arg("--version").output().is_ok();
+    assert!(found || std::env::var("CI").as_deref() != Ok("true"), "CI must have strace");
+    if !found {
+        eprintln!("skipped: strace is not installed");
+    }
+    found
+}
+
+/// Runs `batch` to its end and counts its calls.
+pub(crate) fn count(spool: &Spool) -> Counts {
+    let log = spool.home().join("strace.log");
+    let trace = format!("trace={}", with_opens());
+    let path = log.to_str().unwrap();
+    let wrapper = ["strace", "-f", "--seccomp-bpf", "-o", path, "-e", &trace, "-e", "signal=none"];
+    let output = spool.run_under(&wrapper, &["batch"], b"");
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{output}");
+    counts(&fs::read_to_string(log).unwrap())
+}
+
+/// Runs `batch`, killed before the call.
+pub(crate) fn kill_before(spool: &Spool, point: Point) -> Traced {
+    run(spool, point, "signal=KILL")
+}
+
+/// Runs `batch`, the call failing with this error, once.
+pub(crate) fn fail(spool: &Spool, point: Point, errno: &str) -> Traced {
+    run(spool, point, &format!("error={errno}"))
+}
+
+fn run(spool: &Spool, point: Point, what: &str) -> Traced {
+    let log = spool.home().join("strace.log");
+    let (trace, inject) = (
+        format!("trace={}", point.call),
+        format!("inject={}:{what}:when={}", point.call, point.n),
+    );
+    let path = log.to_str().unwrap();
+    // Without --seccomp-bpf: it is faster, and strace 6.1 then injects nothing.
+    let wrapper = ["strace", "-f", "-o", path, "-e", &trace, "-e", &inject];
+    let output = spool.run_under(&wrapper, &["batch"], b"");
+    Traced { output, hit: is_hit(&log) }
+}
+
+fn is_hit(log: &Path) -> bool {
+    let text = fs::read_to_string(log).unwrap();
+    text.contains("(INJECTED)") || text.contains("+++ killed by SIGKILL")
+}
+
+fn with_opens() -> String {
+    format!("{},openat2", DURABLE.join(","))
+}
+
+/// Counts in a log of `strace -f`: `PID CALL(…`, and for a call that was interrupted in the log
+/// `PID CALL(… <unfinished ...>`, which is resumed in a line of another form.
+fn counts(log: &str) -> Counts {
+    let mut threads: Vec<&str> = Vec::new();
+    let mut made: BTreeMap<(&str, &'static str), usize> = BTreeMap::new();
+    for line in log.lines() {
+        let Some((thread, rest)) = line.split_once(' ') else { continue };
+        let rest = rest.trim_start();
+        if !threads.contains(&thread) {
+            threads.push(thread);
+        }
+        let known = DURABLE.iter().chain(&["openat2"]);
+        let call = known.copied().find(|call| {
+            rest.strip_prefix(call).is_some_and(|rest| rest.starts_with('('))
+        });
+        if let Some(call) = call {
+            *made.entry((thread, call)).or_default() += 1;
+        }
+    }
+    let mut counts = Counts::default();
+    for ((thread, call), n) in made {
+        let most = counts.most.entry(call).or_default();
+        *most = n.max(*most);
+        // Under a supervisor the first thread makes none of these, and the daemon's is the second.
+        let is_first = threads.iter().find(|it| log_has(log, it)).is_some_and(|it| *it == thread);
+        if is_first {
+            counts.first.insert(call, n);
+        }
+    }
+    counts
+}
+
+/// Whether this thread made any durable call.
+fn log_has(log: &str, thread: &str) -> bool {
+    log.lines().any(|line| line.starts_with(thread) && line.contains("fdatasync("))
+}
+
+/// At most so many of the points, evenly; all of them with `INBOXD_CRASH_ALL=1`.
+pub(crate) fn sample(points: Vec<Point>, most: usize) -> Vec<Point> {
+    let all = std::env::var("INBOXD_CRASH_ALL").as_deref() == Ok("1");
+    if all || points.len() <= most {
+        return points;
+    }
+    let len = points.len();
+    (0..most).map(|i| points[i * len / most]).collect()
+}
+
+/// Does the work for each point, on two threads; a failure of any fails the test.
+pub(crate) fn for_each(points: &[Point], work: impl Fn(Point) + Sync) {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let take = || points.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| while let Some(point) = take() { work(*point) });
+        }
+    });
+}
+
+/// Goal: calls are counted per thread, resumed ones once. Method: a log of two threads.
+#[test]
+fn calls_are_counted_per_thread() {
+    let log = "1 fdatasync(3) = 0\n2 fdatasync(3 <unfinished ...>\n1 fdatasync(3) = 0\n\
+               2 <... fdatasync resumed>) = 0\n2 renameat2(3, \"fsync(\") = 0\n2 +++ exited with 0 +++\n";
+    let counts = counts(log);
+    assert_eq!(counts.most, [("fdatasync", 2), ("renameat2", 1)].into());
+    assert_eq!(counts.first, [("fdatasync", 2)].into());
+}
+
+/// Goal: a sample has the first point and spreads to the end. Method: ten out of a hundred.
+#[test]
+fn a_sample_is_even() {
+    let points: Vec<Point> = (1..=100).map(|n| Point { call: "fsync", n }).collect();
+    let ns: Vec<usize> = sample(points.clone(), 10).iter().map(|point| point.n).collect();
+    let all = std::env::var("INBOXD_CRASH_ALL").is_ok();
+    assert!(all || ns == [1, 11, 21, 31, 41, 51, 61, 71, 81, 91], "{ns:?}");
+    assert_eq!(sample(points, 200).len(), 100);
+}
