@@ -32,7 +32,7 @@ fn serve_run(spool: &SpoolArg, leash: Leash) -> Result<ExitCode, Failed> {
     );
     let options =
         Options { spool: spool.path.clone(), settings, mode: Mode::Watch, sources: None, leash };
-    serve(options, &mut |told| tell(&told, &ready))?;
+    serve(options, &mut |told| tell(&told, &ready)).map_err(|e| spool.failed(e))?;
     Ok(ExitCode::SUCCESS)
 }
 

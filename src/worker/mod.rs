@@ -29,7 +29,7 @@ mod tail;
 pub mod template;
 
 pub use exit::signal_name;
-pub use program::program_time;
+pub use program::{find_program, program_time};
 pub use stop::Stop;
 
 use std::path::PathBuf;
