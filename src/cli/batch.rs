@@ -73,7 +73,7 @@ fn serve_batch(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, 
     };
     let began = Instant::now();
     let mut screen = Screen::new(!args.sources.is_empty(), header);
-    let summary = serve(options, &mut |told| screen.tell(&told))?;
+    let summary = serve(options, &mut |told| screen.tell(&told)).map_err(|e| spool.failed(e))?;
     screen.end();
     Ok(conclude(&summary, spool, &routes, &mut screen, began))
 }

@@ -4,7 +4,11 @@
 //! here and in `main.rs`, nowhere else.
 //!
 //! Exit codes: 0 fine, 1 runtime failure (a restart may help; also *already served*), 2 usage or
-//! settings (it does not help), 3 `batch` finished and a job of this run failed.
+//! settings (it does not help), 3 a job of this run failed: `batch`, `try`, and `submit`, `retry` and
+//! `rerun` with `--wait`.
+//!
+//! What all commands share: a job is named as [`target`] says, waited for by [`wait`], and words are
+//! chosen in [`show`].
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -13,21 +17,43 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{ConfigError, Loaded, load};
+use crate::daemon::control::{Ask, Client};
 use crate::daemon::shell::ShellError;
 use crate::daemon::supervisor::{Leash, Supervised, supervise};
+use crate::spool::lock::LockError;
 
 mod batch;
+mod check;
+mod completions;
+mod explain;
 mod init;
+mod jobs;
+mod log;
+mod man;
+mod rerun;
+mod results;
+mod retry;
 mod run;
 mod show;
+mod status;
+mod submit;
+mod target;
+mod try_out;
+mod wait;
 
 /// Drop a file into a folder and it is processed, once, for certain.
 ///
 /// A file that arrives in SPOOL/incoming/ is claimed by an atomic rename, given to a worker (your
 /// script) in a bounded pool, and ends in done/ or, with the reason kept, in error/. What the worker
 /// prints becomes rows of a CSV in results/.
+///
+/// A JOB is named by the path it had below incoming/, by the beginning of its id, or by a path in the
+/// spool such as inbox/error/x.json.
 #[derive(Debug, Parser)]
 #[command(name = "inboxd", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    after_help = "The first ten minutes:\n  inboxd init\n  inboxd run &\n  cp report.pdf inbox/incoming/\n  inboxd status"
+)]
 pub struct Cli {
     /// The spool [default: the nearest folder upward with inboxd.toml, else ./inbox]
     #[arg(long, global = true, env = "INBOXD_SPOOL", value_name = "DIR")]
@@ -44,6 +70,30 @@ enum Command {
     Batch(batch::Args),
     /// Watch incoming/ and run what arrives, until told to stop
     Run(run::Args),
+    /// Hand files in and print their job ids
+    Submit(submit::Args),
+    /// What waits, runs, is done and has failed, and what stands in the way
+    Status(status::Args),
+    /// The latest jobs, newest first
+    Jobs(jobs::Args),
+    /// What the worker of a job printed
+    Log(log::Args),
+    /// All rows of a route as one table
+    Results(results::Args),
+    /// Where a file is, and why
+    Explain(explain::Args),
+    /// Run failed files again
+    Retry(retry::Args),
+    /// Run done files again; their old rows stay
+    Rerun(rerun::Args),
+    /// Run a route's worker on a file and show what it gives; the spool is not touched
+    Try(try_out::Args),
+    /// Look for what is wrong with settings, folders, permissions and limits
+    Check(check::Args),
+    /// Print what makes a shell complete commands
+    Completions(completions::Args),
+    /// Print the manual page, of inboxd or of one of its commands
+    Man(man::Args),
 }
 
 /// What a command ends with when it cannot go on.
@@ -102,6 +152,18 @@ pub fn main() -> ExitCode {
         Command::Init(args) => init::run(args),
         Command::Batch(args) => batch::run(args, &find_spool(&cli)),
         Command::Run(args) => run::run(args, &find_spool(&cli)),
+        Command::Submit(args) => submit::run(args, &find_spool(&cli)),
+        Command::Status(args) => status::run(args, &find_spool(&cli)),
+        Command::Jobs(args) => jobs::run(args, &find_spool(&cli)),
+        Command::Log(args) => log::run(args, &find_spool(&cli)),
+        Command::Results(args) => results::run(args, &find_spool(&cli)),
+        Command::Explain(args) => explain::run(args, &find_spool(&cli)),
+        Command::Retry(args) => retry::run(args, &find_spool(&cli)),
+        Command::Rerun(args) => rerun::run(args, &find_spool(&cli)),
+        Command::Try(args) => try_out::run(args, &find_spool(&cli)),
+        Command::Check(args) => check::run(args, &find_spool(&cli)),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
     };
     match done {
         Ok(code) => code,
@@ -146,6 +208,45 @@ impl SpoolArg {
             Failed::usage(message)
         })
     }
+
+    /// That there is a spool, for the commands that only look.
+    pub(crate) fn must_exist(&self) -> Result<(), Failed> {
+        if self.path.join("inboxd.toml").exists() || self.path.join("journal").is_dir() {
+            return Ok(());
+        }
+        Err(Failed::usage(format!(
+            "{} is no spool: there is no inboxd.toml in it\n  `inboxd init` makes one; --spool DIR \
+             names another.",
+            self.shown()
+        )))
+    }
+
+    /// Whether a daemon serves it. One that cannot be spoken with is an error.
+    pub(crate) fn ask(&self, ask: &Ask) -> Result<Option<Client>, Failed> {
+        match Client::ask(&self.path, ask) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map_err(|error| {
+                let place = below(self, "inboxd.sock");
+                Failed::runtime(format!(
+                    "cannot speak with the running inboxd: {error} ({place})\n  Run the command \
+                     as the user or in the group that inboxd runs as."
+                ))
+            }),
+        }
+    }
+
+    /// Why a daemon could not serve it, as the user would write the spool.
+    pub(crate) fn failed(&self, error: ShellError) -> Failed {
+        let ShellError::Lock(LockError::Held { pid, .. }) = &error else { return error.into() };
+        let mut message = format!("{} is already served by inboxd", self.shown());
+        message.extend(pid.map(|pid| format!(" pid {pid}")));
+        // The socket is made when the daemon starts, and by nobody else.
+        let socket = std::fs::metadata(self.path.join("inboxd.sock"));
+        if let Ok(since) = socket.and_then(|meta| meta.modified()) {
+            message.push_str(&format!(" (since {})", show::day_and_minute(since)));
+        }
+        Failed::runtime(message)
+    }
 }
 
 /// Errors of settings, a line each, each but the first with its own `error:`.
@@ -174,6 +275,20 @@ fn find_spool(cli: &Cli) -> SpoolArg {
 pub(crate) fn print_line(line: &str) {
     let mut out = io::stdout().lock();
     drop(writeln!(out, "{line}"));
+}
+
+/// Prints a JSON value as a line on stdout.
+pub(crate) fn print_json(value: &impl serde::Serialize) {
+    // Our own values have string keys and no failing serializers.
+    print_line(&serde_json::to_string(value).unwrap_or_default());
+}
+
+/// A reader that has gone away (`| head`) is no error.
+pub(crate) fn unless_gone(written: io::Result<()>) -> Result<(), Failed> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 /// Prints a line on stderr.

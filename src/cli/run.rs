@@ -50,13 +50,13 @@ fn serve_run(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, Fa
         Options { spool: spool.path.clone(), settings, mode: Mode::Watch, sources: None, leash };
     if std::io::stdout().is_terminal() {
         let mut screen = Screen { ready, second: Instant::now(), lines: 0, hidden: 0 };
-        serve(options, &mut |told| screen.tell(&told))?;
+        serve(options, &mut |told| screen.tell(&told)).map_err(|e| spool.failed(e))?;
     } else {
         log::begin(match args.log {
             LogFormat::Text => log::Format::Text,
             LogFormat::Json => log::Format::Json,
         });
-        serve(options, &mut |told| log::tell(&told))?;
+        serve(options, &mut |told| log::tell(&told)).map_err(|e| spool.failed(e))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,9 +2,11 @@
 //!
 //! Must not know: where the facts come from.
 
-use std::time::Duration;
+use std::io::IsTerminal;
+use std::time::{Duration, SystemTime};
 
 use crate::config::{Route, Worker};
+use crate::daemon::history::JobLine;
 use crate::daemon::notice::{Finished, Notice};
 use crate::journal::record::Outcome;
 
@@ -100,6 +102,141 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
     })
 }
 
+/// The same two lines for a job of the job log.
+pub(crate) fn job_line(line: &JobLine) -> String {
+    let (rel, route) = (&line.rel.0, &line.route);
+    match &line.reason {
+        None => {
+            let took = time(Duration::from_millis(line.took_ms));
+            let rows = plural(line.rows, "row", "rows");
+            format!("{}    {rel}   {route}   {took}   {rows}", good("done"))
+        }
+        Some(reason) => {
+            let n = line.attempts;
+            format!("{}  {rel}   {route}   attempt {n} of {n}   {reason}", bad("failed"))
+        }
+    }
+}
+
+/// `512 B`, `3.4 KiB`, `1.2 GiB`
+pub(crate) fn size(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut tenths = bytes.saturating_mul(10) / 1024;
+    let mut unit = "KiB";
+    for next in units.iter().skip(1) {
+        if tenths < 10_240 {
+            break;
+        }
+        tenths /= 1024;
+        unit = next;
+    }
+    if tenths < 1000 {
+        format!("{}.{} {unit}", tenths / 10, tenths % 10)
+    } else {
+        format!("{} {unit}", tenths / 10)
+    }
+}
+
+/// `Tue 09:14`, in local time.
+pub(crate) fn day_and_minute(at: SystemTime) -> String {
+    local(at).map_or_else(String::new, |at| at.strftime("%a %H:%M").to_string())
+}
+
+/// `14:02:11` today, `2026-11-22 14:02:11` on other days; in local time.
+pub(crate) fn clock(unix_ms: u64) -> String {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms);
+    let (Some(at), Some(now)) = (local(at), local(SystemTime::now())) else {
+        return String::new();
+    };
+    let form = if at.date() == now.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
+    at.strftime(form).to_string()
+}
+
+fn local(at: SystemTime) -> Option<jiff::Zoned> {
+    let at = jiff::Timestamp::try_from(at).ok()?;
+    Some(at.to_zoned(jiff::tz::TimeZone::system()))
+}
+
+/// Columns side by side, three spaces apart, none after the last one.
+pub(crate) fn table(rows: &[Vec<String>]) -> Vec<String> {
+    let most = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..most)
+        .map(|at| rows.iter().filter_map(|row| row.get(at)).map(|cell| width(cell)).max())
+        .map(Option::unwrap_or_default)
+        .collect();
+    let line = |row: &Vec<String>| {
+        let mut line = String::new();
+        for (cell, wide) in row.iter().zip(&widths) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', wide.saturating_sub(width(cell)) + 3));
+        }
+        line.truncate(line.trim_end().len());
+        line
+    };
+    rows.iter().map(line).collect()
+}
+
+/// Characters that a terminal shows, without the colours.
+fn width(cell: &str) -> usize {
+    let mut count = 0;
+    let mut chars = cell.chars();
+    while let Some(c) = chars.next() {
+        if c == '\x1b' {
+            // Ours are all ESC [ … m.
+            chars.by_ref().find(|c| *c == 'm');
+        } else {
+            count += 1;
+        }
+    }
+    count
+}
+
+/// Text that may hold anything, as a terminal may show it: lines and tabs stay, other control
+/// characters are escaped.
+pub(crate) fn harmless(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        if c.is_control() && c != '\n' && c != '\t' {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// A word of success.
+pub(crate) fn good(text: &str) -> String {
+    paint("32", text)
+}
+
+/// A word that wants attention.
+pub(crate) fn bad(text: &str) -> String {
+    paint("31", text)
+}
+
+/// What is said for completeness.
+pub(crate) fn dim(text: &str) -> String {
+    paint("2", text)
+}
+
+fn paint(code: &str, text: &str) -> String {
+    if has_colour() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// Only on a terminal, and only if nobody said no (no-color.org).
+fn has_colour() -> bool {
+    static COLOUR: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *COLOUR.get_or_init(|| {
+        let no = std::env::var_os("NO_COLOR").is_some_and(|no| !no.is_empty());
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        std::io::stdout().is_terminal() && !no && !dumb
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +252,26 @@ mod tests {
         assert_eq!(time(Duration::from_secs(250)), "4 min 10 s");
         assert_eq!(time(Duration::from_secs(3 * 86_400 + 7_300)), "3 d 2 h");
         assert_eq!(plural(1, "row", "rows"), "1 row");
+        assert_eq!(size(1023), "1023 B");
+        assert_eq!(size(3500), "3.4 KiB");
+        assert_eq!(size(200 << 20), "200 MiB");
+        assert_eq!(size(1 << 30), "1.0 GiB");
+        assert_eq!(size(u64::MAX), "16384 PiB");
+    }
+
+    /// Goal: columns stand under each other whatever is in them, and no line ends in spaces.
+    /// Method: wide letters, colours, an empty last cell, a short row.
+    #[test]
+    fn columns_align() {
+        let rows = [vec!["a", "üb", ""], vec!["\x1b[31mlong\x1b[0m", "c", "d"], vec!["x"]];
+        let rows: Vec<Vec<String>> =
+            rows.iter().map(|row| row.iter().map(ToString::to_string).collect()).collect();
+        assert_eq!(table(&rows), ["a      üb", "\x1b[31mlong\x1b[0m   c    d", "x"]);
+    }
+
+    /// Goal: what a worker printed cannot steer the terminal. Method: an escape, a bell, a tab.
+    #[test]
+    fn control_characters_are_shown() {
+        assert_eq!(harmless("a\x1b[2Jb\x07\tc\n"), "a\\u{1b}[2Jb\\u{7}\tc\n");
     }
 }

@@ -112,3 +112,15 @@ pub const RESULTS_NAMES: u32 = 1000;
 pub const JOURNAL_LINE: usize = 8 << 20;
 /// The journal and its source index are read and copied in blocks of this size, in bytes.
 pub const JOURNAL_BLOCK: usize = 256 << 10;
+/// Names that `status` counts in one folder; beyond it says `or more`. A million take 0.4 s.
+pub const STATUS_NAMES: u64 = 1_000_000;
+/// Of these, files whose size or age `status` asks for: each is a call to the kernel.
+pub const STATUS_STATS: u64 = 100_000;
+/// Folders of `incoming/` that `check` looks at.
+pub const CHECK_FOLDERS: usize = 10_000;
+/// Jobs that `jobs` lists where it is not told how many.
+pub const JOBS_SHOWN: usize = 20;
+/// The fewest characters that are read as the beginning of a job id.
+pub const ID_PREFIX: usize = 4;
+/// A sidecar read back is not longer than this, in bytes: stderr may need six for each when escaped.
+pub const SIDECAR: u64 = 1 << 20;

@@ -429,6 +429,11 @@ impl Core {
         self.timers.first().map(|(at, _)| *at)
     }
 
+    /// The lowest order of all names in the windows.
+    pub fn oldest(&self) -> Option<i64> {
+        self.routes.iter().filter_map(|route| route.queue.keys().next()).map(|(at, _)| *at).min()
+    }
+
     /// Whether this name waits after a claim that could not be made.
     pub fn holds(&self, rel: &RelPath) -> bool {
         self.held.contains_key(rel)

@@ -8,6 +8,7 @@
 //! | `{"ask":"status"}` | one [`Status`] with `pid` |
 //! | `{"ask":"find","job":ID}` or `"rel":REL` | one [`Found`] or `null` |
 //! | `{"ask":"submit","job":ID,"rel":REL}` | `{"taken":ID}` once durable, or `{"error":…}` |
+//! | `{"ask":"id"}` | `{"job":ID}`, a fresh id for a copy that is to be submitted |
 //! | `{"ask":"scan"}` | `{}`; a scan of `incoming/` begins |
 //! | `{"ask":"follow"}` | `{}`, then a [`JobLine`] for each job that ends |
 //!
@@ -49,6 +50,8 @@ pub enum Ask {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rel: Option<Rel>,
     },
+    /// A fresh job id, above all before it.
+    Id,
     /// A copy stands, durable, in `processing/ID.in/REL`: make it a job.
     Submit {
         /// The id in the staging name.
@@ -162,6 +165,15 @@ async fn answer(
                 }
             }
         }
+        Ask::Id => {
+            let (send, receive) = oneshot::channel();
+            let reply = move |job| send.send(job).unwrap_or(());
+            drop(keeper.send(Message::Id(Box::new(reply))));
+            match receive.await {
+                Ok(job) => say(&mut write, &Fresh { job }).await,
+                Err(_) => Ok(()),
+            }
+        }
         Ask::Scan => {
             drop(keeper.send(Message::Scan));
             write.write_all(b"{}\n").await
@@ -195,6 +207,13 @@ struct Running {
     status: super::service::Status,
 }
 
+/// The answer to [`Ask::Id`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Fresh {
+    /// Given to nobody else.
+    pub job: JobId,
+}
+
 /// The answer to [`Ask::Submit`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Taken {
@@ -212,6 +231,19 @@ pub struct Refusal {
 /// A command's end of the socket.
 pub struct Client {
     reader: BufReader<UnixStream>,
+    /// The part of a line that came before a time-out.
+    line: Vec<u8>,
+}
+
+/// What came of waiting for an answer.
+#[derive(Debug)]
+pub enum Answer {
+    /// A line.
+    Line(serde_json::Value),
+    /// Nothing within the time that [`Client::patience`] set.
+    NotYet,
+    /// The daemon hung up.
+    Over,
 }
 
 impl Client {
@@ -233,15 +265,39 @@ impl Client {
         let mut line = serde_json::to_vec(ask)?;
         line.push(b'\n');
         (&stream).write_all(&line)?;
-        Ok(Some(Self { reader: BufReader::new(stream) }))
+        Ok(Some(Self { reader: BufReader::new(stream), line: Vec::new() }))
     }
 
-    /// The next line of the answer as JSON; `None` at its end.
+    /// From now on an answer is waited for so long, and then [`Answer::NotYet`].
+    pub fn patience(&self, time: std::time::Duration) -> io::Result<()> {
+        self.reader.get_ref().set_read_timeout(Some(time))
+    }
+
+    /// The next line of the answer as JSON; `None` at its end, or when patience has ended.
     pub fn next_answer(&mut self) -> io::Result<Option<serde_json::Value>> {
-        let mut line = String::new();
-        if self.reader.read_line(&mut line)? == 0 {
-            return Ok(None);
+        match self.wait_answer()? {
+            Answer::Line(value) => Ok(Some(value)),
+            Answer::NotYet | Answer::Over => Ok(None),
         }
-        Ok(Some(serde_json::from_str(&line)?))
+    }
+
+    /// The next line of the answer as JSON, or why there is none.
+    pub fn wait_answer(&mut self) -> io::Result<Answer> {
+        match self.reader.read_until(b'\n', &mut self.line) {
+            Ok(0) => Ok(Answer::Over),
+            // A daemon that was killed in the middle of a line.
+            Ok(_) if !self.line.ends_with(b"\n") => Ok(Answer::Over),
+            Ok(_) => {
+                let line = std::mem::take(&mut self.line);
+                Ok(Answer::Line(serde_json::from_slice(&line)?))
+            }
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
+            {
+                Ok(Answer::NotYet)
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Answer::Over),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -8,12 +8,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::limits;
-use crate::core::JobId;
+use crate::core::{JobId, RelPath};
 use crate::journal::record::Rel;
 
 use super::notice::{Finished, place};
@@ -38,9 +39,9 @@ pub struct JobLine {
     pub took_ms: u64,
     /// Rows it gave.
     pub rows: u64,
-    /// Where its file went, below the spool, escaped for people.
+    /// Where its file went, below the spool: `done/sub/x.json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub place: Option<String>,
+    pub place: Option<Rel>,
     /// What it printed on stdout that is log.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stdout: String,
@@ -62,7 +63,9 @@ impl JobLine {
             at_ms: outcome.at_ms,
             took_ms: outcome.took_ms,
             rows: outcome.rows,
-            place: place(outcome, &finished.settled).map(|path| path.display().to_string()),
+            place: place(outcome, &finished.settled)
+                .and_then(|path| RelPath::new(path.into_os_string().into_vec()))
+                .map(Rel),
             stdout: String::from_utf8_lossy(&finished.log).into_owned(),
             stderr: String::from_utf8_lossy(&finished.stderr).into_owned(),
         }

@@ -356,6 +356,12 @@ impl<F: Filesystem> Keeper<F> {
         &self.seen
     }
 
+    /// When the oldest name in the window came into `incoming/` or changed there, in Unix milliseconds.
+    pub fn oldest_ms(&self) -> Option<Millis> {
+        let ns = u64::try_from(self.core.oldest()?).ok()?;
+        Some(ns / 1_000_000)
+    }
+
     /// Claimed jobs that no slot has and no record waits for.
     pub fn idle_jobs(&self) -> usize {
         self.jobs.len().saturating_sub(self.core.running())
@@ -439,8 +445,15 @@ impl<F: Filesystem> Keeper<F> {
             }
             Input::Staged(staged) => {
                 let Some(route) = self.table.find(&staged.rel) else {
-                    return self.refuse(&staged);
+                    return self.refuse(&staged, format!("no route takes {}", staged.rel));
                 };
+                // Who speaks on the socket may be wrong, and a `Take` without its copy would end us.
+                if staged.source.is_none() && !self.is_staged(&staged) {
+                    let reason = format!("there is no copy of {} in processing/", staged.rel);
+                    self.out.push(Output::Notice(Notice::TakeRefused { job: staged.job, reason }));
+                    return Ok(());
+                }
+                self.last_id = self.last_id.max(staged.job);
                 let take =
                     Take { job: staged.job, source: staged.source, rel: Rel(staged.rel.clone()) };
                 let info = JobInfo {
@@ -699,12 +712,19 @@ impl<F: Filesystem> Keeper<F> {
         self.step(Event::Taken { job: take.job, route }, now)
     }
 
-    /// No route takes it: the copy goes, its source stands where it was.
-    fn refuse(&mut self, staged: &Staged) -> Result<(), KeeperError> {
+    /// Its copy stands under its staging name, and it is no job yet.
+    fn is_staged(&self, staged: &Staged) -> bool {
+        let path = PathBuf::from(Place::Staging(staged.job).name()).join(staged.rel.as_path());
+        let stat = self.spool.fs.stat(&self.spool.processing, &path);
+        !self.jobs.contains_key(&staged.job)
+            && stat.is_ok_and(|stat| stat.file_type == FileType::File)
+    }
+
+    /// The copy goes, its source stands where it was.
+    fn refuse(&mut self, staged: &Staged, reason: String) -> Result<(), KeeperError> {
         let name = Place::Staging(staged.job).name();
         crate::fs::remove_tree(&self.spool.fs, &self.spool.processing, name.as_ref())
             .map_err(KeeperError::spool(format!("remove processing/{name}")))?;
-        let reason = format!("no route takes {}", staged.rel);
         self.out.push(Output::Notice(Notice::TakeRefused { job: staged.job, reason }));
         Ok(())
     }

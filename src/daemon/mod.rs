@@ -7,6 +7,7 @@
 //! - [`service`]: the keeper's thread and its messages.
 //! - [`pool`]: one thread a slot.
 //! - [`stager`]: brings the sources of `batch` in.
+//! - [`hand_in`]: a file handed in by `submit` becomes a job, with a daemon or without.
 //! - [`history`]: the log of recent jobs. [`notice`]: what there is to tell.
 //! - [`control`]: the socket by which commands speak with a running daemon.
 //! - [`shell`]: puts all of it together, listens to signals; the only async code.
@@ -48,6 +49,7 @@
 
 pub mod children;
 pub mod control;
+pub mod hand_in;
 pub mod history;
 pub mod keeper;
 pub mod log;

@@ -135,6 +135,31 @@ struct Sidecar<'a> {
     stderr: &'a str,
 }
 
+/// A sidecar as it is read back, for `explain`, `log` and `retry`.
+#[derive(Clone, Debug, serde::Deserialize)]
+pub struct Why {
+    /// The job.
+    pub job: JobId,
+    /// Path below `incoming/`.
+    pub rel: Rel,
+    /// Its route; empty where there was none.
+    pub route: String,
+    /// Why it failed.
+    pub reason: String,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// The exit code, where the worker exited.
+    pub exit: Option<i32>,
+    /// The signal's name, where one ended the worker.
+    pub signal: Option<String>,
+    /// When, in UTC: `2026-11-22T14:02:11Z`.
+    pub time: String,
+    /// How long the last attempt ran, in milliseconds.
+    pub took_ms: u64,
+    /// The end of what the worker printed on stderr.
+    pub stderr: String,
+}
+
 /// The sidecar's text for a failed job; `None` for one that is done. The same outcome gives the same text.
 pub fn sidecar(outcome: &Outcome) -> Option<Vec<u8>> {
     let failure = outcome.failure.as_ref()?;

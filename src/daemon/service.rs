@@ -64,6 +64,8 @@ pub enum Message {
     StopNow,
     /// A question; the answer is given by calling the function.
     Ask(Box<dyn FnOnce(&Status) + Send>),
+    /// A fresh job id is wanted; it is given by calling the function.
+    Id(Box<dyn FnOnce(JobId) + Send>),
     /// What of this job, or of the file at this path below `incoming/`?
     Find(Wanted, Box<dyn FnOnce(Option<Found>) + Send>),
 }
@@ -134,6 +136,10 @@ pub enum Mode {
 /// The state, for `status` and the summary.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Status {
+    /// Milliseconds since the start.
+    pub up_ms: u64,
+    /// Milliseconds that the oldest known file has waited in `incoming/`, since it came there or changed.
+    pub oldest_ms: Option<u64>,
     /// Files that wait: candidates, claimed, waiting for another attempt.
     pub waiting: usize,
     /// Workers at work.
@@ -205,6 +211,7 @@ pub struct Service<F: Filesystem, L: Listener> {
 /// State of [`Service::run`].
 #[derive(Debug)]
 pub struct LoopState {
+    began: Instant,
     status: Status,
     sources: SourcesSeen,
     granted: usize,
@@ -227,6 +234,7 @@ impl Default for LoopState {
     fn default() -> Self {
         let now = Instant::now();
         Self {
+            began: now,
             status: Status::default(),
             sources: SourcesSeen::default(),
             granted: 0,
@@ -385,6 +393,10 @@ impl<L: Listener> Service<RealFs, L> {
             }
             Message::Ask(answer) => {
                 answer(&self.status());
+                Ok(())
+            }
+            Message::Id(answer) => {
+                answer(self.keeper.next_id(now));
                 Ok(())
             }
             Message::Find(wanted, answer) => {
@@ -573,6 +585,8 @@ impl<L: Listener> Service<RealFs, L> {
         let mut status = self.state.status.clone();
         let counts: Counts = self.keeper.counts();
         let seen = self.keeper.seen();
+        status.up_ms = u64::try_from(self.state.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        status.oldest_ms = self.keeper.oldest_ms().map(|at| now_ms().saturating_sub(at));
         status.waiting = counts.candidates + counts.ready + counts.waiting;
         status.running = counts.running;
         status.held = counts.held;

@@ -167,7 +167,13 @@ pub fn check_places(path: &Path) -> Result<(), ShellError> {
     let home = stat(path)?;
     for (name, _) in layout::FOLDERS {
         let folder = path.join(name);
-        let meta = stat(&folder)?;
+        let meta = match stat(&folder) {
+            // `open` makes them; `check` looks at a spool that was never opened.
+            Err(ShellError::Folder { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                continue;
+            }
+            other => other?,
+        };
         if !meta.is_dir() {
             let folder = folder.display();
             return Err(ShellError::Unsafe(format!("{folder} is not a folder; move it away")));

@@ -22,7 +22,7 @@ pub mod sim;
 pub mod tree;
 
 pub use real::RealFs;
-pub use tree::{make_dirs, remove_tree, sync_tree};
+pub use tree::{make_dirs, remove_tree, sync_tree, walk_files};
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -93,6 +93,51 @@ pub fn sync_tree<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Result<
     fs.sync_dir(at)
 }
 
+/// Calls `visit` with the path of everything below `at` that is no folder, streaming and in no order,
+/// until it answers `false`. Folders that cannot be read are passed over.
+///
+/// `enters` is asked about each folder. Each level keeps a descriptor open; what lies deeper than
+/// [`WALK_DEPTH`] is passed over too.
+pub fn walk_files<F: Filesystem>(
+    fs: &F,
+    at: &F::Dir,
+    enters: &dyn Fn(&Path) -> bool,
+    visit: &mut dyn FnMut(&F::Dir, &Path, &Path) -> bool,
+) -> io::Result<()> {
+    let mut levels = vec![(PathBuf::new(), at.clone(), fs.list(at)?)];
+    while let Some((prefix, dir, list)) = levels.last_mut() {
+        let Some(Ok(entry)) = list.next() else {
+            levels.pop();
+            continue;
+        };
+        let name = PathBuf::from(entry.name);
+        let path = prefix.join(&name);
+        let file_type = match entry.file_type {
+            Some(known) => known,
+            None => match fs.stat(dir, &name) {
+                Ok(stat) => stat.file_type,
+                Err(_) => continue,
+            },
+        };
+        if file_type != FileType::Dir {
+            if !visit(dir, &name, &path) {
+                return Ok(());
+            }
+        } else if enters(&path) {
+            let opened = fs.open_dir(dir, &name).and_then(|dir| Ok((fs.list(&dir)?, dir)));
+            if let Ok((list, dir)) = opened
+                && levels.len() < WALK_DEPTH
+            {
+                levels.push((path, dir, list));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Levels of folders that [`walk_files`] enters.
+pub const WALK_DEPTH: usize = 256;
+
 /// Opens `path` below `at`, making the folders that are missing.
 pub fn make_dirs<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path, mode: u32) -> io::Result<F::Dir> {
     let mut dir = at.clone();

@@ -13,7 +13,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -72,6 +72,14 @@ pub fn walk(
     Ok(())
 }
 
+/// One file as a source, whatever its path below the spool is to be.
+pub fn one(path: &Path, rel: RelPath) -> io::Result<Source> {
+    let path = std::fs::canonicalize(path)?;
+    let meta = std::fs::metadata(&path)?;
+    let key = key_of(&path, meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec());
+    Ok(Source { path, rel, size: meta.len(), key })
+}
+
 fn describe(path: &Path, root: &Path) -> Option<Result<Source, String>> {
     let below = path.strip_prefix(root).ok().filter(|below| !below.as_os_str().is_empty());
     let rel = below.map_or_else(|| path.file_name(), |below| Some(below.as_os_str()));
@@ -125,6 +133,21 @@ pub fn stage(
         return std::fs::hard_link(&source.path, &target);
     }
     copy(&source.path, &target, moved)
+}
+
+/// Writes what a reader gives into `processing/ID.in/REL`. Not durable when it returns.
+pub fn stage_reader(
+    processing: &Path,
+    job: JobId,
+    rel: &RelPath,
+    reader: &mut dyn io::Read,
+) -> io::Result<()> {
+    let mut folder = processing.join(Place::Staging(job).name());
+    folder.push(OsStr::from_bytes(rel.parent()));
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&folder)?;
+    let target = folder.join(OsStr::from_bytes(rel.name()));
+    let mut file = File::options().write(true).create_new(true).mode(0o640).open(target)?;
+    io::copy(reader, &mut file).map(drop)
 }
 
 fn copy(from: &Path, to: &Path, moved: &mut dyn FnMut(u64)) -> io::Result<()> {

@@ -14,6 +14,7 @@
 //! - [`scan`]: reads `incoming/`, bounded, streaming; finds S1.
 //! - [`claim`]: S1 → S2, by one rename; and the attempt in the name.
 //! - [`settle`]: S3 → S4, by one rename; the sidecar of a failure goes before it.
+//! - [`put_back`]: S4 → S1, when the user asks for another run.
 //! - [`import`]: a source of `batch` becomes S2 without being touched.
 //! - [`lock`]: one daemon a spool.
 //!
@@ -25,6 +26,7 @@ pub mod import;
 pub mod layout;
 pub mod lock;
 pub mod names;
+pub mod put_back;
 pub mod scan;
 pub mod settle;
 

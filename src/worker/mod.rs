@@ -28,7 +28,7 @@ pub mod stop;
 mod tail;
 pub mod template;
 
-pub use program::program_time;
+pub use program::{find_program, program_time};
 pub use stop::Stop;
 
 use std::path::PathBuf;

@@ -51,6 +51,16 @@ pub fn program_time(route: &Route, spool: &Path) -> Option<std::time::SystemTime
     path.metadata().ok()?.modified().ok()
 }
 
+/// Where the program of a route is; else why it cannot be started, as one line for a person.
+/// `Ok(None)`: its name depends on the file.
+pub fn find_program(route: &Route, spool: &Path) -> Result<Option<PathBuf>, String> {
+    let crate::config::Worker::Command { argv } = &route.worker;
+    let Some(program) = argv.first().filter(|program| !program.contains('{')) else {
+        return Ok(None);
+    };
+    find(OsStr::new(program), spool, search_path(&environment(route))).map(Some)
+}
+
 /// The same for an error of the start itself, after the program was found.
 pub(super) fn start_error(program: &OsStr, path: &Path, error: &io::Error) -> String {
     let (name, place) = (shown(program), one_line(path.as_os_str().as_bytes()));

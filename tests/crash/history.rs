@@ -125,9 +125,10 @@ impl History {
             return Err(format!("wrongly done or failed: {differ:?}"));
         }
         let cell = |file: &[u8], n: &[u8]| [file, b"#", n].concat();
-        let expected = end.done.keys().flat_map(|file| {
-            (0..ROWS).map(move |n| cell(file, n.to_string().as_bytes()))
-        });
+        let expected = end
+            .done
+            .keys()
+            .flat_map(|file| (0..ROWS).map(move |n| cell(file, n.to_string().as_bytes())));
         let found: Vec<Bytes> = end.rows.iter().map(|(file, n, _)| cell(file, n)).collect();
         each_once(&found, &expected.collect()).map_err(|e| format!("row {e}"))?;
 

@@ -86,7 +86,11 @@ fn is_supervised() -> bool {
 /// The daemon, if it is there already.
 fn daemon_of(running: &Running) -> Option<u32> {
     let first = running.supervisor_pid();
-    if is_supervised() { children_of(first).into_iter().find(|pid| is_ours(*pid)) } else { Some(first) }
+    if is_supervised() {
+        children_of(first).into_iter().find(|pid| is_ours(*pid))
+    } else {
+        Some(first)
+    }
 }
 
 /// Lets time pass, or so many more workers run; `false` if the process ends in it. The instant is the
@@ -239,9 +243,14 @@ fn no_worker_outlives_a_kill() {
         eprintln!("skipped: this binary has no supervisor yet");
         return;
     }
-    killed_over_forks("no_worker_outlives_a_kill", 50, &[Victim::Daemon, Victim::Supervisor], |spool| {
-        spool.wait_until("all workers are gone", || spool.processes().is_empty());
-    });
+    killed_over_forks(
+        "no_worker_outlives_a_kill",
+        50,
+        &[Victim::Daemon, Victim::Supervisor],
+        |spool| {
+            spool.wait_until("all workers are gone", || spool.processes().is_empty());
+        },
+    );
 }
 
 /// Goal: what outlives both is ended before any claim is run again.
@@ -298,7 +307,10 @@ fn a_poison_file_is_found() {
                 ["begin", name, attempt] => {
                     assert!(!suspect, "{name} began beside a suspect:\n{log}");
                     suspect = *name == "poison" && attempt.parse::<u32>().unwrap() >= 3;
-                    assert!(!suspect || flying.is_empty(), "not alone at attempt {attempt}:\n{log}");
+                    assert!(
+                        !suspect || flying.is_empty(),
+                        "not alone at attempt {attempt}:\n{log}"
+                    );
                     alone += u32::from(suspect);
                     flying.insert(*name);
                 }

@@ -17,6 +17,9 @@ mod checks;
 #[path = "../integration/harness.rs"]
 mod harness;
 
+/// SIGKILL before each durable call.
+#[cfg(test)]
+mod every_syscall;
 /// Errors of the kernel at each durable call, and a disk that is really full.
 #[cfg(test)]
 mod faults;
@@ -26,9 +29,6 @@ mod history;
 /// SIGKILL at random instants.
 #[cfg(test)]
 mod kill_nine;
-/// SIGKILL before each durable call.
-#[cfg(test)]
-mod every_syscall;
 /// strace as the hand that kills and injects, and the calls it counts.
 #[cfg(test)]
 mod strace;

@@ -13,7 +13,14 @@ use crate::harness::{Output, Spool};
 
 /// The calls by which the daemon changes or syncs anything. `openat2` also opens to read.
 pub(crate) const DURABLE: [&str; 9] = [
-    "renameat2", "fdatasync", "fsync", "syncfs", "pwrite64", "ftruncate", "fallocate", "mkdirat",
+    "renameat2",
+    "fdatasync",
+    "fsync",
+    "syncfs",
+    "pwrite64",
+    "ftruncate",
+    "fallocate",
+    "mkdirat",
     "unlinkat",
 ];
 
@@ -72,10 +79,8 @@ pub(crate) fn fail(spool: &Spool, point: Point, errno: &str) -> Traced {
 
 fn run(spool: &Spool, point: Point, what: &str) -> Traced {
     let log = spool.home().join("strace.log");
-    let (trace, inject) = (
-        format!("trace={}", point.call),
-        format!("inject={}:{what}:when={}", point.call, point.n),
-    );
+    let (trace, inject) =
+        (format!("trace={}", point.call), format!("inject={}:{what}:when={}", point.call, point.n));
     let path = log.to_str().unwrap();
     // Without --seccomp-bpf: it is faster, and strace 6.1 then injects nothing.
     let wrapper = ["strace", "-f", "-o", path, "-e", &trace, "-e", &inject];
@@ -104,9 +109,9 @@ fn counts(log: &str) -> Counts {
             threads.push(thread);
         }
         let known = DURABLE.iter().chain(&["openat2"]);
-        let call = known.copied().find(|call| {
-            rest.strip_prefix(call).is_some_and(|rest| rest.starts_with('('))
-        });
+        let call = known
+            .copied()
+            .find(|call| rest.strip_prefix(call).is_some_and(|rest| rest.starts_with('(')));
         if let Some(call) = call {
             *made.entry((thread, call)).or_default() += 1;
         }
@@ -145,7 +150,11 @@ pub(crate) fn for_each(points: &[Point], work: impl Fn(Point) + Sync) {
     let take = || points.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
     std::thread::scope(|scope| {
         for _ in 0..2 {
-            scope.spawn(|| while let Some(point) = take() { work(*point) });
+            scope.spawn(|| {
+                while let Some(point) = take() {
+                    work(*point)
+                }
+            });
         }
     });
 }

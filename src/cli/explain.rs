@@ -1,0 +1,359 @@
+//! `inboxd explain JOB`: where a file is, and why.
+//!
+//! Must not know: how any of it came to be; it asks the daemon, the sidecars, the job log and the
+//! folders, in the order in which their answers matter: what moves, what failed, what was, what waits.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::target::{Failure, Target, Tree, path_in, print_facts, quoted, shown_in, unknown};
+use super::{Failed, SpoolArg, below, join, print_json, print_line, show};
+use crate::config::{RouteTable, load};
+use crate::core::RelPath;
+use crate::daemon::control::Ask;
+use crate::daemon::history::JobLine;
+use crate::fs::{FileType, Filesystem, RealFs};
+use crate::journal::record::Rel;
+use crate::spool::{Claimed, Place};
+
+/// Where a file is, and why
+///
+/// For a file that waits: what it waits for. For one that failed: the reason, the line of the
+/// traceback, and what to do. For one that is done: its rows.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  inboxd explain bad.json
+  inboxd explain inbox/incoming/big.tif
+  inboxd explain 0198f3k7m2 --json")]
+pub(crate) struct Args {
+    /// A path below incoming/, the beginning of a job id, or a path in the spool
+    #[arg(value_name = "JOB")]
+    job: OsString,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is said of a file.
+struct Story {
+    head: Vec<String>,
+    facts: Vec<(&'static str, String)>,
+    json: Value,
+}
+
+pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
+    spool.must_exist()?;
+    let target = Target::new(spool, &args.job);
+    let Some(story) = find(spool, &target)? else { return Err(unknown(spool, &target)) };
+    if args.json {
+        print_json(&story.json);
+    } else {
+        print_line(&story.head.join("   "));
+        print_facts(&story.facts);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn find(spool: &SpoolArg, target: &Target) -> Result<Option<Story>, Failed> {
+    // A path in done/ or error/ is about that file, whatever else has its name.
+    let is_settled = matches!(target.place, Some((Tree::Done | Tree::Error | Tree::Output, _)));
+    if !is_settled && let Some(story) = on_its_way(spool, target)? {
+        return Ok(Some(story));
+    }
+    let line = target.line(spool)?;
+    if let Some(failure) = target.failure(spool, line.as_ref()) {
+        return Ok(Some(failed(spool, &failure, line)));
+    }
+    let is_incoming = matches!(target.place, Some((Tree::Incoming, _)));
+    if let Some(rel) = target.rel.as_ref().filter(|_| !is_settled)
+        && (is_incoming || line.is_none())
+        && let Some(story) = waiting(spool, rel)?
+    {
+        return Ok(Some(story));
+    }
+    if let Some(line) = line {
+        return Ok(Some(ended(spool, &line)));
+    }
+    let done = target.rel.as_ref().filter(|rel| path_in(spool, Tree::Done, rel).exists());
+    Ok(done.map(|rel| long_done(spool, rel)))
+}
+
+/// Claimed: the daemon knows; without one the claim waits for the next.
+fn on_its_way(spool: &SpoolArg, target: &Target) -> Result<Option<Story>, Failed> {
+    let claimed = target.claimed(spool)?;
+    let job = claimed.as_ref().map(|(claimed, _)| claimed.job);
+    let Some(ask) = target.question(job) else { return Ok(None) };
+    let Some(mut daemon) = spool.ask(&ask)? else {
+        return Ok(claimed.map(|(claimed, rel)| left_behind(spool, claimed, rel.as_ref())));
+    };
+    let Some(found) = daemon.next_answer()?.filter(|found| found.get("state").is_some()) else {
+        return Ok(None);
+    };
+    let text = |key: &str| found.get(key).and_then(Value::as_str).unwrap_or_default();
+    let number = |key: &str| found.get(key).and_then(Value::as_u64);
+    let state = text("state");
+    let word = if state == "running" { "RUNNING" } else { "WAITING" };
+    let mut head = vec![text("rel").to_owned(), show::good(word)];
+    head.push(format!("route {}", text("route")));
+    head.extend(number("attempt").filter(|n| *n > 0).map(|n| format!("attempt {n}")));
+    let mut facts = Vec::new();
+    let reason = text("reason");
+    if !reason.is_empty() {
+        facts.push(("last", reason.to_owned()));
+    }
+    let wait = number("wait_ms").map(|ms| show::time(Duration::from_millis(ms)));
+    facts.push(match wait {
+        Some(wait) => ("state", format!("{state}, looked at again in {wait}")),
+        None => ("state", state.to_owned()),
+    });
+    if let Some((claimed, Some(rel))) = &claimed {
+        facts.push(("file", claimed_at(spool, *claimed, rel)));
+    }
+    facts.push(("job", text("job").to_owned()));
+    Ok(Some(Story { head, facts, json: found }))
+}
+
+fn claimed_at(spool: &SpoolArg, claimed: Claimed, rel: &RelPath) -> String {
+    let mut path = Place::Job(claimed).name().into_bytes();
+    path.push(b'/');
+    path.extend_from_slice(rel.as_bytes());
+    RelPath::new(path).map_or_else(String::new, |path| shown_in(spool, Tree::Processing, &path))
+}
+
+fn left_behind(spool: &SpoolArg, claimed: Claimed, rel: Option<&RelPath>) -> Story {
+    let job = claimed.job.to_string();
+    let name = rel.map_or_else(|| job.clone(), ToString::to_string);
+    let mut facts = vec![("state", "claimed, and no daemon runs".to_owned())];
+    facts.extend(rel.map(|rel| ("file", claimed_at(spool, claimed, rel))));
+    facts.push(("next", "it runs at the next inboxd run or inboxd batch".to_owned()));
+    facts.push(("job", job));
+    let json = json!({
+        "state": "claimed", "job": claimed.job, "rel": rel.map(|rel| Rel(rel.clone())),
+        "attempt": claimed.begun,
+    });
+    Story { head: vec![name, "WAITING".to_owned()], facts, json }
+}
+
+/// What stands in `error/`.
+fn failed(spool: &SpoolArg, failure: &Failure, line: Option<JobLine>) -> Story {
+    let file = shown_in(spool, Tree::Error, &failure.at);
+    let original = failure.original();
+    let retry = format!("nothing, until: inboxd retry {}", quoted(&failure.at));
+    let Some(why) = &failure.why else {
+        let facts = vec![
+            ("reason", "not known: nothing of it is in error/.why/".to_owned()),
+            ("file", file),
+            ("next", retry),
+        ];
+        let json = json!({ "state": "failed", "rel": Rel(original.clone()), "reason": null });
+        return Story { head: vec![original.to_string(), show::bad("FAILED")], facts, json };
+    };
+    // The log knows the time to the millisecond, the sidecar to the second.
+    let line = line.filter(|line| line.job == why.job);
+    let at_ms = line.as_ref().map_or_else(|| unix_ms(&why.time), |line| line.at_ms);
+    let attempts = why.attempts;
+    let head = vec![
+        original.to_string(),
+        format!("{} {}", show::bad("FAILED"), show::clock(at_ms)),
+        format!("route {}", why.route),
+        format!("attempt {attempts} of {attempts}"),
+        show::time(Duration::from_millis(why.took_ms)),
+    ];
+    let mut facts = vec![("reason", why.reason.clone())];
+    facts.extend(frame(&why.stderr).map(|frame| ("at", frame)));
+    let changed = if failure.is_changed { "changed since" } else { "unchanged" };
+    facts.push(("file", format!("{file} ({changed})")));
+    if !why.stderr.is_empty() || line.as_ref().is_some_and(|line| !line.stdout.is_empty()) {
+        let is_traceback = why.stderr.contains("Traceback (most recent call last)");
+        let label = if is_traceback { "traceback" } else { "log" };
+        facts.push((label, format!("inboxd log {}", quoted(&failure.at))));
+    }
+    facts.push(("next", retry));
+    let json = json!({
+        "state": "failed", "job": why.job, "rel": why.rel, "route": why.route,
+        "reason": why.reason, "attempts": why.attempts, "exit": why.exit, "signal": why.signal,
+        "at_ms": at_ms, "took_ms": why.took_ms, "changed": failure.is_changed,
+        "place": place(Tree::Error, &failure.at), "stderr": why.stderr,
+    });
+    Story { head, facts, json }
+}
+
+fn place(tree: Tree, at: &RelPath) -> Option<Rel> {
+    let mut bytes = tree.name().as_bytes().to_vec();
+    bytes.push(b'/');
+    bytes.extend_from_slice(at.as_bytes());
+    RelPath::new(bytes).map(Rel)
+}
+
+fn unix_ms(utc: &str) -> u64 {
+    let at: Option<jiff::Timestamp> = utc.parse().ok();
+    at.and_then(|at| u64::try_from(at.as_millisecond()).ok()).unwrap_or(0)
+}
+
+/// The innermost frame of a Python traceback: `count.py:4 in count`.
+fn frame(stderr: &str) -> Option<String> {
+    stderr.lines().rev().find_map(|line| {
+        let rest = line.trim_start().strip_prefix("File \"")?;
+        let (file, rest) = rest.split_once("\", line ")?;
+        // The library's own frames say less than the last one of the user's.
+        if file.starts_with('<') || file.contains("/lib/python") || file.contains("site-packages") {
+            return None;
+        }
+        let (line, function) = rest.split_once(", in ").unwrap_or((rest, ""));
+        let name = file.rsplit('/').next().unwrap_or(file);
+        Some(match function {
+            "" | "<module>" => format!("{name}:{line}"),
+            function => format!("{name}:{line} in {function}"),
+        })
+    })
+}
+
+/// Over, as the job log has it.
+fn ended(spool: &SpoolArg, line: &JobLine) -> Story {
+    let rel = &line.rel.0;
+    let word = if line.reason.is_some() { show::bad("FAILED") } else { show::good("DONE") };
+    let mut head = vec![rel.to_string(), format!("{word} {}", show::clock(line.at_ms))];
+    head.push(format!("route {}", line.route));
+    head.push(format!("attempt {0} of {0}", line.attempts));
+    head.push(show::time(Duration::from_millis(line.took_ms)));
+    let mut facts = Vec::new();
+    if let Some(reason) = &line.reason {
+        facts.push(("reason", reason.clone()));
+    } else {
+        head.push(show::plural(line.rows, "row", "rows"));
+    }
+    let file = line.place.as_ref().map(|place| {
+        let path = spool.path.join(place.0.as_path());
+        let shown = below_escaped(spool, &place.0);
+        if path.symlink_metadata().is_ok() { shown } else { format!("{shown} (no longer there)") }
+    });
+    facts.push(("file", file.unwrap_or_else(|| "its worker removed it".to_owned())));
+    if line.rows > 0 {
+        facts.push(("rows", format!("inboxd results {} | grep {}", line.route, line.job)));
+    }
+    if !line.stdout.is_empty() || !line.stderr.is_empty() {
+        facts.push(("log", format!("inboxd log {}", line.job)));
+    }
+    facts.push(("job", line.job.to_string()));
+    let mut json = serde_json::to_value(line).unwrap_or_default();
+    if let Some(object) = json.as_object_mut() {
+        let state = if line.reason.is_some() { "failed" } else { "done" };
+        object.insert("state".to_owned(), state.into());
+    }
+    Story { head, facts, json }
+}
+
+fn below_escaped(spool: &SpoolArg, rel: &RelPath) -> String {
+    format!("{}/{rel}", spool.path.display())
+}
+
+/// Done so long ago that the log has dropped it.
+fn long_done(spool: &SpoolArg, rel: &RelPath) -> Story {
+    let facts = vec![
+        ("file", shown_in(spool, Tree::Done, rel)),
+        ("more", "the log of recent jobs has it no longer; its rows are in results/".to_owned()),
+    ];
+    let json = json!({ "state": "done", "rel": Rel(rel.clone()), "place": place(Tree::Done, rel) });
+    Story { head: vec![rel.to_string(), show::good("DONE")], facts, json }
+}
+
+/// What stands in `incoming/`, and what it waits for.
+fn waiting(spool: &SpoolArg, rel: &RelPath) -> Result<Option<Story>, Failed> {
+    let stat = RealFs
+        .open_root(&spool.path.join("incoming"))
+        .and_then(|incoming| RealFs.stat(&incoming, rel.as_path()));
+    let Ok(stat) = stat else { return Ok(None) };
+    let (state, why, next) = match stat.file_type {
+        FileType::Dir => ("a folder", "folders are no jobs, the files in them are".into(), None),
+        _ => reason_to_wait(spool, rel)?,
+    };
+    let now = std::time::SystemTime::now();
+    let born = u64::try_from(stat.ctime_ns).unwrap_or(0);
+    let born = std::time::SystemTime::UNIX_EPOCH + Duration::from_nanos(born);
+    let age = now.duration_since(born).unwrap_or_default();
+    let head = vec![rel.to_string(), state.to_uppercase(), format!("for {}", show::time(age))];
+    let mut facts = vec![("because", why.clone())];
+    facts.push(("file", shown_in(spool, Tree::Incoming, rel)));
+    facts.extend(next.map(|next| ("next", next)));
+    let json = json!({
+        "state": state, "rel": Rel(rel.clone()), "reason": why,
+        "place": place(Tree::Incoming, rel),
+    });
+    Ok(Some(Story { head, facts, json }))
+}
+
+type Reason = (&'static str, String, Option<String>);
+
+fn reason_to_wait(spool: &SpoolArg, rel: &RelPath) -> Result<Reason, Failed> {
+    let loaded = match load(&spool.path) {
+        Ok(loaded) => Some(loaded),
+        Err(errors) if spool.ask(&Ask::Status)?.is_none() => {
+            let next = "mend the settings, then inboxd run".to_owned();
+            return Ok((
+                "waiting",
+                format!("the settings are broken: {}", join(&errors)),
+                Some(next),
+            ));
+        }
+        // The daemon goes on with the old ones, which we do not have.
+        Err(_) => None,
+    };
+    let table = loaded.as_ref().and_then(|loaded| RouteTable::new(&loaded.settings).ok());
+    let mut route = None;
+    if let (Some(table), Some(loaded)) = (&table, &loaded) {
+        if let Some(pattern) = table.ignored(rel) {
+            let next = "nothing, until it is renamed; a rename is an arrival".to_owned();
+            let why = format!("ignored: {pattern} is no input (a temporary or hidden name)");
+            return Ok(("ignored", why, Some(next)));
+        }
+        let Some(at) = table.find(rel) else {
+            let mut why = "no route takes it: no glob matches".to_owned();
+            if let Some(broken) = loaded.broken.first() {
+                why.push_str(&format!("; and a route is broken: {broken}"));
+            }
+            let next = format!("a route whose glob matches, in {}", below(spool, "inboxd.toml"));
+            return Ok(("held", why, Some(next)));
+        };
+        route = loaded.settings.routes.get(at).map(|route| route.name.clone());
+    }
+    let Some(mut daemon) = spool.ask(&Ask::Status)? else {
+        let next = "inboxd run, or inboxd batch".to_owned();
+        return Ok(("waiting", "no daemon runs".to_owned(), Some(next)));
+    };
+    let status = daemon.next_answer()?.unwrap_or_default();
+    let paused = route.as_ref().and_then(|route| status.get("paused")?.get(route)?.as_str());
+    if let (Some(reason), Some(route)) = (paused, &route) {
+        let next = "it goes on by itself once that is mended".to_owned();
+        return Ok(("waiting", format!("route {route} PAUSED: {reason}"), Some(next)));
+    }
+    if status.get("disk_full").and_then(Value::as_bool) == Some(true) {
+        return Ok(("waiting", "too little free disk: nothing is claimed".to_owned(), None));
+    }
+    let ahead = status.get("waiting").and_then(Value::as_u64).unwrap_or(0);
+    let why = match ahead {
+        0 | 1 => "it has just come, or cannot be claimed now; it is looked at again".to_owned(),
+        ahead => format!("for its turn: {} files wait, oldest first", show::count(ahead)),
+    };
+    Ok(("waiting", why, route.map(|route| format!("route {route}"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a traceback is summed up by the line that a person would open first.
+    /// Method: the sample's, one that ends in a library, one of a module, text that is none.
+    #[test]
+    fn the_frame_is_the_users_own() {
+        let sample = "Traceback (most recent call last):\n  File \"/spool/count.py\", line 9, in main\n    \
+                      x\n  File \"/spool/count.py\", line 4, in count\n    y\n  File \
+                      \"/usr/lib/python3.12/json/decoder.py\", line 355, in raw_decode\n    z\nValueError: b\n";
+        assert_eq!(frame(sample).as_deref(), Some("count.py:4 in count"));
+        assert_eq!(frame("  File \"a.py\", line 1, in <module>\n").as_deref(), Some("a.py:1"));
+        assert_eq!(frame("File not found\n"), None);
+        assert_eq!(frame(""), None);
+    }
+}

@@ -1,0 +1,68 @@
+//! `inboxd log JOB`: what the worker of a job printed.
+//!
+//! Must not know: how much of it is kept, or where.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use super::target::{Target, unknown};
+use super::{Failed, SpoolArg, eprint_line, print_json, show, unless_gone};
+
+/// What the worker of a job printed
+///
+/// The end of stderr, and of stdout where that is no rows, of the last attempt: 64 KiB each.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  inboxd log bad.json
+  inboxd log 0198f3k7m2")]
+pub(crate) struct Args {
+    /// A path below incoming/, the beginning of a job id, or a path in the spool
+    #[arg(value_name = "JOB")]
+    job: OsString,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
+    spool.must_exist()?;
+    let target = Target::new(spool, &args.job);
+    let line = target.line(spool)?;
+    let (stdout, stderr) = match &line {
+        Some(line) => (line.stdout.clone(), line.stderr.clone()),
+        // The log of recent jobs has it no longer, the reason of the failure has.
+        None => match target.failure(spool, None).and_then(|failure| failure.why) {
+            Some(why) => (String::new(), why.stderr),
+            None => return Err(unknown(spool, &target)),
+        },
+    };
+    if args.json {
+        print_json(&serde_json::json!({
+            "job": line.as_ref().map(|line| line.job),
+            "rel": line.as_ref().map(|line| &line.rel),
+            "stdout": stdout,
+            "stderr": stderr,
+        }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if stdout.is_empty() && stderr.is_empty() {
+        eprint_line(&format!("{} printed nothing that is kept", target.shown));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut text = String::new();
+    let has_both = !stdout.is_empty() && !stderr.is_empty();
+    for (name, part) in [("stdout", &stdout), ("stderr", &stderr)] {
+        if has_both {
+            text.push_str(&format!("{}\n", show::dim(name)));
+        }
+        // A terminal must not obey what a worker printed; a file gets it as it was.
+        let is_terminal = std::io::stdout().is_terminal();
+        text.push_str(&if is_terminal { show::harmless(part) } else { part.clone() });
+        if !part.is_empty() && !part.ends_with('\n') {
+            text.push('\n');
+        }
+    }
+    unless_gone(std::io::stdout().lock().write_all(text.as_bytes()))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,80 @@
+//! `inboxd rerun JOB…`: done files run again although they succeeded.
+//!
+//! Must not know: how a file is moved, or waited for.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use super::retry::{Move, move_back};
+use super::target::{Target, Tree, path_in, unknown};
+use super::{Failed, SpoolArg, below};
+use crate::core::RelPath;
+use crate::daemon::history::JobLine;
+use crate::spool::put_back::From;
+
+/// Run done files again; their old rows stay
+///
+/// The file goes from done/ back to incoming/ and, when it has succeeded again, to done/ under the same
+/// name. The rows of the earlier run stay in the CSV beside the new ones: the column _job tells them
+/// apart.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  inboxd rerun file_0.json
+  inboxd rerun --wait inbox/done/2026/*.json")]
+pub(crate) struct Args {
+    /// Paths below incoming/, beginnings of job ids, or paths in done/
+    #[arg(value_name = "JOB", required = true)]
+    jobs: Vec<OsString>,
+    /// Wait until they are over; without a daemon, run what waits here. Exit code 3: one failed
+    #[arg(long)]
+    wait: bool,
+    /// A JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
+    spool.must_exist()?;
+    let moves =
+        args.jobs.iter().map(|typed| find(spool, typed)).collect::<Result<Vec<_>, Failed>>()?;
+    move_back(spool, moves, From::Done, args.wait, args.json)
+}
+
+fn find(spool: &SpoolArg, typed: &OsString) -> Result<Move, Failed> {
+    let target = Target::new(spool, typed);
+    let line = target.line(spool)?;
+    let named = match &target.place {
+        Some((Tree::Done, path)) => Some(path.clone()),
+        Some(_) => None,
+        None => target.rel.clone(),
+    };
+    let logged = line.as_ref().and_then(done_at);
+    let is_there = |at: &RelPath| {
+        let path = path_in(spool, Tree::Done, at);
+        path.symlink_metadata().is_ok_and(|meta| !meta.is_dir())
+    };
+    // The very job that an id or a log line names goes before a file of the same name.
+    let at = [logged.clone(), named].into_iter().flatten().find(is_there);
+    let Some(at) = at else {
+        return Err(match line {
+            Some(line) if line.reason.is_some() => Failed::runtime(format!(
+                "{} has failed, it is not done\n  To run it again: inboxd retry {}",
+                target.shown, target.shown
+            )),
+            Some(_) => Failed::runtime(format!(
+                "the file of {} is no longer in {}",
+                target.shown,
+                below(spool, "done")
+            )),
+            None => unknown(spool, &target),
+        });
+    };
+    let original = line.filter(|_| logged.as_ref() == Some(&at)).map(|line| line.rel.0);
+    let to = original.unwrap_or_else(|| at.clone());
+    Ok(Move::rerun(at, to))
+}
+
+/// Where a done job's file went, below `done/`.
+fn done_at(line: &JobLine) -> Option<RelPath> {
+    RelPath::new(line.place.as_ref()?.0.as_bytes().strip_prefix(b"done/")?)
+}

@@ -1,0 +1,72 @@
+//! `inboxd results ROUTE`: all rows of a route as one table.
+//!
+//! Must not know: CSV.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use super::{Failed, SpoolArg, below, eprint_line, unless_gone};
+use crate::config::load;
+use crate::results::read;
+
+/// All rows of a route as one table
+///
+/// The segments in results/ under one header, in the order in which they were written. The route
+/// `errors` has a row for each failure.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  inboxd results count > count.csv
+  inboxd results count --json | jq -r .fruits
+  inboxd results errors")]
+pub(crate) struct Args {
+    /// A route of the settings, or `errors`
+    #[arg(value_name = "ROUTE")]
+    route: String,
+    /// A JSON object a line, cells as strings
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
+    spool.must_exist()?;
+    let folder = spool.path.join("results");
+    let cannot =
+        |error| Failed::runtime(format!("cannot read {}: {error}", below(spool, "results")));
+    let segments = if folder.is_dir() {
+        read::segments(&folder, &args.route).map_err(cannot)?
+    } else {
+        Vec::new()
+    };
+    if segments.is_empty() {
+        let known = known(spool);
+        if known.contains(&args.route) {
+            eprint_line(&format!("no row of {} yet", args.route));
+            return Ok(ExitCode::SUCCESS);
+        }
+        let known: Vec<String> = known.into_iter().collect();
+        return Err(Failed::usage(format!(
+            "there is no route `{}`; there are {}",
+            args.route,
+            known.join(", ")
+        )));
+    }
+    unless_gone(read::read_all(&folder, &args.route, &mut std::io::stdout().lock(), args.json))
+        .map_err(|failed| {
+            Failed::runtime(format!("{}: {}", below(spool, "results"), failed.message))
+        })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Routes of the settings, and those whose rows are there although they are in no settings any more.
+fn known(spool: &SpoolArg) -> BTreeSet<String> {
+    let mut known: BTreeSet<String> = BTreeSet::from(["errors".to_owned()]);
+    if let Ok(loaded) = load(&spool.path) {
+        known.extend(loaded.settings.routes.into_iter().map(|route| route.name));
+    }
+    for entry in std::fs::read_dir(spool.path.join("results")).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_str().filter(|name| name.ends_with(".csv") && !name.starts_with('.'));
+        known.extend(name.and_then(|name| name.split('.').next()).map(str::to_owned));
+    }
+    known
+}

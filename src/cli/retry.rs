@@ -1,0 +1,190 @@
+//! `inboxd retry JOB…`: failed files run again.
+//!
+//! Must not know: how a file is moved; the spool does it. What is shared with `rerun` is here.
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+
+use super::target::{Failure, Target, Tree, path_in, shown_in, unknown};
+use super::wait::{Awaited, Waiter};
+use super::{Failed, SpoolArg, below, eprint_line, print_json, print_line, show};
+use crate::core::RelPath;
+use crate::daemon::control::Ask;
+use crate::fs::{RealFs, walk_files};
+use crate::spool::Spool;
+use crate::spool::put_back::From;
+
+/// Run failed files again
+///
+/// The file goes from error/ back to incoming/, under the path that it came with, and its reason in
+/// error/.why/ goes away. Mend the file in error/ first, or the worker, or neither if it was bad luck.
+/// The row of the old failure stays in results/errors.csv.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  inboxd retry bad.json
+  inboxd retry --wait inbox/error/bad.json
+  inboxd retry --all")]
+pub(crate) struct Args {
+    /// Paths below incoming/, beginnings of job ids, or paths in error/
+    #[arg(value_name = "JOB", required_unless_present = "all")]
+    jobs: Vec<OsString>,
+    /// Everything that stands in error/
+    #[arg(long, conflicts_with = "jobs")]
+    all: bool,
+    /// Wait until they are over; without a daemon, run what waits here. Exit code 3: one failed
+    #[arg(long)]
+    wait: bool,
+    /// A JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
+    spool.must_exist()?;
+    let mut found = Vec::new();
+    if args.all {
+        found = all(spool)?;
+        if found.is_empty() {
+            print_line("nothing to retry: no file stands in error/");
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    for typed in &args.jobs {
+        let target = Target::new(spool, typed);
+        let line = target.line(spool)?;
+        let failure = target.failure(spool, line.as_ref());
+        found.push(failure.ok_or_else(|| not_failed(spool, &target, line.is_some()))?);
+    }
+    let moves = found.into_iter().map(Move::retry).collect();
+    move_back(spool, moves, From::Error, args.wait, args.json)
+}
+
+fn not_failed(spool: &SpoolArg, target: &Target, is_known: bool) -> Failed {
+    let done = target.rel.as_ref().filter(|rel| path_in(spool, Tree::Done, rel).exists());
+    match done {
+        Some(rel) => Failed::runtime(format!(
+            "{} is done, it has not failed\n  To run it once more: inboxd rerun {rel}",
+            target.shown
+        )),
+        None if is_known => Failed::runtime(format!(
+            "the file of {} is no longer in {}\n  inboxd explain {}",
+            target.shown,
+            below(spool, "error"),
+            target.shown
+        )),
+        None => unknown(spool, target),
+    }
+}
+
+fn all(spool: &SpoolArg) -> Result<Vec<Failure>, Failed> {
+    let mut found = Vec::new();
+    let walked = RealFs.open_root(&spool.path.join("error")).and_then(|error| {
+        let enters = |path: &std::path::Path| path != std::path::Path::new(".why");
+        walk_files(&RealFs, &error, &enters, &mut |_, _, path| {
+            use std::os::unix::ffi::OsStrExt;
+            let at = RelPath::new(path.as_os_str().as_bytes());
+            found.extend(at.and_then(|at| Failure::at(spool, &at)));
+            true
+        })
+    });
+    match walked {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Failed::runtime(format!("cannot read {}: {error}", below(spool, "error"))))
+        }
+        _ => Ok(found),
+    }
+}
+
+/// A file that is to stand in `incoming/` again.
+pub(crate) struct Move {
+    /// Below `error/` or `done/`.
+    pub(crate) at: RelPath,
+    /// Below `incoming/`.
+    pub(crate) to: RelPath,
+    /// What goes with it.
+    sidecar: Option<(std::path::PathBuf, u64)>,
+}
+
+impl Move {
+    fn retry(failure: Failure) -> Self {
+        Self { to: failure.original(), at: failure.at, sidecar: failure.sidecar }
+    }
+
+    pub(crate) fn rerun(at: RelPath, to: RelPath) -> Self {
+        Self { at, to, sidecar: None }
+    }
+}
+
+/// Moves the files, lets the daemon know, and waits if that was asked for.
+pub(crate) fn move_back(
+    spool: &SpoolArg,
+    moves: Vec<Move>,
+    from: From,
+    wait: bool,
+    as_json: bool,
+) -> Result<ExitCode, Failed> {
+    let folders = RealFs
+        .open_root(&spool.path)
+        .and_then(|root| Spool::open(RealFs, root).map_err(|(_, error)| error))
+        .map_err(|error| Failed::runtime(format!("cannot open {}: {error}", spool.shown())))?;
+    let waiter = if wait { Some(Waiter::begin(spool, as_json)?) } else { None };
+    let mut awaited = Vec::new();
+    let mut failed = None;
+    for it in moves {
+        if let Err(error) = folders.put_back(from, &it.at, &it.to) {
+            let message = cannot_move(spool, &it, from, &error);
+            eprint_line(&format!("error: {message}"));
+            failed = Some(ExitCode::from(1));
+            continue;
+        }
+        if let Some((sidecar, ino)) = &it.sidecar
+            && let Err(error) = folders.remove_why(sidecar, *ino)
+        {
+            let sidecar = below(spool, "error/.why").to_owned() + "/" + &sidecar.to_string_lossy();
+            eprint_line(&format!("warning: cannot remove {sidecar}: {error}"));
+        }
+        if !wait {
+            tell(spool, &it, as_json);
+        }
+        awaited.push(Awaited::Rel(it.to));
+    }
+    let daemon = spool.ask(&Ask::Scan)?;
+    let has_daemon = daemon.is_some();
+    if let Some(mut client) = daemon {
+        client.next_answer()?;
+    }
+    if let Some(waiter) = waiter {
+        let code = waiter.wait(awaited)?;
+        return Ok(failed.unwrap_or(code));
+    }
+    if !has_daemon && !as_json && !awaited.is_empty() {
+        print_line(&show::dim("no daemon runs: they wait for inboxd run or inboxd batch"));
+    }
+    Ok(failed.unwrap_or(ExitCode::SUCCESS))
+}
+
+fn tell(spool: &SpoolArg, it: &Move, as_json: bool) {
+    if as_json {
+        let rel = crate::journal::record::Rel(it.to.clone());
+        print_json(&serde_json::json!({ "rel": rel, "state": "waiting" }));
+    } else {
+        print_line(&format!("waits   {}", shown_in(spool, Tree::Incoming, &it.to)));
+    }
+}
+
+fn cannot_move(spool: &SpoolArg, it: &Move, from: From, error: &io::Error) -> String {
+    let tree = if from == From::Error { Tree::Error } else { Tree::Done };
+    let (here, there) = (shown_in(spool, tree, &it.at), shown_in(spool, Tree::Incoming, &it.to));
+    match error.kind() {
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => format!(
+            "{there} is there already: a newer file of this name waits\n  {here} stays where it is. \
+             Try again when that one has run."
+        ),
+        io::ErrorKind::PermissionDenied => format!(
+            "cannot move {here} to incoming/: {error}\n  Run the command as the user that inboxd \
+             runs as."
+        ),
+        _ => format!("cannot move {here} to incoming/: {error}"),
+    }
+}

@@ -1,0 +1,297 @@
+//! `inboxd status`: what waits, runs, is done and has failed, and what stands in the way.
+//!
+//! Must not know: how the daemon counts. What is done and failed is what stands in `done/` and
+//! `error/`, with a daemon or without: that is what `ls` shows, and what a retry changes.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Failed, SpoolArg, below, join, print_json, print_line, show};
+use crate::config::{Loaded, RouteTable, limits, load};
+use crate::core::RelPath;
+use crate::daemon::control::Ask;
+use crate::fs::{Filesystem, RealFs, real, walk_files};
+use crate::spool::Place;
+
+/// What waits, runs, is done and has failed, and what stands in the way
+///
+/// done and failed are the files in done/ and error/; the other numbers are the daemon's. Without a
+/// daemon the folders are counted, up to a million names each.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  inboxd status
+  inboxd status --json | jq .failed
+  watch -n1 inboxd status")]
+pub(crate) struct Args {
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
+    spool.must_exist()?;
+    let loaded = load(&spool.path);
+    let running = match spool.ask(&Ask::Status)? {
+        Some(mut client) => client.next_answer()?,
+        None => None,
+    };
+    let state = match running {
+        Some(running) => State::of_daemon(spool, &running),
+        None => State::of_folders(spool, loaded.as_ref().ok()),
+    };
+    if args.json {
+        print_json(&state);
+    } else {
+        state.print(spool);
+        say_mistakes(&loaded);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say_mistakes(loaded: &Result<Loaded, Vec<crate::config::ConfigError>>) {
+    let errors = match loaded {
+        Ok(loaded) => &loaded.broken,
+        Err(errors) => errors,
+    };
+    if !errors.is_empty() {
+        print_line(&format!("{}: {}", show::bad("error"), join(errors)));
+    }
+}
+
+/// Files below a folder.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Folder {
+    files: u64,
+    bytes: u64,
+    /// There are more; the numbers are what was counted.
+    is_more: bool,
+}
+
+/// Everything, as `--json` prints it.
+#[derive(Debug, Default, Serialize)]
+struct State {
+    running_daemon: bool,
+    pid: Option<u64>,
+    up_ms: Option<u64>,
+    /// `ok`, or in which way new files are noticed more slowly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<String>,
+    waiting: u64,
+    /// Some of them were not counted.
+    waiting_is_more: bool,
+    running: u64,
+    held: u64,
+    done: u64,
+    failed: u64,
+    oldest_ms: Option<u64>,
+    unrouted: u64,
+    unrouted_example: Option<String>,
+    /// Files that wait for something else than a worker: name, reason, since when.
+    held_files: Vec<Value>,
+    /// Routes that do not run, with the reason.
+    paused: serde_json::Map<String, Value>,
+    /// Folders that cannot be read.
+    trouble: Vec<String>,
+    disk_full: bool,
+    free_bytes: Option<u64>,
+    since_start: Option<Value>,
+    folders: Vec<(&'static str, Folder)>,
+}
+
+impl State {
+    fn of_daemon(spool: &SpoolArg, told: &Value) -> Self {
+        let number = |key: &str| told.get(key).and_then(Value::as_u64);
+        let text = |key: &str| told.get(key).and_then(Value::as_str).map(str::to_owned);
+        let list = |key: &str| told.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+        let mut state = Self {
+            running_daemon: true,
+            pid: number("pid"),
+            up_ms: number("up_ms"),
+            events: text("events"),
+            waiting: number("waiting").unwrap_or(0),
+            running: number("running").unwrap_or(0),
+            held: number("held").unwrap_or(0),
+            oldest_ms: number("oldest_ms"),
+            unrouted: number("unrouted").unwrap_or(0),
+            unrouted_example: text("unrouted_example"),
+            held_files: list("held_files"),
+            paused: told.get("paused").and_then(Value::as_object).cloned().unwrap_or_default(),
+            trouble: list("trouble")
+                .iter()
+                .filter_map(|it| Some(it.as_str()?.to_owned()))
+                .collect(),
+            disk_full: told.get("disk_full").and_then(Value::as_bool).unwrap_or(false),
+            since_start: Some(serde_json::json!({
+                "done": number("done"), "failed": number("failed"), "rows": number("rows"),
+            })),
+            ..Self::default()
+        };
+        state.count_folders(spool);
+        state
+    }
+
+    /// Nobody serves it.
+    fn of_folders(spool: &SpoolArg, loaded: Option<&Loaded>) -> Self {
+        let mut state = Self::default();
+        state.count_incoming(spool, loaded);
+        let claims = RealFs.open_root(&spool.path.join("processing")).and_then(|d| RealFs.list(&d));
+        for entry in claims.into_iter().flatten().filter_map(Result::ok) {
+            state.waiting += u64::from(matches!(Place::parse(&entry.name), Some(Place::Job(_))));
+        }
+        state.count_folders(spool);
+        state
+    }
+
+    fn count_incoming(&mut self, spool: &SpoolArg, loaded: Option<&Loaded>) {
+        let table = loaded.and_then(|loaded| RouteTable::new(&loaded.settings).ok());
+        let Ok(incoming) = RealFs.open_root(&spool.path.join("incoming")) else { return };
+        let rel_of = |path: &Path| {
+            use std::os::unix::ffi::OsStrExt;
+            RelPath::new(path.as_os_str().as_bytes())
+        };
+        let is_ignored = |rel: &RelPath| table.as_ref().is_some_and(|t| t.ignored(rel).is_some());
+        let enters = |path: &Path| rel_of(path).is_some_and(|rel| !is_ignored(&rel));
+        let mut names = 0;
+        let mut oldest: Option<i64> = None;
+        let walked = walk_files(&RealFs, &incoming, &enters, &mut |dir, name, path| {
+            names += 1;
+            let Some(rel) = rel_of(path).filter(|rel| !is_ignored(rel)) else { return true };
+            if table.as_ref().is_some_and(|table| table.find(&rel).is_none()) {
+                self.unrouted += 1;
+                self.unrouted_example.get_or_insert_with(|| rel.to_string());
+            } else {
+                self.waiting += 1;
+                if names <= limits::STATUS_STATS
+                    && let Ok(stat) = RealFs.stat(dir, name)
+                {
+                    oldest = Some(oldest.map_or(stat.ctime_ns, |old| old.min(stat.ctime_ns)));
+                }
+            }
+            self.waiting_is_more = names >= limits::STATUS_NAMES;
+            !self.waiting_is_more
+        });
+        if let Err(error) = walked {
+            self.trouble.push(format!("incoming: {error}"));
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let born = oldest.and_then(|ns| u64::try_from(ns).ok()).map(Duration::from_nanos);
+        let age = born.map(|born| now.saturating_sub(born).as_millis());
+        self.oldest_ms = age.and_then(|ms| u64::try_from(ms).ok());
+    }
+
+    fn count_folders(&mut self, spool: &SpoolArg) {
+        for name in ["done", "error", "output", "results", "journal"] {
+            let folder = count(&spool.path.join(name));
+            match name {
+                "done" => self.done = folder.files,
+                "error" => self.failed = folder.files,
+                _ => {}
+            }
+            self.folders.push((name, folder));
+        }
+        self.free_bytes = real::free_space(&spool.path).ok().map(|(free, _)| free);
+    }
+
+    fn print(&self, spool: &SpoolArg) {
+        let mut head = match self.pid {
+            Some(pid) => format!("{} pid {pid}", show::good("RUNNING")),
+            None => format!("STOPPED   {}", spool.shown()),
+        };
+        if let Some(up) = self.up_ms {
+            head.push_str(&format!("   up {}", show::time(Duration::from_millis(up))));
+        }
+        head.extend(self.events.as_ref().map(|events| format!("   events {events}")));
+        if self.pid.is_none() {
+            head.push_str(&format!("   {}", show::dim("inboxd run starts it")));
+        }
+        print_line(&head);
+        let more = |is_more: bool| if is_more { "+" } else { "" };
+        let folder = |name: &str| self.folders.iter().find(|(known, _)| *known == name);
+        let is_more = |name: &str| more(folder(name).is_some_and(|(_, folder)| folder.is_more));
+        let failed = format!("failed {}{}", show::count(self.failed), is_more("error"));
+        let mut counts = vec![
+            format!("waiting {}{}", show::count(self.waiting), more(self.waiting_is_more)),
+            format!("running {}", show::count(self.running)),
+            format!("held {}", show::count(self.held)),
+            format!("done {}{}", show::count(self.done), is_more("done")),
+            if self.failed > 0 { show::bad(&failed) } else { failed },
+        ];
+        counts.extend(
+            self.oldest_ms.map(|ms| format!("oldest {}", show::time(Duration::from_millis(ms)))),
+        );
+        print_line(&counts.join("   "));
+        self.print_trouble(spool);
+        self.print_disk();
+    }
+
+    fn print_trouble(&self, spool: &SpoolArg) {
+        let rows: Vec<Vec<String>> = self
+            .held_files
+            .iter()
+            .map(|held| {
+                let text = |key: &str| held.get(key).and_then(Value::as_str).unwrap_or_default();
+                let since = held.get("for_ms").and_then(Value::as_u64);
+                let since = since.map(|ms| format!(" ({})", show::time(Duration::from_millis(ms))));
+                let reason = format!("{}{}", text("reason"), since.unwrap_or_default());
+                vec![format!("held  {}", text("rel")), reason]
+            })
+            .collect();
+        show::table(&rows).iter().for_each(|line| print_line(line));
+        for (route, reason) in &self.paused {
+            let reason = reason.as_str().unwrap_or_default();
+            print_line(&format!("route {route} {}: {reason}", show::bad("PAUSED")));
+            print_line(
+                "  Its files stay in incoming/, none failed. Once mended it goes on by itself.",
+            );
+        }
+        if self.unrouted > 0 {
+            let files = show::plural(self.unrouted, "file matches", "files match");
+            let example = self.unrouted_example.as_deref().unwrap_or_default();
+            let place = below(spool, "incoming");
+            print_line(&format!("{files} no route and stay in {place}, such as {example}"));
+        }
+        for trouble in &self.trouble {
+            print_line(&format!("{}: cannot read {trouble}", show::bad("warning")));
+        }
+        if self.disk_full {
+            let free = self.free_bytes.map(show::size).unwrap_or_default();
+            print_line(&format!(
+                "{}: only {free} are free; nothing is claimed until there is more, nothing is lost",
+                show::bad("disk")
+            ));
+        }
+    }
+
+    fn print_disk(&self) {
+        let mut parts: Vec<String> = Vec::new();
+        parts.extend(self.free_bytes.map(|free| format!("{} free", show::size(free))));
+        for (name, folder) in self.folders.iter().filter(|(_, folder)| folder.bytes > 0) {
+            let more = if folder.files > limits::STATUS_STATS { "+" } else { "" };
+            parts.push(format!("{name} {}{more}", show::size(folder.bytes)));
+        }
+        if !parts.is_empty() {
+            print_line(&show::dim(&format!("disk  {}", parts.join("   "))));
+        }
+    }
+}
+
+fn count(path: &Path) -> Folder {
+    let mut folder = Folder::default();
+    let Ok(dir) = RealFs.open_root(path) else { return folder };
+    let enters = |path: &Path| path != Path::new(".why");
+    let walked = walk_files(&RealFs, &dir, &enters, &mut |dir, name, _| {
+        folder.files += 1;
+        if folder.files <= limits::STATUS_STATS {
+            folder.bytes += RealFs.stat(dir, name).map_or(0, |stat| stat.size);
+        }
+        folder.is_more = folder.files >= limits::STATUS_NAMES;
+        !folder.is_more
+    });
+    // A folder that cannot be read counts as far as it could be.
+    drop(walked);
+    folder
+}

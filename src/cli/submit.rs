@@ -1,0 +1,137 @@
+//! `inboxd submit FILE…`: files become jobs whose ids are known at once.
+//!
+//! Must not know: how a job is made. It names the file, and prints the id.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::wait::{Awaited, Waiter};
+use super::{Failed, SpoolArg, print_json, print_line};
+use crate::config::RouteTable;
+use crate::core::RelPath;
+use crate::daemon::control::Ask;
+use crate::daemon::hand_in::{Bytes, HandInError, Taker};
+use crate::daemon::shell::ShellError;
+
+/// Hand files in and print their job ids
+///
+/// Each file is copied into the spool and is not touched itself. When the id is printed the job is
+/// durable: it runs once, even if the machine stops now. Without a running daemon it waits for the
+/// next `inboxd run` or `inboxd batch`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  inboxd submit report.pdf
+  inboxd submit --wait --name orders/7.json order.json
+  pg_dump shop | inboxd submit --name shop.sql -")]
+pub(crate) struct Args {
+    /// Files; `-` is standard input and needs --name
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// The path below incoming/ that the file is to have, such as orders/7.json; one FILE only
+    #[arg(long, value_name = "REL")]
+    name: Option<PathBuf>,
+    /// Wait until the jobs are over; without a daemon, run what waits here. Exit code 3: one failed
+    #[arg(long)]
+    wait: bool,
+    /// A JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
+    spool.must_exist()?;
+    if args.name.is_some() && args.files.len() > 1 {
+        return Err(Failed::usage("--name is for one FILE, and there are several"));
+    }
+    let inputs = args
+        .files
+        .iter()
+        .map(|file| input(file, args.name.as_deref()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let has_daemon = spool.ask(&Ask::Status)?.is_some();
+    if !has_daemon {
+        check_routes(spool, &inputs)?;
+    }
+    let waiter = if args.wait { Some(Waiter::begin(spool, args.json)?) } else { None };
+    let settings = || {
+        let loaded = spool.load().map_err(|failed| HandInError::Refused(failed.message))?;
+        Ok(loaded.settings)
+    };
+    let mut taker = Taker::find(&spool.path, settings).map_err(|error| failed(spool, error))?;
+    let mut awaited = Vec::new();
+    for (bytes, rel) in &inputs {
+        let job = taker.take(bytes, rel).map_err(|error| failed(spool, error))?;
+        awaited.push(Awaited::Job(job));
+        if args.json {
+            let rel = crate::journal::record::Rel(rel.clone());
+            print_json(&serde_json::json!({ "job": job, "rel": rel }));
+        } else if inputs.len() == 1 {
+            print_line(&job.to_string());
+        } else {
+            print_line(&format!("{job}  {rel}"));
+        }
+    }
+    // The lock must be free before anyone can run them.
+    taker.leave().map_err(|error| failed(spool, error))?;
+    match waiter {
+        Some(waiter) => waiter.wait(awaited),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// What is read, and the path that it gets.
+fn input(file: &Path, name: Option<&Path>) -> Result<(Bytes, RelPath), Failed> {
+    let named = name.map(rel_of).transpose()?;
+    if file == Path::new("-") {
+        let Some(rel) = named else {
+            return Err(Failed::usage("standard input has no name: add --name NAME"));
+        };
+        return Ok((Bytes::Stdin, rel));
+    }
+    let shown = file.display();
+    let meta = std::fs::metadata(file)
+        .map_err(|error| Failed::usage(format!("cannot read {shown}: {error}")))?;
+    if meta.is_dir() {
+        return Err(Failed::usage(format!(
+            "{shown} is a folder\n  All files below it: inboxd batch {shown}"
+        )));
+    }
+    if !meta.is_file() {
+        let Some(rel) = named else {
+            return Err(Failed::usage(format!("{shown} is no regular file: add --name NAME")));
+        };
+        return Ok((Bytes::Stream(file.to_owned()), rel));
+    }
+    let own = || rel_of(Path::new(file.file_name().unwrap_or(OsStr::new(""))));
+    Ok((Bytes::File(file.to_owned()), named.map_or_else(own, Ok)?))
+}
+
+fn rel_of(name: &Path) -> Result<RelPath, Failed> {
+    RelPath::new(name.as_os_str().as_bytes()).ok_or_else(|| {
+        Failed::usage(format!(
+            "{} cannot be a path below incoming/: it must be relative, without `.`, `..` or `//`",
+            name.display()
+        ))
+    })
+}
+
+/// A daemon says it itself; without one nothing should be copied in vain.
+fn check_routes(spool: &SpoolArg, inputs: &[(Bytes, RelPath)]) -> Result<(), Failed> {
+    let settings = spool.load()?.settings;
+    let table = RouteTable::new(&settings).map_err(|error| Failed::usage(error.to_string()))?;
+    match inputs.iter().find(|(_, rel)| table.find(rel).is_none()) {
+        Some((_, rel)) => Err(Failed::usage(format!("no route takes {rel}"))),
+        None => Ok(()),
+    }
+}
+
+fn failed(spool: &SpoolArg, error: HandInError) -> Failed {
+    match error {
+        HandInError::Shell(error @ ShellError::Lock(_)) => spool.failed(error),
+        HandInError::Shell(error) => error.into(),
+        HandInError::Refused(reason) => Failed::usage(reason),
+        other => Failed::runtime(other.to_string()),
+    }
+}
