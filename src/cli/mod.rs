@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{ConfigError, Loaded, load};
 use crate::daemon::shell::ShellError;
+use crate::worker::warm::launch::become_worker;
 
 mod batch;
 mod init;
@@ -96,6 +97,10 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    if let Some(failed) = become_worker(std::env::args_os().skip(1)) {
+        eprint_line(&failed.message);
+        return ExitCode::from(failed.code);
+    }
     let cli = Cli::parse();
     let done = match &cli.command {
         Command::Init(args) => init::run(args),
