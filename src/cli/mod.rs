@@ -21,6 +21,7 @@ use crate::daemon::control::{Ask, Client};
 use crate::daemon::shell::ShellError;
 use crate::daemon::supervisor::{Leash, Supervised, supervise};
 use crate::spool::lock::LockError;
+use crate::worker::warm::launch::become_worker;
 
 mod batch;
 mod check;
@@ -147,6 +148,10 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    if let Some(failed) = become_worker(std::env::args_os().skip(1)) {
+        eprint_line(&failed.message);
+        return ExitCode::from(failed.code);
+    }
     let cli = Cli::parse();
     let done = match &cli.command {
         Command::Init(args) => init::run(args),

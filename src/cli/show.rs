@@ -44,7 +44,8 @@ pub(crate) fn time(time: Duration) -> String {
 /// What a route runs: `python3 count.py {path}`
 pub(crate) fn worker(route: &Route) -> String {
     match &route.worker {
-        Worker::Command { argv } => argv.join(" "),
+        Worker::Command { argv } | Worker::Warm { argv } => argv.join(" "),
+        Worker::Python { file, function } => format!("{file}:{function}"),
     }
 }
 

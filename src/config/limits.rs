@@ -124,3 +124,33 @@ pub const JOBS_SHOWN: usize = 20;
 pub const ID_PREFIX: usize = 4;
 /// A sidecar read back is not longer than this, in bytes: stderr may need six for each when escaped.
 pub const SIDECAR: u64 = 1 << 20;
+/// A worker that is not `ready` after this long failed to start; loading a model takes its time.
+pub const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// What runs a Python file where the route does not say.
+pub const INTERPRETER: &str = "python3";
+/// A line of the worker protocol, both ways, in bytes.
+pub const WORKER_LINE: usize = 1 << 20;
+/// Bytes of a line quoted in a protocol error.
+pub const WORKER_QUOTED: usize = 200;
+/// A worker that does not read what we write for this long is dead.
+pub const WORKER_WRITE: Duration = Duration::from_secs(5);
+/// An idle worker is pinged this often …
+pub const PING_EVERY: Duration = Duration::from_secs(15);
+/// … and is replaced once so many pings in a row are unanswered.
+pub const PINGS_UNANSWERED: u32 = 2;
+/// How often idle workers are looked at.
+pub const IDLE_LOOK: Duration = Duration::from_secs(1);
+/// A worker that closed its end and lives on can never answer: it is ended after this long.
+pub const WORKER_CLOSED: Duration = Duration::from_secs(1);
+/// Failed starts in a row after which a route pauses.
+pub const FAILED_STARTS: u32 = 5;
+/// The wait after the first failed start; doubled for each further one, up to [`START_BACKOFF_MOST`].
+pub const START_BACKOFF: Duration = Duration::from_secs(1);
+/// See [`START_BACKOFF`].
+pub const START_BACKOFF_MOST: Duration = Duration::from_secs(60);
+/// What a worker may claim as its `concurrency`.
+pub const MOST_CONCURRENCY: u64 = 64;
+/// Characters of a worker's error code that are kept.
+pub const WORKER_CODE: usize = 64;
+/// A file of rows that a worker names, in bytes: its rows are held in memory once.
+pub const ROWS_FILE: u64 = 256 << 20;

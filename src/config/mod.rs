@@ -127,6 +127,8 @@ pub struct Route {
     pub max_open_files: Option<u64>,
     /// The route pauses after so many failures in a row.
     pub pause_after_failures: Option<u32>,
+    /// What holds for workers that live longer than a job; of no use to a `command`.
+    pub warm: WarmRules,
 }
 
 impl Route {
@@ -158,6 +160,7 @@ impl Route {
             max_file_size: None,
             max_open_files: None,
             pause_after_failures: None,
+            warm: WarmRules::default(),
         }
     }
 }
@@ -170,6 +173,84 @@ pub enum Worker {
         /// The argv template, at least one element.
         argv: Vec<String>,
     },
+    /// A process that answers many jobs by the worker protocol.
+    Warm {
+        /// Program and arguments as they are, at least one element.
+        argv: Vec<String>,
+    },
+    /// A Python function; a shim of ours speaks the worker protocol for it.
+    Python {
+        /// The file, relative to the spool.
+        file: String,
+        /// The function in it.
+        function: String,
+    },
+}
+
+/// How a worker is kept that lives longer than a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WarmRules {
+    /// How it is spoken to.
+    pub transport: Transport,
+    /// From its start to its `ready`.
+    pub start_timeout: Duration,
+    /// A worker that tells progress is ended after so long without.
+    pub progress_timeout: Option<Duration>,
+    /// It is replaced after so many jobs, less a random tenth at most.
+    pub max_jobs: Option<u64>,
+    /// It is replaced when it is so old.
+    pub max_age: Option<Duration>,
+    /// It is replaced when it holds more memory than this after a job, in bytes.
+    pub max_rss: Option<u64>,
+    /// It is ended after so long without a job.
+    pub idle_timeout: Option<Duration>,
+    /// A new worker is ready before the one it replaces is let go.
+    pub overlap: bool,
+    /// Rows of one job that are held until its result, in bytes of their JSON.
+    pub max_staged: u64,
+    /// Handed to the worker in its `hello`.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// What runs a Python file.
+    pub interpreter: String,
+    /// How a Python function is called.
+    pub call: Call,
+}
+
+impl Default for WarmRules {
+    fn default() -> Self {
+        Self {
+            transport: Transport::Fd,
+            start_timeout: limits::START_TIMEOUT,
+            progress_timeout: None,
+            max_jobs: None,
+            max_age: None,
+            max_rss: None,
+            idle_timeout: None,
+            overlap: true,
+            max_staged: limits::MAX_OUTPUT,
+            config: serde_json::Map::new(),
+            interpreter: limits::INTERPRETER.to_owned(),
+            call: Call::Path,
+        }
+    }
+}
+
+/// How a warm worker is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A socket of its own; its stdout is log.
+    Fd,
+    /// Its stdin and, after a byte 0x1E, its stdout.
+    Stdio,
+}
+
+/// How a Python function is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// `f(path)`
+    Path,
+    /// `f(**payload)`: the file is one JSON object.
+    Kwargs,
 }
 
 /// What the stdout of a `command` means.

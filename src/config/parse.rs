@@ -285,7 +285,8 @@ impl<'a> File<'a> {
         }
         let line_of =
             |key: &str| table.get_key_value(key).map_or(at.start, |(k, _)| k.span().start);
-        let (line, _) = locate::line_and_column(self.text, line_of("command"));
+        let worker = WORKERS.into_iter().find(|key| table.contains_key(*key)).unwrap_or("command");
+        let (line, _) = locate::line_and_column(self.text, line_of(worker));
         let file = self.path.file_name().unwrap_or_default().to_string_lossy();
         let folder = if kind == Kind::File { "routes.d/" } else { "" };
         route.origin = format!("{folder}{file}:{line}");
@@ -306,7 +307,13 @@ fn between_settings(
     let mut wrong = Vec::new();
     let given = |key: &str| table.contains_key(key);
     // Where a worker of a later version is named, that is already said, and not a second time.
-    if !given("command") && !LATER_WORKERS.iter().any(|key| given(key)) {
+    let kinds: Vec<&str> = WORKERS.into_iter().filter(|key| given(key)).collect();
+    if let [first, second, ..] = *kinds {
+        let message =
+            format!("a route has one worker, and `{first}` is set too; take one of them out");
+        wrong.push((second, message));
+    }
+    if kinds.is_empty() && !LATER_WORKERS.iter().any(|key| given(key)) {
         let name = route.name.escape_debug();
         let message = format!(
             "route `{name}` has no worker: set one line, such as \
@@ -314,7 +321,10 @@ fn between_settings(
         );
         wrong.push(("command", message));
     }
-    let Worker::Command { argv } = &route.worker;
+    let argv = match &route.worker {
+        Worker::Command { argv } => argv.as_slice(),
+        Worker::Warm { .. } | Worker::Python { .. } => &[],
+    };
     let asks =
         |argument: &String| template::parse(argument).is_ok_and(|p| p.contains(&Part::Output));
     if argv.iter().any(asks) && !route.output {
@@ -346,11 +356,13 @@ fn between_settings(
     wrong
 }
 
+/// What a route's worker is set by.
+const WORKERS: [&str; 3] = ["command", "python", "warm"];
 /// Workers that a later version has.
-const LATER_WORKERS: [&str; 3] = ["python", "warm", "http"];
+const LATER_WORKERS: [&str; 1] = ["http"];
 /// Other keys of a route that a later version has.
-const LATER_IN_ROUTE: [&str; 9] =
-    ["records", "fields", "call", "interpreter", "done_file", "on_repeat", "next", "unit", "with"];
+const LATER_IN_ROUTE: [&str; 7] =
+    ["records", "fields", "done_file", "on_repeat", "next", "unit", "with"];
 /// Keys of the spool that a later version has.
 const LATER_AT_TOP: [&str; 3] = ["server", "broker", "on_repeat"];
 
@@ -514,7 +526,11 @@ mod tests {
                 "records = 'csv'",
                 "3:1: this version of inboxd does not have `records`; take the line out",
             ),
-            ("python = 'a:b'", "3:1: this version of inboxd does not have `python`; use `command`"),
+            ("http = 'a:b'", "3:1: this version of inboxd does not have `http`; use `command`"),
+            (
+                "python = 'a.py:b'",
+                "3:10: a route has one worker, and `command` is set too; take one of them out",
+            ),
             ("timeout = '0s'", "3:11: `timeout` is 0s; it must be 1ms to 30days"),
             ("grace = '30s'", "3:9: `grace` must be shorter than `drain_timeout`, which is 30s"),
             ("stdout = 'jsn'", "3:10: `stdout` = \"jsn\" is unknown; did you mean \"json\"?"),

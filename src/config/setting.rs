@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::template::{self, Part};
 use super::value::{Checked, Limit, Problem, Value};
-use super::{Route, Settings, StdoutFormat, Worker, limits, matching, suggest};
+use super::{Call, Route, Settings, StdoutFormat, Transport, Worker, limits, matching, suggest};
 use crate::core::verdict::Spent;
 
 /// Every setting, those of the spool first.
@@ -180,6 +180,20 @@ static TABLE: &[SettingDoc] = &[
         "what runs for a file: program and arguments, no shell",
         |r, v| command(v).map(|argv| r.worker = Worker::Command { argv }),
     ),
+    route(
+        "python",
+        "none: or this",
+        Limit::Words("\"FILE:FUNCTION\", such as \"count.py:count\""),
+        "a Python function that is called for each file, in a process that stays",
+        |r, v| python(v).map(|worker| r.worker = worker),
+    ),
+    route(
+        "warm",
+        "none: or this",
+        Limit::Words("a list of strings, such as [\"python3\", \"worker.py\"]"),
+        "a program that stays and speaks inboxd-worker/1",
+        |r, v| command(v).map(|argv| r.worker = Worker::Warm { argv }),
+    ),
     route("stdin", "false", BOOLEAN, "the file is the worker's standard input", |r, v| {
         v.boolean().map(|yes| r.stdin = yes)
     }),
@@ -306,7 +320,94 @@ static TABLE: &[SettingDoc] = &[
         "the route pauses after so many failed jobs in a row",
         |r, v| v.count().map(|n| r.pause_after_failures = Some(n)),
     ),
+    route(
+        "interpreter",
+        "\"python3\"",
+        Limit::Words("a program, such as \".venv/bin/python\""),
+        "what runs the file of `python`; a path is relative to the spool",
+        |r, v| program(v).map(|name| r.warm.interpreter = name),
+    ),
+    route(
+        "call",
+        "\"path\"",
+        Limit::Words("\"path\" or \"kwargs\""),
+        "what the function of `python` gets: the path, or the members of the JSON object in the file",
+        |r, v| v.one_of(&CALLS).map(|call| r.warm.call = call),
+    ),
+    route(
+        "transport",
+        "\"fd\"",
+        Limit::Words("\"fd\" or \"stdio\""),
+        "how a warm worker is spoken to: by a socket of its own, or by stdin and stdout",
+        |r, v| v.one_of(&TRANSPORTS).map(|transport| r.warm.transport = transport),
+    ),
+    route(
+        "config",
+        "{}",
+        Limit::Words("a table of your own, such as { dpi = 72 }"),
+        "handed to a warm worker when it starts",
+        |r, v| v.json().map(|config| r.warm.config = config),
+    ),
+    route(
+        "start_timeout",
+        "\"30s\"",
+        time(limits::SHORTEST_TIMEOUT, limits::LONGEST_TIME),
+        "how long a warm worker may take until it is ready",
+        |r, v| v.time().map(|t| r.warm.start_timeout = t),
+    ),
+    route(
+        "progress_timeout",
+        "none",
+        time(limits::SHORTEST_TIMEOUT, limits::LONGEST_TIME),
+        "when a warm worker is ended that tells progress and no longer does",
+        |r, v| v.time().map(|t| r.warm.progress_timeout = Some(t)),
+    ),
+    route(
+        "max_jobs",
+        "no limit",
+        count(1, limits::LARGEST.cast_signed()),
+        "jobs after which a warm worker is replaced, less a random tenth at most",
+        |r, v| v.count().map(|n| r.warm.max_jobs = Some(n)),
+    ),
+    route(
+        "max_age",
+        "no limit",
+        time(limits::SHORTEST_TIMEOUT, limits::LONGEST_TIME),
+        "age at which a warm worker is replaced",
+        |r, v| v.time().map(|t| r.warm.max_age = Some(t)),
+    ),
+    route(
+        "max_rss",
+        "no limit",
+        size(limits::SMALLEST_MEMORY),
+        "memory in use after a job at which a warm worker is replaced",
+        |r, v| v.size().map(|n| r.warm.max_rss = Some(n)),
+    ),
+    route(
+        "idle_timeout",
+        "none",
+        time(limits::SHORTEST_TIMEOUT, limits::LONGEST_TIME),
+        "when a warm worker without a job is ended",
+        |r, v| v.time().map(|t| r.warm.idle_timeout = Some(t)),
+    ),
+    route(
+        "overlap",
+        "true",
+        BOOLEAN,
+        "a new warm worker is ready before the one it replaces is ended",
+        |r, v| v.boolean().map(|yes| r.warm.overlap = yes),
+    ),
+    route(
+        "max_staged",
+        "\"16 MiB\"",
+        Limit::Size { least: 1, most: limits::LARGEST_OUTPUT },
+        "rows of a job that are held for a warm worker until its result",
+        |r, v| v.size().map(|n| r.warm.max_staged = n),
+    ),
 ];
+
+const CALLS: [(&str, Call); 2] = [("path", Call::Path), ("kwargs", Call::Kwargs)];
+const TRANSPORTS: [(&str, Transport); 2] = [("fd", Transport::Fd), ("stdio", Transport::Stdio)];
 
 const STDOUT: [(&str, StdoutFormat); 5] = [
     ("json", StdoutFormat::Json),
@@ -329,18 +430,51 @@ fn globs(v: &Value<'_>) -> Checked<Vec<String>> {
     Ok(globs)
 }
 
+/// `FILE:FUNCTION`, the last colon deciding.
+fn python(v: &Value<'_>) -> Checked<Worker> {
+    let text = v.text()?;
+    let is_name = |name: &str| {
+        name.chars().all(|c| c.is_alphanumeric() || c == '_')
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+    };
+    match text.rsplit_once(':') {
+        Some((file, function))
+            if !file.is_empty()
+                && !function.is_empty()
+                && is_name(function)
+                && !text.contains('\0') =>
+        {
+            Ok(Worker::Python { file: file.to_owned(), function: function.to_owned() })
+        }
+        _ => Err(v.problem(format!("`python` = {text:?} is no function; write {}", v.limit))),
+    }
+}
+
+fn program(v: &Value<'_>) -> Checked<String> {
+    let text = v.text()?;
+    if text.is_empty() || text.contains('\0') {
+        return Err(v.problem(format!("`{}` names no program; write {}", v.name, v.limit)));
+    }
+    Ok(text.to_owned())
+}
+
+/// The argv of `command` and `warm`; the latter is for many files and has no placeholder.
 fn command(v: &Value<'_>) -> Checked<Vec<String>> {
+    let key = v.name;
     if v.is_text() {
         let words: Vec<&str> = v.text()?.split_whitespace().collect();
         let words = if words.is_empty() { vec!["sha256sum", "{path}"] } else { words };
         return Err(v.problem(format!(
-            "`command` must be a list, since no shell takes it apart: write command = {words:?}"
+            "`{key}` must be a list, since no shell takes it apart: write {key} = {words:?}"
         )));
     }
     let mut argv = Vec::new();
     for value in v.list()? {
         let text = value.text()?;
-        let parts = template::parse(text).map_err(|e| value.problem(e.to_string()))?;
+        let parts = match key {
+            "warm" => vec![Part::Literal(text.to_owned())],
+            _ => template::parse(text).map_err(|e| value.problem(e.to_string()))?,
+        };
         if text.contains('\0') {
             return Err(value.problem("no program takes an argument with \\u0000".to_owned()));
         }
@@ -354,7 +488,7 @@ fn command(v: &Value<'_>) -> Checked<Vec<String>> {
         argv.push(text.to_owned());
     }
     if argv.is_empty() {
-        return Err(v.problem(format!("`command` is empty; write {}", v.limit)));
+        return Err(v.problem(format!("`{key}` is empty; write {}", v.limit)));
     }
     Ok(argv)
 }
@@ -466,7 +600,9 @@ mod tests {
     fn with(place: Place, line: &str) -> Settings {
         let text = match place {
             Place::Top => line.to_owned(),
-            Place::Route if line.starts_with("command") => format!("[routes.r]\n{line}"),
+            Place::Route if ["command", "python", "warm"].iter().any(|k| line.starts_with(k)) => {
+                format!("[routes.r]\n{line}")
+            }
             Place::Route => format!("[routes.r]\ncommand = ['true']\n{line}"),
         };
         let spool = tempfile::tempdir().unwrap();
@@ -487,6 +623,8 @@ mod tests {
         (Place::Top, "routes", "{ r = { command = ['true'] } }"),
         (Place::Route, "glob", "['a', 'b']"),
         (Place::Route, "command", "['false']"),
+        (Place::Route, "python", "'a.py:f'"),
+        (Place::Route, "warm", "['false']"),
         (Place::Route, "stdin", "true"),
         (Place::Route, "stdout", "'csv'"),
         (Place::Route, "require_output", "true"),
@@ -508,6 +646,18 @@ mod tests {
         (Place::Route, "max_file_size", "'1 GiB'"),
         (Place::Route, "max_open_files", "64"),
         (Place::Route, "pause_after_failures", "5"),
+        (Place::Route, "interpreter", "'.venv/bin/python'"),
+        (Place::Route, "call", "'kwargs'"),
+        (Place::Route, "transport", "'stdio'"),
+        (Place::Route, "config", "{ dpi = 72, deep = { a = [1.5, true, 'x'] } }"),
+        (Place::Route, "start_timeout", "'31s'"),
+        (Place::Route, "progress_timeout", "'1s'"),
+        (Place::Route, "max_jobs", "7"),
+        (Place::Route, "max_age", "'1h'"),
+        (Place::Route, "max_rss", "'1 GiB'"),
+        (Place::Route, "idle_timeout", "'10m'"),
+        (Place::Route, "overlap", "false"),
+        (Place::Route, "max_staged", "'1 MiB'"),
     ];
 
     /// Goal: the list is whole: each setting in it is taken over, and none stands in it twice.
@@ -530,7 +680,8 @@ mod tests {
     #[test]
     fn every_field_has_a_setting() {
         let lines = |place| {
-            let of = OTHER.iter().filter(move |(p, n, _)| *p == place && *n != "routes");
+            let other = ["routes", "python", "warm"];
+            let of = OTHER.iter().filter(move |(p, n, _)| *p == place && !other.contains(n));
             of.map(|(_, n, v)| format!("{n} = {v}")).collect::<Vec<_>>().join("\n")
         };
         let text = format!("{}\n[routes.r]\n{}", lines(Place::Top), lines(Place::Route));
@@ -577,6 +728,20 @@ mod tests {
             max_file_size: Some(1 << 30),
             max_open_files: Some(64),
             pause_after_failures: Some(5),
+            warm: crate::config::WarmRules {
+                transport: Transport::Stdio,
+                start_timeout: Duration::from_secs(31),
+                progress_timeout: Some(Duration::from_secs(1)),
+                max_jobs: Some(7),
+                max_age: Some(Duration::from_secs(3600)),
+                max_rss: Some(1 << 30),
+                idle_timeout: Some(Duration::from_secs(600)),
+                overlap: false,
+                max_staged: 1 << 20,
+                config: serde_json::from_str(r#"{"dpi":72,"deep":{"a":[1.5,true,"x"]}}"#).unwrap(),
+                interpreter: ".venv/bin/python".to_owned(),
+                call: Call::Kwargs,
+            },
         };
         assert_eq!(routes, [want]);
     }
@@ -608,12 +773,19 @@ mod tests {
                 "routes",
                 "glob",
                 "command",
+                "python",
+                "warm",
                 "workers",
                 "columns",
                 "max_memory",
                 "max_file_size",
                 "max_open_files",
-                "pause_after_failures"
+                "pause_after_failures",
+                "progress_timeout",
+                "max_jobs",
+                "max_age",
+                "max_rss",
+                "idle_timeout"
             ]
         );
     }

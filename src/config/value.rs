@@ -183,6 +183,37 @@ impl<'a> Value<'a> {
             .collect())
     }
 
+    /// A table as JSON; dates become text.
+    pub(super) fn json(&self) -> Checked<serde_json::Map<String, serde_json::Value>> {
+        let table = self.given.get_ref().as_table().ok_or_else(|| self.wrong_kind())?;
+        let fields = in_file_order(table).into_iter();
+        fields.map(|(key, given)| Ok((key.get_ref().to_string(), self.json_of(given)?))).collect()
+    }
+
+    fn json_of(&self, given: &Spanned<DeValue<'_>>) -> Checked<serde_json::Value> {
+        let inner = Value { name: self.name, limit: self.limit, given };
+        let no_number = |text: &str| inner.problem(format!("{text} is no number of JSON"));
+        Ok(match given.get_ref() {
+            DeValue::String(text) => text.to_string().into(),
+            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+                .map_err(|_| no_number(number.as_str()))?
+                .into(),
+            DeValue::Float(number) => number
+                .as_str()
+                .parse()
+                .ok()
+                .and_then(serde_json::Number::from_f64)
+                .ok_or_else(|| no_number(number.as_str()))?
+                .into(),
+            DeValue::Boolean(yes) => (*yes).into(),
+            DeValue::Datetime(date) => date.to_string().into(),
+            DeValue::Array(items) => {
+                items.iter().map(|item| self.json_of(item)).collect::<Checked<Vec<_>>>()?.into()
+            }
+            DeValue::Table(_) => inner.json()?.into(),
+        })
+    }
+
     /// One of several words, with what each stands for.
     pub(super) fn one_of<T: Copy>(&self, words: &[(&'static str, T)]) -> Checked<T> {
         let text = self.text()?;

@@ -13,7 +13,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 use crate::core::JobId;
-use crate::worker::command::Slot;
+use crate::worker::slot::Slot;
+use crate::worker::warm::WarmPool;
 use crate::worker::{Ended, Stop, Task};
 
 /// Stack of a slot's thread, in bytes: it polls and parses, nothing recursive.
@@ -36,6 +37,8 @@ pub struct Pool {
     tasks: Vec<SyncSender<Task>>,
     idle: Vec<usize>,
     threads: Vec<JoinHandle<()>>,
+    /// The slots hold clones; ended here once they are gone.
+    warm: WarmPool,
 }
 
 impl Pool {
@@ -45,14 +48,16 @@ impl Pool {
         stop: &Stop,
         report: impl Fn(SlotEnded) + Clone + Send + 'static,
     ) -> io::Result<Self> {
-        let mut pool = Self { tasks: Vec::new(), idle: Vec::new(), threads: Vec::new() };
+        let warm = WarmPool::new(stop);
+        let mut pool = Self { tasks: Vec::new(), idle: Vec::new(), threads: Vec::new(), warm };
         for slot in 0..slots {
             let (send, receive) = sync_channel(1);
             let (stop, report) = (stop.clone(), report.clone());
+            let warm = pool.warm.clone();
             let thread = Builder::new()
                 .name(format!("slot-{slot}"))
                 .stack_size(STACK)
-                .spawn(move || serve(slot, &receive, &stop, &report))?;
+                .spawn(move || serve(slot, &receive, &stop, warm, &report))?;
             pool.tasks.push(send);
             pool.threads.push(thread);
         }
@@ -82,11 +87,18 @@ impl Pool {
             let panicked = thread.join().is_err();
             assert!(!panicked, "a slot's thread panicked");
         }
+        self.warm.end();
     }
 }
 
-fn serve(number: usize, tasks: &Receiver<Task>, stop: &Stop, report: &impl Fn(SlotEnded)) {
-    let mut slot = Slot::default();
+fn serve(
+    number: usize,
+    tasks: &Receiver<Task>,
+    stop: &Stop,
+    warm: WarmPool,
+    report: &impl Fn(SlotEnded),
+) {
+    let mut slot = Slot::new(warm);
     while let Ok(task) = tasks.recv() {
         let job = task.job;
         let ended = slot.run(&task, stop);

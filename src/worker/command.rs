@@ -180,7 +180,9 @@ struct Prepared {
 
 impl Prepared {
     fn new(task: &Task) -> Result<Self, StartError> {
-        let Worker::Command { argv } = &task.route.worker;
+        let Worker::Command { argv } = &task.route.worker else {
+            return Err(StartError::Route("the route has no command".to_owned()));
+        };
         let mut pieces = argv.iter().map(|argument| parse(argument).map_err(StartError::Route));
         let program = pieces.next().unwrap_or_else(|| Ok(Vec::new()))?;
         let arguments = pieces.collect::<Result<Vec<_>, _>>()?;

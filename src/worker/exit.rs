@@ -38,7 +38,7 @@ pub(super) fn of_signal(signal: i32, out_of_memory: bool) -> Verdict {
 /// The number of the signal that the kernel sends when memory runs out.
 pub(super) const SIGKILL: i32 = 9;
 
-fn code_reason(code: i32, stderr: &[u8]) -> String {
+pub(super) fn code_reason(code: i32, stderr: &[u8]) -> String {
     match last_line(stderr) {
         Some(line) => format!("exit {code}: {line}"),
         None => format!("exit {code}"),
@@ -46,7 +46,7 @@ fn code_reason(code: i32, stderr: &[u8]) -> String {
 }
 
 /// The last line that is not blank, as one line for a person.
-fn last_line(stderr: &[u8]) -> Option<String> {
+pub(super) fn last_line(stderr: &[u8]) -> Option<String> {
     stderr.rsplit(|b| matches!(b, b'\n' | b'\r')).find(|l| !l.trim_ascii().is_empty()).map(one_line)
 }
 
@@ -70,7 +70,7 @@ fn is_fatal(signal: i32) -> bool {
 }
 
 /// The name of a signal by its number on Linux (signal(7), all architectures but alpha, mips, sparc).
-fn signal_name(signal: i32) -> String {
+pub(super) fn signal_name(signal: i32) -> String {
     const NAMES: [&str; 31] = [
         "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
         "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",

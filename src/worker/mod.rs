@@ -14,7 +14,8 @@
 //! The rooms: [`command`] turns a task into a process and its end into a verdict; `process` is the
 //! hygiene between the two; [`template`] fills argv; `program` finds the executable and makes the
 //! environment; `exit` reads exit codes and signals, `memory` whether memory was why; [`stdout`] reads rows; `tail` bounds what is
-//! kept; [`stop`] ends attempts from outside; [`orphans`] ends what a dead daemon left.
+//! kept; [`warm`] keeps processes for many tasks, `python` hands it the shim, [`slot`] chooses the kind;
+//! [`stop`] ends attempts from outside; [`orphans`] ends what a dead daemon left.
 
 pub mod command;
 mod exit;
@@ -23,10 +24,13 @@ pub mod orphans;
 pub mod proc;
 mod process;
 mod program;
+mod python;
+pub mod slot;
 pub mod stdout;
 pub mod stop;
 mod tail;
 pub mod template;
+pub mod warm;
 
 pub use program::{find_program, program_time};
 pub use stop::Stop;
@@ -109,6 +113,7 @@ mod tests {
             max_file_size: None,
             max_open_files: None,
             pause_after_failures: None,
+            warm: crate::config::WarmRules::default(),
         }
     }
 }

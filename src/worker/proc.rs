@@ -84,7 +84,7 @@ pub fn time_until(due: Instant) -> Timespec {
 }
 
 /// A file of a process.
-fn file(pid: Pid, name: &str) -> PathBuf {
+pub(super) fn file(pid: Pid, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{}/{name}", pid.as_raw_nonzero()))
 }
 

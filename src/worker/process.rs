@@ -219,7 +219,7 @@ fn drain(stream: Stream, pipe: &OwnedFd, buffer: &mut [u8], hear: &mut dyn FnMut
 }
 
 /// Signals a whole group. That it is gone already, or not ours to signal, changes nothing here.
-fn signal_group(group: Pid, signal: Signal) {
+pub(super) fn signal_group(group: Pid, signal: Signal) {
     match kill_process_group(group, signal) {
         Ok(()) | Err(_) => {}
     }
@@ -227,7 +227,7 @@ fn signal_group(group: Pid, signal: Signal) {
 
 /// Waits until the killed members of a group are gone, so that none of them still writes into a
 /// folder that is about to be removed. One cheap question where there are none, as nearly always.
-fn await_group_end(group: Pid) {
+pub(super) fn await_group_end(group: Pid) {
     let deadline = Instant::now().checked_add(limits::GROUP_END);
     // Zombies count as members until someone reaps them, hence the look at each state.
     while test_kill_process_group(group).is_ok() {

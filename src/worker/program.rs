@@ -8,6 +8,7 @@
 //! Invariant: nothing of our environment reaches a worker that is not named here or by its route.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access};
 
 use super::exit::one_line;
-use crate::config::{Route, limits};
+use crate::config::{Route, Worker, limits};
 
 /// The executable for a program as the settings name it. One with a slash starts in the spool; one
 /// without is searched in `search`, a PATH. The error is one line for a person.
@@ -43,19 +44,29 @@ pub(super) fn find(program: &OsStr, spool: &Path, search: &OsStr) -> Result<Path
     })
 }
 
-/// When the route's program was last changed; `None` where it is not there. For a paused route.
+/// When the route's program, or a file among its arguments, was last changed; `None` where the program
+/// is not there. For a paused route, and for a warm worker that may run an older text.
 pub fn program_time(route: &Route, spool: &Path) -> Option<std::time::SystemTime> {
-    let crate::config::Worker::Command { argv } = &route.worker;
-    let search = std::env::var_os("PATH").unwrap_or_default();
-    let path = find(OsStr::new(argv.first()?), spool, &search).ok()?;
-    path.metadata().ok()?.modified().ok()
+    let own = environment(route);
+    let (program, files) = match &route.worker {
+        Worker::Command { argv } => (argv.first()?, &[][..]),
+        Worker::Warm { argv } => (argv.first()?, argv.get(1..).unwrap_or_default()),
+        Worker::Python { file, .. } => (&route.warm.interpreter, std::slice::from_ref(file)),
+    };
+    let changed = |path: PathBuf| path.metadata().ok().filter(Metadata::is_file)?.modified().ok();
+    let path = find(OsStr::new(program), spool, search_path(&own)).ok()?;
+    let files = files.iter().filter_map(|file| changed(spool.join(file)));
+    files.chain(changed(path)).max()
 }
 
 /// Where the program of a route is; else why it cannot be started, as one line for a person.
 /// `Ok(None)`: its name depends on the file.
 pub fn find_program(route: &Route, spool: &Path) -> Result<Option<PathBuf>, String> {
-    let crate::config::Worker::Command { argv } = &route.worker;
-    let Some(program) = argv.first().filter(|program| !program.contains('{')) else {
+    let program = match &route.worker {
+        Worker::Command { argv } | Worker::Warm { argv } => argv.first(),
+        Worker::Python { .. } => Some(&route.warm.interpreter),
+    };
+    let Some(program) = program.filter(|program| !program.contains('{')) else {
         return Ok(None);
     };
     find(OsStr::new(program), spool, search_path(&environment(route))).map(Some)

@@ -24,6 +24,11 @@ pub(super) fn rows(bytes: &[u8]) -> Result<Vec<Row>, String> {
     Ok(rows)
 }
 
+/// One row from one object.
+pub(in crate::worker) fn row(raw: &str) -> Result<Row, String> {
+    serde_json::from_str::<OneRow>(raw).map(|OneRow(row)| row).map_err(|error| error.to_string())
+}
+
 /// One top-level value.
 struct Rows(Vec<Row>);
 
@@ -100,7 +105,7 @@ impl<'de> Visitor<'de> for OneRowVisitor {
 const WIDE: usize = 16;
 
 /// The cell of a value: strings as they are, null empty, lists and objects compact, the rest as it stands.
-fn cell(raw: &str) -> Vec<u8> {
+pub(in crate::worker) fn cell(raw: &str) -> Vec<u8> {
     match raw.as_bytes().first() {
         Some(b'"') => string(raw),
         Some(b'[' | b'{') => compact(raw),

@@ -8,7 +8,7 @@
 //! - A row is a whole row: no cell is cut, none is shifted.
 
 mod csv;
-mod json;
+pub(in crate::worker) mod json;
 mod prefixed;
 
 use self::prefixed::Prefixed;

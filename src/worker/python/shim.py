@@ -1,0 +1,391 @@
+# Speaks inboxd-worker/1 for one Python function. Needs Python 3.8 and its standard library only.
+#
+# Must not know: what the function does, where the spool keeps its files.
+#
+# Invariants
+# - Every job gets exactly one result, whatever the function raises or returns.
+# - What the function prints is flushed before its result, so that it belongs to its job.
+# - Nothing of this file's is visible to the function but its modules; it is never `__main__`'s.
+
+
+def _inboxd():
+    import base64
+    import importlib.machinery
+    import importlib.util
+    import inspect
+    import json
+    import linecache
+    import os
+    import socket
+    import sys
+    import traceback
+    import types
+
+    file, function, call = sys.argv[1:4]
+    path = os.path.abspath(file)
+    stem = os.path.splitext(os.path.basename(path))[0]
+    stdio = "INBOXD_FD" not in os.environ
+    if stdio:
+        reader = os.fdopen(os.dup(0), "rb")
+        out = os.dup(1)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        send_bytes = lambda line: _write_all(out, b"\x1e" + line)
+        fds = [reader.fileno(), out]
+    else:
+        wire = socket.socket(fileno=int(os.environ["INBOXD_FD"]))
+        wire.set_inheritable(False)
+        reader = wire.makefile("rb")
+        send_bytes = wire.sendall
+        fds = [wire.fileno()]
+
+    def _write_all(fd, data):
+        while data:
+            data = data[os.write(fd, data):]
+
+    # A forked child must neither speak for us nor hold the connection open.
+    def forget():
+        for fd in fds:
+            try:
+                os.close(fd)
+            except OSError:
+                pass
+
+    os.register_at_fork(after_in_child=forget)
+
+    def say(*messages):
+        send_bytes(b"".join(json.dumps(m).encode() + b"\n" for m in messages))
+
+    def flush():
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass
+        if c_flush is not None:
+            c_flush(None)
+
+    try:
+        import ctypes
+
+        c_flush = ctypes.CDLL(None).fflush
+    except (ImportError, OSError, AttributeError):
+        c_flush = None
+
+    # The file itself is always compiled anew: a change within a second would not be seen otherwise,
+    # and the spool gets no folder that nobody asked for. What it imports is cached as usual.
+    class Fresh(importlib.machinery.SourceFileLoader):
+        def get_code(self, name):
+            return self.source_to_code(self.get_data(self.path), self.path)
+
+    def describe(error):
+        # Without our own frames: the user's file comes first.
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename == "<inboxd>":
+            trace = trace.tb_next
+        while trace is not None and trace.tb_frame.f_code.co_filename.startswith("<frozen importlib"):
+            trace = trace.tb_next
+        try:
+            text = "".join(traceback.format_exception(type(error), error, trace))
+        except Exception:
+            text = ""
+        return text[-60000:]
+
+    def name_of(error):
+        try:
+            message = str(error)
+        except Exception:
+            message = "(its message cannot be made)"
+        name = type(error).__name__
+        return name + ": " + message if message else name
+
+    class Unfit(Exception):
+        """The route cannot work: said once, at the start."""
+
+    def load():
+        sys.path[0:1] = [os.path.dirname(path)]
+        sys.argv = [path]
+        loader = Fresh(stem, path)
+        spec = importlib.util.spec_from_file_location(stem, path, loader=loader)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[stem] = module
+        spec.loader.exec_module(module)
+        found = getattr(module, function, None)
+        if found is None:
+            raise Unfit("%s has no function %s" % (file, function))
+        if not callable(found):
+            raise Unfit("%s in %s is not a function" % (function, file))
+        if inspect.iscoroutinefunction(found):
+            raise Unfit("%s in %s is async; make it a plain function" % (function, file))
+        return found
+
+    # Types whose values are checked, and how they are called in JSON's schema.
+    kinds = {int: "integer", float: "number", str: "string", bool: "boolean", list: "array", dict: "object"}
+
+    def kind_of(annotation):
+        if annotation in kinds:
+            return annotation
+        outer = getattr(annotation, "__origin__", None)
+        return outer if outer in (list, dict) else None
+
+    def signature_of(found):
+        """Fields by name: (type or None, required); whether further ones are taken; the schema."""
+        try:
+            import typing
+
+            hints = typing.get_type_hints(found)
+        except Exception:
+            hints = getattr(found, "__annotations__", {})
+        fields, further, properties, required = {}, False, {}, []
+        for name, parameter in inspect.signature(found).parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                further = True
+                continue
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+                raise Unfit('call = "kwargs" cannot fill %s of %s' % (parameter, function))
+            try:
+                kind = kind_of(hints.get(name))
+            except TypeError:
+                kind = None
+            needed = parameter.default is parameter.empty
+            fields[name] = (kind, needed)
+            properties[name] = {"type": kinds[kind]} if kind else {}
+            if needed:
+                required.append(name)
+        schema = {
+            "type": "object",
+            "properties": properties,
+            "required": required,
+            "additionalProperties": further,
+        }
+        return fields, further, schema
+
+    class Refused(Exception):
+        """The input cannot be used, and trying again is useless."""
+
+    def fit(payload, fields, further):
+        wrong = []
+        given = {}
+        for name, (kind, needed) in fields.items():
+            if name not in payload:
+                if needed:
+                    wrong.append('missing field "%s"' % name)
+                continue
+            value = payload[name]
+            if kind is float and type(value) is int:
+                try:
+                    value = float(value)
+                except OverflowError:
+                    pass
+            good = kind is None or (isinstance(value, kind) and not (kind is int and isinstance(value, bool)))
+            if not good:
+                shown = json.dumps(value, ensure_ascii=False)
+                if len(shown) > 60:
+                    shown = shown[:60] + "..."
+                got = "null" if value is None else "%s %s" % (type(value).__name__, shown)
+                wrong.append('field "%s": expected %s, got %s' % (name, kind.__name__, got))
+            given[name] = value
+        for name, value in payload.items():
+            if name not in fields:
+                if further:
+                    given[name] = value
+                else:
+                    wrong.append('unexpected field "%s"' % name)
+        if wrong:
+            raise Refused("; ".join(wrong))
+        return given
+
+    def plain(value):
+        """What json does not know: numpy scalars, dates, and the rest as print would show it."""
+        item = getattr(value, "item", None)
+        if callable(item) and getattr(value, "shape", ()) == ():
+            return tame(item())
+        iso = getattr(value, "isoformat", None)
+        if callable(iso):
+            return iso()
+        tolist = getattr(value, "tolist", None)
+        if callable(tolist):
+            return tame(tolist())
+        if isinstance(value, (bytes, bytearray)):
+            return bytes(value).decode("utf-8", "surrogateescape")
+        if isinstance(value, (set, frozenset)):
+            return list(value)
+        return str(value)
+
+    def tame(value):
+        """NaN and the infinities, which JSON has not, as the csv module writes them."""
+        if type(value) is float and (value != value or value in (float("inf"), float("-inf"))):
+            return repr(value)
+        if isinstance(value, dict):
+            return {str(k): tame(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [tame(v) for v in value]
+        if isinstance(value, float) and type(value) is not float:
+            return tame(float(value))
+        return value
+
+    def tamed(row):
+        """`plain` may meet a NaN that `tame` did not see: made plain first, then tame."""
+        return tame(json.loads(json.dumps(row, default=plain)))
+
+    def text_of(rows):
+        try:
+            return json.dumps(rows, default=plain, allow_nan=False)
+        except (ValueError, TypeError):
+            return json.dumps(tamed(tame(rows)), default=plain)
+
+    def rows_of(value):
+        if value is None:
+            return []
+        if isinstance(value, dict):
+            return [value]
+        if isinstance(value, list):
+            for item in value:
+                if not isinstance(item, dict):
+                    break
+            else:
+                return value
+            raise Refused(
+                "returned a list with %s, expected dict, list of dicts or None" % type(item).__name__
+            )
+        raise Refused("returned %s, expected dict, list of dicts or None" % type(value).__name__)
+
+    def bytes_of(job, name):
+        """A path as Python has it: bytes that are not UTF-8 become surrogate escapes."""
+        text = job.get(name)
+        if text is not None:
+            return text
+        coded = job.get(name + "_b64")
+        return None if coded is None else os.fsdecode(base64.b64decode(coded))
+
+    def facts(job):
+        env = os.environ
+        env["INBOXD_JOB"] = job["id"]
+        env["INBOXD_ATTEMPT"] = str(job["attempt"])
+        env["INBOXD_PATH"] = bytes_of(job, "path")
+        env["INBOXD_NAME"] = bytes_of(job, "name")
+        env["INBOXD_REL"] = bytes_of(job, "rel")
+        env["INBOXD_SCRATCH"] = bytes_of(job, "scratch")
+        env["INBOXD_DEADLINE_MS"] = str(job["deadline_ms"])
+        output = bytes_of(job, "output")
+        if output is not None:
+            env["INBOXD_OUTPUT"] = output
+        else:
+            env.pop("INBOXD_OUTPUT", None)
+
+    def exited(code):
+        """What sys.exit(code) means: the exit codes of a `command`."""
+        if code is None:
+            code = 0
+        if not isinstance(code, int):
+            return {"status": "fail", "msg": str(code) or "exit 1"}
+        code &= 0xFF
+        if code == 0:
+            return {"status": "ok"}
+        if code == 66:
+            return {"status": "incomplete", "msg": "exit 66"}
+        kinds = {65: "permanent", 69: "try_again", 75: "try_again", 126: "misconfigured", 127: "misconfigured"}
+        return {"status": "fail", "msg": "exit %d" % code, "class": kinds.get(code, "transient")}
+
+    def payload_of(where):
+        with open(where, "rb") as source:
+            payload = json.loads(source.read())
+        if not isinstance(payload, dict):
+            raise Refused("the file is not a JSON object but %s" % type(payload).__name__)
+        return payload
+
+    try:
+        target = load()
+        fields, further, schema = signature_of(target) if call == "kwargs" else (None, None, None)
+    except Unfit as error:
+        flush()
+        say({"t": "init_error", "class": "permanent", "msg": str(error)})
+        return
+    except BaseException as error:
+        flush()
+        say({"t": "init_error", "class": "permanent", "msg": name_of(error), "detail": describe(error)})
+        return
+    most = 1 << 20
+    hello = json.loads(reader.readline() or b"{}")
+    if hello.get("t") != "hello":
+        return
+    most = hello.get("max_line_bytes", most)
+    flush()
+    ready = {"t": "ready", "v": 1, "name": "python"}
+    if schema is not None:
+        ready["schema"] = schema
+    say(ready)
+
+    def chunks(rows):
+        """Rows as messages no longer than a line may be."""
+        whole = text_of(rows)
+        if len(whole) + 200 <= most:
+            return [whole]
+        parts, now, size = [], [], 200
+        for row in rows:
+            text = text_of(row)
+            if now and size + len(text) + 1 > most:
+                parts.append("[" + ",".join(now) + "]")
+                now, size = [], 200
+            now.append(text)
+            size += len(text) + 1
+        return parts + ["[" + ",".join(now) + "]"]
+
+    def run(job):
+        id = json.dumps(job["id"])
+        try:
+            facts(job)
+            where = bytes_of(job, "path")
+            if fields is None:
+                rows = rows_of(target(where))
+            else:
+                rows = rows_of(target(**fit(payload_of(where), fields, further)))
+            if not rows:
+                flush()
+                return '{"t":"result","id":%s,"status":"ok"}\n' % id
+            parts = chunks(rows)
+            if any(len(part) + 200 > most for part in parts):
+                raise Refused("a row is longer than a line of the protocol (%d bytes)" % most)
+            flush()
+            text = "".join(
+                '{"t":"rows","id":%s,"seq":%d,"rows":%s}\n' % (id, seq, part)
+                for seq, part in enumerate(parts)
+            )
+            return text + '{"t":"result","id":%s,"status":"ok","rows":%d,"chunks":%d}\n' % (
+                id,
+                len(rows),
+                len(parts),
+            )
+        except Refused as error:
+            answer = {"status": "fail", "class": "permanent", "msg": str(error)}
+        except SystemExit as error:
+            answer = exited(error.code)
+        except BaseException as error:
+            answer = {"status": "fail", "msg": name_of(error), "detail": describe(error)}
+            # The frames hold what the function had in hand; they go before the next job.
+            error.__traceback__ = None
+        linecache.checkcache()
+        flush()
+        answer["t"], answer["id"] = "result", job["id"]
+        if len(answer.get("msg", "")) > 60000:
+            answer["msg"] = answer["msg"][:60000] + "..."
+        return json.dumps(answer) + "\n"
+
+    if stdio:
+        send_text = lambda text: send_bytes(text.rstrip("\n").replace("\n", "\n\x1e").encode() + b"\n")
+    else:
+        send_text = lambda text: send_bytes(text.encode())
+    loads = json.loads
+    for line in iter(reader.readline, b""):
+        message = loads(line)
+        kind = message.get("t")
+        if kind == "job":
+            send_text(run(message))
+        elif kind == "ping":
+            say({"t": "pong", "n": message["n"]})
+        elif kind == "drain":
+            break
+
+
+_inboxd()

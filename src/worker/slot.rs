@@ -1,0 +1,42 @@
+//! A slot: runs one attempt after another, each by its route's kind of worker.
+//!
+//! Must not know: how any kind does it.
+//!
+//! Invariant: a slot's thread runs one attempt at a time; what it keeps between two is its own, but for
+//! the warm workers, which all slots share.
+
+use std::time::Instant;
+
+use super::memory::OomWatch;
+use super::warm::WarmPool;
+use super::{Ended, Stop, Task, command};
+use crate::config::Worker;
+
+/// One slot of the pool, owned by its thread.
+#[derive(Debug)]
+pub struct Slot {
+    command: command::Slot,
+    warm: WarmPool,
+    memory: OomWatch,
+}
+
+impl Slot {
+    /// A slot that shares these warm workers with the others.
+    pub fn new(warm: WarmPool) -> Self {
+        Self { command: command::Slot::default(), warm, memory: OomWatch::new() }
+    }
+
+    /// Runs one attempt to its end, blocking. Whatever happens is a verdict; nothing is an error.
+    pub fn run(&mut self, task: &Task, stop: &Stop) -> Ended {
+        match &task.route.worker {
+            Worker::Command { .. } => self.command.run(task, stop),
+            Worker::Warm { .. } | Worker::Python { .. } => {
+                let started = Instant::now();
+                self.memory.begin();
+                let mut ended = self.warm.run(task, &self.memory);
+                ended.took = started.elapsed();
+                ended
+            }
+        }
+    }
+}
