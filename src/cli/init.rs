@@ -33,7 +33,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failed> {
         Failed::runtime(format!("cannot make {}: {error}", args.dir.join(name).display()))
     })?;
     std::fs::create_dir_all(args.dir.join("routes.d")).map_err(failed)?;
-    std::fs::write(&settings, config::initial::INBOXD_TOML).map_err(failed)?;
+    // Who is root where the spool is made will be root where it is served: a container, most of the time.
+    let page = if rustix::process::geteuid().is_root() {
+        format!(
+            "allow_root = true               # made by root: workers run as root, too\n\n{}",
+            config::initial::INBOXD_TOML
+        )
+    } else {
+        config::initial::INBOXD_TOML.to_owned()
+    };
+    std::fs::write(&settings, page).map_err(failed)?;
     print_line(&format!(
         "created {}   drop files into {}   settings {}",
         spool.shown(),

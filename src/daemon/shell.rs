@@ -274,6 +274,13 @@ impl Listener for Broadcast {
 
 /// Serves a spool until its mode ends, a signal ends it, or the promise cannot be kept.
 pub fn serve(options: Options, tell: &mut dyn FnMut(Told)) -> Result<Summary, ShellError> {
+    if rustix::process::geteuid().is_root() && !options.settings.allow_root {
+        return Err(ShellError::Unsafe(
+            "inboxd runs as root, and so would its workers\n  Start it as another user, or say \
+             `allow_root = true` in inboxd.toml."
+                .to_owned(),
+        ));
+    }
     let opened = open(&options.spool)?;
     let (keeper, report) = recover_spool(&opened, &options.settings)?;
     tell(Told::Recovered(report));

@@ -107,6 +107,41 @@ fn the_readme_runs() {
     assert_eq!(result, Ok(()), "{}", spool.report());
 }
 
+/// The settings as the README shows them, made from the one list in the program.
+fn settings_as_markdown() -> String {
+    use inboxd::config::{Place, settings_table};
+    let mut text = String::new();
+    for (place, title) in [
+        (Place::Top, "At the top of `inboxd.toml`:"),
+        (Place::Route, "In `[routes.NAME]`, or in `routes.d/NAME.toml`:"),
+    ] {
+        text +=
+            &format!("\n{title}\n\n| setting | default | takes | meaning |\n|---|---|---|---|\n");
+        for doc in settings_table().iter().filter(|doc| doc.place() == place) {
+            let cell = |text: &str| text.replace('|', "\\|");
+            text += &format!(
+                "| `{}` | {} | {} | {} |\n",
+                doc.name,
+                cell(doc.default),
+                cell(&doc.limit.to_string()),
+                cell(doc.meaning)
+            );
+        }
+    }
+    text
+}
+
+/// Goal: the README's settings are the program's. Method: the table between the marks, to the letter.
+#[test]
+fn the_settings_are_those_of_the_program() {
+    let text = page("README.md");
+    let (_, rest) = text.split_once("a test compares them -->\n").expect("the first mark");
+    let (table, _) = rest.split_once("<!-- end of settings -->").expect("the second mark");
+    let expected = settings_as_markdown();
+    assert!(expected.lines().count() > 20, "the list is empty");
+    assert!(table.trim() == expected.trim(), "put this there:\n{expected}");
+}
+
 /// Goal: so do those of the sample's page, and its rows are there. Method: the same.
 #[test]
 fn the_page_of_the_sample_runs() {

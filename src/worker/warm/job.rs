@@ -422,7 +422,7 @@ mod tests {
             ("link", 16, 2, &real, "rows: file link"),
             ("../rows", 16, 2, &real, "rows: file ../rows"),
             ("/etc/passwd", 16, 2, &real, "rows: file /etc/passwd"),
-            ("rows", 1 << 40, 2, &real, "has more than"),
+            ("rows", 1u64 << 40, 2, &real, "has more than"),
         ] {
             let line = format!(
                 r#"{{"t":"rows","id":"j","seq":0,"file":"{file}","bytes":{bytes},"count":{count},"sha256":"{sum}"}}"#
