@@ -38,7 +38,7 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
     let first = began.elapsed();
     let mut samples = vec![(began.elapsed(), 0)];
     sample_until(&mut daemon, &bench, began, &mut samples, |status| status.0 >= PART + 1000)?;
-    let begin = rate(&samples, 500, 500 + PART);
+    let at_first = rate(&samples, 500, 500 + PART);
     let early = daemon.peak_kib()?;
     if !options.whole {
         move_middle(&bench)?;
@@ -47,8 +47,8 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
     let all = samples.last().map_or(0, |(_, done)| *done);
     let end = rate(&samples, all.saturating_sub(PART + 100), all.saturating_sub(100));
     say(&format!("first job done after      {:.3} s", first.as_secs_f64()));
-    say(&format!("first {PART} jobs          {begin:.0}/s"));
-    say(&format!("last {PART} jobs           {end:.0}/s, {:.2} of the first", end / begin));
+    say(&format!("first {PART} jobs          {at_first:.0}/s"));
+    say(&format!("last {PART} jobs           {end:.0}/s, {:.2} of the first", end / at_first));
     say(&format!("peak memory (VmHWM)       {} MiB", daemon.peak_kib()? >> 10));
     say(&format!("  after the first {PART}   {} MiB", early >> 10));
     say(&format!("jobs run                  {all}"));
@@ -75,7 +75,10 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         // It may have ended already.
-        drop(self.0.kill());
+        let pid = rustix::process::Pid::from_child(&self.0);
+        match rustix::process::kill_process(pid, rustix::process::Signal::TERM) {
+            Ok(()) | Err(_) => {}
+        }
         drop(self.0.wait());
     }
 }
@@ -97,10 +100,9 @@ fn children(pid: u32) -> Vec<u32> {
     let path = format!("/proc/{pid}/task/{pid}/children");
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let pids = text.split_whitespace().filter_map(|pid| pid.parse().ok());
-    let is_ours = |pid: &u32| {
-        let exe = |pid| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
-        exe(*pid) == exe(std::process::id()) || peak_or_0(*pid) > 4096
-    };
+    let exe = |pid| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let own = exe(pid);
+    let is_ours = |pid: &u32| exe(*pid) == own;
     pids.filter(is_ours).collect()
 }
 
@@ -158,7 +160,7 @@ fn rate(samples: &[(Duration, u64)], from: u64, to: u64) -> f64 {
     match (at(from), at(to)) {
         #[expect(clippy::cast_precision_loss, reason = "a count of files")]
         (Some((began, first)), Some((ended, last))) if ended > began => {
-            (last - first) as f64 / (*ended - *began).as_secs_f64()
+            (last - first) as f64 / ended.saturating_sub(*began).as_secs_f64()
         }
         _ => 0.0,
     }
