@@ -99,7 +99,10 @@ fn any_durable_call_fails_once() {
             let said = traced.output.both();
             let code = traced.output.status.code();
             if let Some(what) = misbehaviour(code, &said, words) {
-                wrong.lock().unwrap().push(format!("{errno} at {point:?}: {what}: {code:?}\n{said}"));
+                wrong
+                    .lock()
+                    .unwrap()
+                    .push(format!("{errno} at {point:?}: {what}: {code:?}\n{said}"));
                 return;
             }
             history.observe(&spool);
@@ -146,8 +149,14 @@ impl<'a> SmallDisk<'a> {
         let mounted = command.output().is_ok_and(|output| output.status.success());
         if !mounted {
             eprintln!("skipped: cannot mount a small disk");
+            return None;
         }
-        mounted.then_some(Self(spool))
+        let disk = Self(spool);
+        // What is dropped is renamed into `incoming/`, so it is written on the same filesystem.
+        fs::create_dir(spool.path("staging")).unwrap();
+        fs::remove_dir(spool.home().join("staging")).unwrap();
+        std::os::unix::fs::symlink("inbox/staging", spool.home().join("staging")).unwrap();
+        Some(disk)
     }
 
     /// Takes all the space that there is.
