@@ -136,8 +136,8 @@ impl<F: Filesystem> Spool<F> {
                         opened = Some((next, name));
                         break;
                     }
-                    // A file or a link has the folder's name.
-                    Err(error) => last = error,
+                    Err(error) if is_taken(&error) => last = error,
+                    Err(error) => return Err(error),
                 }
             }
             let (next, name) = opened.ok_or(last)?;
@@ -252,5 +252,73 @@ impl<F: Filesystem> Spool<F> {
             }
         }
         Ok(best)
+    }
+}
+
+/// A file, a link, or a folder that is closed to us has the name. Anything else, such as a full disk,
+/// says nothing of the name and must not send the file elsewhere.
+fn is_taken(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, NotADirectory, PermissionDenied};
+    matches!(error.kind(), NotADirectory | AlreadyExists | PermissionDenied)
+        || rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::LOOP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::RealFs;
+    use crate::fs::faults::{Faults, Op, Then};
+    use rustix::io::Errno;
+
+    /// Settles `sub/x` in a spool that `prepare` has had its way with; where it went, and what the
+    /// operations that failed said before.
+    fn settled(
+        prepare: impl FnOnce(&Path, &Faults<RealFs>),
+        failures: usize,
+    ) -> (Option<PathBuf>, String) {
+        let home = tempfile::tempdir().unwrap();
+        let fs = Faults::new(RealFs);
+        let root = RealFs.open_root(home.path()).unwrap();
+        let spool = Spool::open(fs.clone(), root).unwrap();
+        let job = JobId::next(JobId::MIN, 1, [1; 10]);
+        let claimed = Claimed { job, begun: 1 };
+        let folder = home.path().join("processing").join(Place::Job(claimed).name()).join("sub");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("x"), "x").unwrap();
+        prepare(home.path(), &fs);
+        let rel = RelPath::new("sub/x").unwrap();
+        let settling = Settling { claimed, rel: &rel, why: None, output: false };
+        let mut empty = EmptyFolders::new(1);
+        for _ in 0..failures {
+            assert!(spool.settle(&settling, &mut empty).is_err(), "an error was swallowed");
+        }
+        (spool.settle(&settling, &mut empty).unwrap().rel, job.to_string())
+    }
+
+    /// Goal: an error of the disk is an error, and the file keeps its place.
+    /// Method: making `done/sub` fails once, opening it too; then it is tried again.
+    #[test]
+    fn a_full_disk_does_not_move_a_file_elsewhere() {
+        // The first folder opened is the job's, the second the target's.
+        let cases: [(fn(Op) -> bool, u64, Errno); 3] = [
+            (|op| op == Op::MakeDir, 1, Errno::NOSPC),
+            (|op| op == Op::MakeDir, 1, Errno::IO),
+            (|op| op == Op::OpenDir, 2, Errno::MFILE),
+        ];
+        for (op, nth, errno) in cases {
+            let (rel, _) = settled(|_, fs| fs.arm_for(op, nth, errno, Then::Works), 1);
+            assert_eq!(rel, Some("sub/x".into()), "{errno:?}");
+        }
+    }
+
+    /// Goal: a taken parent is got round. Method: a file and a link with the folder's name.
+    #[test]
+    fn a_taken_parent_is_got_round() {
+        let file = |home: &Path| std::fs::write(home.join("done/sub"), "").unwrap();
+        let link = |home: &Path| std::os::unix::fs::symlink("/tmp", home.join("done/sub")).unwrap();
+        for take in [&file as &dyn Fn(&Path), &link] {
+            let (rel, job) = settled(|home, _| take(home), 0);
+            assert_eq!(rel, Some(format!("sub~{job}/x").into()));
+        }
     }
 }

@@ -94,7 +94,9 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let mut fields = bytes.get(after + 1..)?.split(|b| *b == b' ').filter(|f| !f.is_empty());
     let state = *fields.next()?.first()?;
     let mut pid = || -> Option<Option<Pid>> {
-        Some(Pid::from_raw(std::str::from_utf8(fields.next()?).ok()?.parse().ok()?))
+        let number: i32 = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+        // The kernel says -1 of a process that was reaped while it was asked: it is gone.
+        if number < 0 { None } else { Some(Pid::from_raw(number)) }
     };
     Some(Stat { state, parent: pid()?, group: pid()?, session: pid()? })
 }
@@ -114,6 +116,13 @@ mod tests {
         }
         assert_eq!(parse_stat(b"77 (x)"), None);
         assert_eq!(parse_stat(b""), None);
+    }
+
+    /// Goal: a process that is reaped while it is looked at is gone, and no panic.
+    /// Method: what the kernel prints of one.
+    #[test]
+    fn a_process_being_reaped_is_gone() {
+        assert_eq!(parse_stat(b"77 (x) X 0 -1 -1 0 -1"), None);
     }
 
     /// Goal: we find ourselves. Method: the list and the look at our own process.

@@ -1,1 +1,215 @@
-//! todo
+//! Errors of the kernel: each durable call fails once, and a disk that is really full.
+//!
+//! Must not know: what the calls are for.
+//!
+//! What is right after an error: the daemon waits and goes on (too little of something), or it ends
+//! with 1 and says what failed where; never a panic, a job that pays for it, or anything lost.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::process::Command;
+
+use crate::harness::Spool;
+use crate::history::{History, WORK_SH};
+use crate::strace::{self, Point};
+
+const JOBS: usize = 12;
+/// Points tried of one call and error, unless all are asked for.
+const POINTS: usize = 8;
+
+const SETTINGS: &str = r#"
+workers = 2
+rescan = "100ms"
+[routes.work]
+glob = "**"
+command = ["sh", "work.sh"]
+stdout = "json"
+retries = { fail = 0, crash = 0 }
+"#;
+
+/// An error, and the words for it in a message.
+const EIO: (&str, &str) = ("EIO", "Input/output error");
+const ENOSPC: (&str, &str) = ("ENOSPC", "No space left on device");
+const EMFILE: (&str, &str) = ("EMFILE", "Too many open files");
+
+/// What each call may fail with.
+const FAULTS: [(&str, (&str, &str)); 15] = [
+    ("fdatasync", EIO),
+    ("fdatasync", ENOSPC),
+    ("fsync", EIO),
+    ("syncfs", EIO),
+    ("pwrite64", EIO),
+    ("pwrite64", ENOSPC),
+    ("renameat2", EIO),
+    ("renameat2", ENOSPC),
+    ("mkdirat", EIO),
+    ("mkdirat", ENOSPC),
+    ("unlinkat", EIO),
+    ("ftruncate", EIO),
+    ("fallocate", ENOSPC),
+    ("openat2", ENOSPC),
+    ("openat2", EMFILE),
+];
+
+fn prepared() -> (Spool, History) {
+    let spool = Spool::new(SETTINGS);
+    spool.write("work.sh", WORK_SH);
+    spool.run(&["batch"]).ok();
+    let mut history = History::default();
+    history.drop_files(&spool, JOBS);
+    (spool, history)
+}
+
+/// What is wrong with how a run took an error: its exit code, and what it said.
+fn misbehaviour(code: Option<i32>, said: &str, words: &str) -> Option<&'static str> {
+    match code {
+        // It waited, or what failed did not matter.
+        Some(0) => None,
+        Some(1) if !(said.contains("error: ") || said.contains("fatal: ")) => Some("no message"),
+        Some(1) if !said.contains(words) => Some("the message does not say what the system said"),
+        Some(1) => None,
+        Some(101) => Some("a panic"),
+        Some(3) => Some("a job paid for it"),
+        _ => Some("a strange exit code"),
+    }
+}
+
+/// Goal: no error of a durable call loses, doubles or fails a job, or goes by without a word.
+/// Method: a run with the Nth call failing once, for calls and errors that belong together; then a
+/// run without.
+#[test]
+fn any_durable_call_fails_once() {
+    if !strace::is_there() {
+        return;
+    }
+    let (spool, history) = prepared();
+    let counts = strace::count(&spool);
+    history.check(&spool, "uninterrupted");
+    let wrong = std::sync::Mutex::new(Vec::new());
+    let hits = std::sync::atomic::AtomicUsize::new(0);
+    let mut tried = 0;
+    for (call, (errno, words)) in FAULTS {
+        let most = counts.most.get(call).copied().unwrap_or_default();
+        let points = strace::sample((1..=most).map(|n| Point { call, n }).collect(), POINTS);
+        tried += points.len();
+        strace::for_each(&points, |point| {
+            let (spool, mut history) = prepared();
+            let traced = strace::fail(&spool, point, errno);
+            hits.fetch_add(usize::from(traced.hit), std::sync::atomic::Ordering::Relaxed);
+            let said = traced.output.both();
+            let code = traced.output.status.code();
+            if let Some(what) = misbehaviour(code, &said, words) {
+                wrong
+                    .lock()
+                    .unwrap()
+                    .push(format!("{errno} at {point:?}: {what}: {code:?}\n{said}"));
+                return;
+            }
+            history.observe(&spool);
+            spool.run(&["batch"]).ok();
+            if let Err(what) = history.judge(&spool) {
+                wrong.lock().unwrap().push(format!("{errno} at {point:?}: {what}\n{said}"));
+            }
+        });
+    }
+    let (wrong, hits) = (wrong.into_inner().unwrap(), hits.into_inner());
+    assert!(wrong.is_empty(), "{} of {tried}:\n{}", wrong.len(), wrong.join("\n\n"));
+    assert!(hits * 10 >= tried * 8, "only {hits} of {tried} points were reached");
+    eprintln!("{hits} of {tried} calls failed");
+}
+
+/// Goal: the judge of a run can say no. Method: each kind of misbehaviour, and good behaviour.
+#[test]
+fn misbehaviour_is_seen() {
+    let eio = EIO.1;
+    let good = "error: journal fsync failed: Input/output error (os error 5)";
+    assert_eq!(misbehaviour(Some(0), "", eio), None);
+    assert_eq!(misbehaviour(Some(1), good, eio), None);
+    for (code, said) in [
+        (Some(1), ""),
+        (Some(1), "error: journal fsync failed"),
+        (Some(1), eio),
+        (Some(101), good),
+        (Some(3), good),
+        (None, good),
+    ] {
+        assert!(misbehaviour(code, said, eio).is_some(), "{code:?} {said}");
+    }
+}
+
+/// A small filesystem of its own, in memory; gone with the test.
+struct SmallDisk<'a>(&'a Spool);
+
+impl<'a> SmallDisk<'a> {
+    /// Mounts it where the spool will be. `None`: only root may.
+    fn mount(spool: &'a Spool) -> Option<Self> {
+        fs::create_dir(spool.root()).unwrap();
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", "size=8m,mode=0750", "tmpfs"]).arg(spool.root());
+        let mounted = command.output().is_ok_and(|output| output.status.success());
+        if !mounted {
+            eprintln!("skipped: cannot mount a small disk");
+            return None;
+        }
+        let disk = Self(spool);
+        // What is dropped is renamed into `incoming/`, so it is written on the same filesystem.
+        fs::create_dir(spool.path("staging")).unwrap();
+        fs::remove_dir(spool.home().join("staging")).unwrap();
+        std::os::unix::fs::symlink("inbox/staging", spool.home().join("staging")).unwrap();
+        Some(disk)
+    }
+
+    /// Takes all the space that there is.
+    fn fill(&self) {
+        let mut filler = File::create(self.0.path("filler")).unwrap();
+        for block in [1 << 16, 1 << 12, 1] {
+            let bytes = vec![0; block];
+            while filler.write_all(&bytes).is_ok() {}
+        }
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.0.path("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        // Lazily: a daemon that a failed test left behind may still stand in it.
+        let _gone = Command::new("umount").arg("-l").arg(self.0.root()).status();
+    }
+}
+
+/// Goal: a full disk is waited for: the daemon lives, nothing is lost, and it goes on by itself.
+/// Method: a real small disk, filled while workers run, and freed again.
+#[test]
+fn a_full_disk_is_waited_for() {
+    let spool = Spool::bare();
+    let Some(disk) = SmallDisk::mount(&spool) else { return };
+    let root = if rustix::process::geteuid().is_root() { "allow_root = true\n" } else { "" };
+    spool.write("inboxd.toml", &format!("{root}{SETTINGS}"));
+    // The worker's own word goes elsewhere: it has no claim on the disk's space.
+    let wait = "until [ -e ../go ]; do sleep 0.02; done\n";
+    spool.write("work.sh", &format!("{wait}{}", WORK_SH.replace("runs.txt", "../runs.txt")));
+    let mut history = History::default();
+    history.drop_files(&spool, 40);
+    let mut daemon = spool.daemon();
+    spool.wait_until("two workers wait", || daemon.workers().len() == 2);
+    disk.fill();
+    spool.write_home("go", "");
+    spool.wait_until("it is said", || {
+        daemon.log().contains("disk is full") || daemon.log().contains("are free")
+    });
+    let daemon_pid = daemon.daemon_pid();
+    // It stands still with what it has: no more jobs are claimed on a full disk.
+    assert!(spool.names("incoming").len() > 20, "{}", spool.report());
+    disk.free();
+    spool.wait_until("all are done", || spool.names("done").len() == 40);
+    assert_eq!(daemon.daemon_pid(), daemon_pid, "it ended and was started again");
+    daemon.signal(rustix::process::Signal::TERM);
+    assert!(daemon.wait().success(), "{}", spool.report());
+    fs::copy(spool.home().join("runs.txt"), spool.path("runs.txt")).unwrap();
+    history.check(&spool, "a full disk");
+    drop(daemon);
+    drop(disk);
+}

@@ -107,12 +107,16 @@ impl History {
     /// Panics with the whole spool unless all that must be true is.
     #[track_caller]
     pub(crate) fn check(&self, spool: &Spool, what: &str) {
-        if let Err(wrong) = self.verdict(&End::of(spool)) {
+        if let Err(wrong) = self.judge(spool) {
             panic!("{what}: {wrong}\n{}", spool.report());
         }
     }
 
-    /// What is wrong, if anything is.
+    /// What is wrong with how a spool stands now that all is over, if anything is.
+    pub(crate) fn judge(&self, spool: &Spool) -> Result<(), String> {
+        self.verdict(&End::of(spool))
+    }
+
     fn verdict(&self, end: &End) -> Result<(), String> {
         if let Some(rel) = end.left.keys().next() {
             return Err(format!("left over: {}", rel.escape_ascii()));

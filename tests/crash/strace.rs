@@ -152,11 +152,23 @@ pub(crate) fn for_each(points: &[Point], work: impl Fn(Point) + Sync) {
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some(point) = take() {
-                    work(*point)
+                    let _named = Named(*point);
+                    work(*point);
                 }
             });
         }
     });
+}
+
+/// Names the point at which a test panics.
+struct Named(Point);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("this was at {:?}", self.0);
+        }
+    }
 }
 
 /// Goal: calls are counted per thread, resumed ones once. Method: a log of two threads.
