@@ -1078,11 +1078,20 @@ impl<F: Filesystem> Keeper<F> {
     }
 
     /// Nothing waits for the journal, the CSVs or its last move.
-    fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         self.pending.is_empty()
             && self.durable.is_empty()
             && self.deferred.is_empty()
             && !self.results.has_pending()
+    }
+
+    /// Outcomes that are durable and not followed up yet, and whether they are done.
+    #[cfg(test)]
+    pub(super) fn durable_outcomes(&self) -> impl Iterator<Item = (JobId, bool)> + '_ {
+        self.durable.iter().filter_map(|record| match record {
+            Record::Outcome(outcome) => Some((outcome.job, outcome.failure.is_none())),
+            _ => None,
+        })
     }
 
     /// Nothing runs, nothing waits for the journal: a drain is over.

@@ -19,6 +19,8 @@ pub mod history;
 pub mod keeper;
 pub mod notice;
 pub mod pool;
+#[cfg(test)]
+mod proof;
 pub mod recover;
 pub mod service;
 pub mod shell;
