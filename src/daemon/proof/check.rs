@@ -14,12 +14,13 @@
 //!   undo the claim and with it the memory of earlier attempts: then they begin again.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::story::{Story, attempts_of, fails_with, rows_of};
+use crate::fs::Filesystem;
 use crate::fs::sim::{Seen, SimFs};
 use crate::journal::{Reader, Record};
-use crate::spool::Spool;
 
 /// A row of a CSV of results.
 #[derive(Clone, Debug)]
@@ -144,11 +145,20 @@ impl Facts {
     }
 
     fn journal(&mut self, sim: &SimFs) {
-        let spool = Spool::open(sim.clone(), sim.root()).unwrap();
-        let mut reader = Reader::open(sim, &spool.journal).unwrap();
-        while let Some(located) = reader.next_record().unwrap() {
-            if let Record::Outcome(outcome) = located.record {
-                self.outcomes.push((outcome.file.ino, outcome.file.btime_ns));
+        let journal = sim.open_dir(&sim.root(), Path::new("journal")).unwrap();
+        let mut reader = match Reader::open(sim, &journal) {
+            Ok(reader) => reader,
+            Err(error) => return self.strange.push(error.to_string()),
+        };
+        loop {
+            match reader.next_record() {
+                Ok(None) => return,
+                Ok(Some(located)) => {
+                    if let Record::Outcome(outcome) = located.record {
+                        self.outcomes.push((outcome.file.ino, outcome.file.btime_ns));
+                    }
+                }
+                Err(error) => return self.strange.push(error.to_string()),
             }
         }
     }
@@ -280,7 +290,9 @@ pub(super) fn promises(story: &Story, facts: &Facts) -> Result<(), String> {
         let kept = match place {
             Some("done" | "taken") => *is_done,
             Some("error") => !*is_done,
-            _ => false,
+            // The file was the producer's to sync.
+            None => story.cuts > 0 && story.files.get(id).is_some_and(|file| !file.durable),
+            Some(_) => false,
         };
         if !kept {
             return Err(format!("{id} was recorded with done={is_done} and is in {place:?}"));

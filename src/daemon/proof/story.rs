@@ -20,7 +20,7 @@ pub(super) const SPOOL: &str = "/s";
 const BIG: usize = (1 << 20) + 4096;
 
 /// What people know of a file.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct File {
     /// Below `incoming/`.
     pub(super) rel: String,
@@ -30,12 +30,24 @@ pub(super) struct File {
     born: u32,
 }
 
+impl std::fmt::Debug for File {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "durable={} born={}", self.durable, self.born)
+    }
+}
+
 /// A source of `batch`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Source {
     pub(super) key: SourceKey,
     pub(super) rel: String,
     pub(super) id: String,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.id)
+    }
 }
 
 /// Something that people do while the daemon runs.
