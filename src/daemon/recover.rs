@@ -379,6 +379,12 @@ fn take_up<F: Filesystem>(
             Place::Scratch(_) | Place::Output(_) => remove(&keeper.spool, *place)?,
         }
     }
+    if !found.is_empty() {
+        // Durable after it: these claims. The ctime of before such a claim is not known any more, so
+        // that a power cut must not bring its file back to `incoming/`, once it is recorded.
+        let (fs, root) = (&keeper.spool.fs, &keeper.spool.root);
+        fs.sync_all(root).map_err(KeeperError::spool("sync the claims in processing/"))?;
+    }
     for (claimed, rel, stat) in found {
         let attempt = known.attempts.get(&claimed.job);
         let take = known.takes.get(&claimed.job);

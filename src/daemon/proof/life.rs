@@ -122,6 +122,9 @@ impl<'a> Life<'a> {
             staged: Vec::new(),
             draining: false,
         };
+        if is_out(&life.sim) {
+            return Ok(None);
+        }
         life.know_jobs();
         life.check_sources();
         life.outputs();
