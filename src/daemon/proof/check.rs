@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::life::is_hidden;
 use super::story::{Story, attempts_of, fails_with, rows_of};
 use crate::fs::Filesystem;
 use crate::fs::sim::{Seen, SimFs};
@@ -66,7 +67,7 @@ pub(super) fn look(sim: &SimFs, story: &Story) -> Facts {
         let Seen::File(bytes) = seen else { continue };
         let Some((place, below)) = path.split_once('/') else { continue };
         match place {
-            "incoming" if below.starts_with('.') => {}
+            "incoming" if is_hidden(below) => {}
             "error" if below.starts_with(".why/") => facts.sidecar(below, &bytes),
             "incoming" | "processing" | "done" | "error" | "taken" => {
                 let name = below.split('~').next().unwrap().trim_end_matches(|c: char| {

@@ -181,7 +181,7 @@ impl<'a> Life<'a> {
     fn has_input(&self) -> bool {
         let tree = self.sim.tree();
         let is_input = |path: &String| {
-            path.strip_prefix("incoming/").is_some_and(|rel| !rel.starts_with('.'))
+            path.strip_prefix("incoming/").is_some_and(|rel| !is_hidden(rel))
         };
         tree.iter().any(|(path, seen)| is_input(path) && !matches!(seen, crate::fs::sim::Seen::Dir))
     }
@@ -226,7 +226,7 @@ impl<'a> Life<'a> {
     fn act(&mut self, deed: Deed) -> Result<(), KeeperError> {
         let now = self.story.now;
         match deed {
-            Deed::Drop(rel) => self.story.drop_file(&self.sim, rel),
+            Deed::Drop(rel) => self.story.careful(&self.sim, rel),
             Deed::Careless(rel) => self.story.careless(&self.sim, rel),
             Deed::TakeAway => take_away(&self.sim),
             Deed::WriteBack => {
@@ -384,6 +384,11 @@ impl<'a> Life<'a> {
             }
         }
     }
+}
+
+/// Never input: what has not arrived yet.
+pub(super) fn is_hidden(rel: &str) -> bool {
+    rel.split('/').any(|part| part.starts_with('.'))
 }
 
 /// A user moves all of `done/` away, and syncs nothing.

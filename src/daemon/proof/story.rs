@@ -6,11 +6,13 @@
 //! is decided by the letters before the first `-` of its name, and by the attempt.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{Route, Settings};
 use crate::core::{FailClass, Failure, JobId, RelPath, Row, Spent, Verdict};
-use crate::fs::sim::{SimFs, SplitMix};
+use crate::fs::Filesystem;
+use crate::fs::sim::{SimDir, SimFs, SplitMix};
 use crate::journal::record::SourceKey;
 use crate::worker::{Ended, Task};
 
@@ -118,6 +120,29 @@ impl Story {
         if sim.read(&path).is_none() {
             let id = self.new_id(rel, true);
             sim.plant(&path, id.as_bytes());
+        }
+    }
+
+    /// A careful producer: bytes synced, renamed into place, folder synced. The power may go out in it.
+    pub(super) fn careful(&mut self, sim: &SimFs, rel: &str) {
+        let path = format!("incoming/{rel}");
+        if sim.read(&path).is_some() {
+            return;
+        }
+        let id = self.new_id(rel, false);
+        let arrive = || -> std::io::Result<SimDir> {
+            let (parent, name) = path.rsplit_once('/').unwrap();
+            let dir = sim.open_dir(&sim.root(), Path::new(parent))?;
+            let arriving = format!(".{}", id.replace('/', "_"));
+            let file = sim.create(&dir, Path::new(&arriving), 0o644)?;
+            sim.write_at(&file, 0, id.as_bytes())?;
+            sim.sync_file(&file)?;
+            sim.rename(&dir, Path::new(&arriving), &dir, Path::new(name))?;
+            Ok(dir)
+        };
+        match arrive() {
+            Ok(dir) => self.files.get_mut(&id).unwrap().durable = sim.sync_dir(&dir).is_ok(),
+            Err(_) => drop(self.files.remove(&id)),
         }
     }
 
