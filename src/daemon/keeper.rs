@@ -706,7 +706,8 @@ impl<F: Filesystem> Keeper<F> {
     /// The staged copy becomes a job: S2. Its `Take` is durable, so recovery would do the same.
     fn taken(&mut self, take: &Take, now: Millis) -> Result<(), KeeperError> {
         let Some(info) = self.jobs.get_mut(&take.job) else { return Ok(()) };
-        info.mark = super::recover::unstage(&self.spool, take.job, &take.rel.0)?;
+        super::recover::unstage(&self.spool, take.job)?;
+        info.mark = super::recover::mark_unstaged(&self.spool, take.job, &take.rel.0)?;
         let route = info.route;
         self.out.push(Output::Notice(Notice::Taken { job: take.job }));
         self.step(Event::Taken { job: take.job, route }, now)
@@ -732,7 +733,7 @@ impl<F: Filesystem> Keeper<F> {
     fn settle_job(&mut self, outcome: &Outcome) -> Result<(), KeeperError> {
         let Some(info) = self.jobs.get(&outcome.job) else { return Ok(()) };
         let claimed = Claimed { job: outcome.job, begun: info.begun };
-        let settled = settle_outcome(&self.spool, outcome, claimed, &mut self.empty)?;
+        let settled = settle_outcome(&self.spool, outcome, claimed, false, &mut self.empty)?;
         let ended = self.jobs.remove(&outcome.job).and_then(|info| info.ended);
         let (log, stderr) = ended.map_or_else(Default::default, |it| (it.log, it.stderr));
         self.out.push(Output::Notice(Notice::Finished(Box::new(Finished {
@@ -848,7 +849,7 @@ impl<F: Filesystem> Keeper<F> {
         };
         if let Some(outcome) = self.reappeared(&file.mark) {
             // Recorded before a power cut that undid its claim: it is settled, not run again.
-            let settled = settle_outcome(&self.spool, &outcome, claimed, &mut self.empty)?;
+            let settled = settle_outcome(&self.spool, &outcome, claimed, true, &mut self.empty)?;
             self.out
                 .push(Output::Notice(Notice::Reappeared { rel: candidate.rel.clone(), settled }));
             return self.step(Event::Held { candidate, begin, until: None }, now);
@@ -1188,6 +1189,15 @@ impl<F: Filesystem> Keeper<F> {
             && !self.results.has_pending()
     }
 
+    /// Outcomes that are durable and not followed up yet, and whether they are done.
+    #[cfg(test)]
+    pub(super) fn durable_outcomes(&self) -> impl Iterator<Item = (JobId, bool)> + '_ {
+        self.durable.iter().filter_map(|record| match record {
+            Record::Outcome(outcome) => Some((outcome.job, outcome.failure.is_none())),
+            _ => None,
+        })
+    }
+
     /// Nothing runs, nothing waits for the journal: a drain is over.
     pub fn is_still(&self) -> bool {
         self.core.is_still() && self.is_settled()
@@ -1201,19 +1211,39 @@ impl<F: Filesystem> Keeper<F> {
     }
 }
 
-/// Moves a recorded job's file, with its sidecar. Also what recovery does.
+/// Moves a recorded job's file, with its sidecar and what was made. Also what recovery does.
+///
+/// `claimed` is the folder that the file stands in; after a power cut it need not be the job's own, and
+/// `alone` says that what else is in it may be another job's file.
 pub(super) fn settle_outcome<F: Filesystem>(
     spool: &Spool<F>,
     outcome: &Outcome,
     claimed: Claimed,
+    alone: bool,
     empty: &mut EmptyFolders,
 ) -> Result<crate::spool::settle::Settled, KeeperError> {
+    let output = settle_made(spool, outcome)?;
     let why = super::notice::sidecar(outcome);
-    let settling =
-        Settling { claimed, rel: &outcome.rel.0, why: why.as_deref(), output: outcome.output };
-    spool
+    let (job, rel) = (outcome.job, &outcome.rel.0);
+    let settling = Settling { job, claimed, rel, why: why.as_deref(), alone };
+    let rel = spool
         .settle(&settling, empty)
-        .map_err(KeeperError::spool(format!("settle {} from processing/", outcome.rel.0)))
+        .map_err(KeeperError::spool(format!("settle {} from processing/", outcome.rel.0)))?;
+    Ok(crate::spool::settle::Settled { rel, output })
+}
+
+/// Moves what a recorded job made; done already is fine.
+pub(super) fn settle_made<F: Filesystem>(
+    spool: &Spool<F>,
+    outcome: &Outcome,
+) -> Result<Option<PathBuf>, KeeperError> {
+    if !outcome.output {
+        return Ok(None);
+    }
+    let claimed = Claimed { job: outcome.job, begun: outcome.attempts };
+    spool
+        .settle_output(claimed, &outcome.rel.0)
+        .map_err(KeeperError::spool(format!("move what {} made", outcome.rel.0)))
 }
 
 fn describe_unreadable(it: Unreadable) -> String {

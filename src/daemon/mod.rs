@@ -55,6 +55,8 @@ pub mod keeper;
 pub mod log;
 pub mod notice;
 pub mod pool;
+#[cfg(test)]
+mod proof;
 pub mod readiness;
 pub mod recover;
 pub mod service;

@@ -30,9 +30,10 @@ use crate::fs::{self, Filesystem, Stat};
 use crate::journal::record::{Attempt, FileMark, Outcome, PieceBytes, Record, SourceKey, Take};
 use crate::journal::{Draft, Reader, Sources, Stamp, Writer, rows};
 use crate::results::{Recovery, Results};
+use crate::spool::claim::{Claim, EmptyFolders};
 use crate::spool::{Claimed, Place, Spool};
 
-use super::keeper::{JobInfo, Keeper, KeeperError, Parts, settle_outcome};
+use super::keeper::{JobInfo, Keeper, KeeperError, Parts, settle_made, settle_outcome};
 
 /// What recovery needs to know of the world.
 #[derive(Clone, Debug)]
@@ -116,7 +117,11 @@ pub fn recover<F: Filesystem>(
     if power_cut {
         restore_sidecars(&keeper.spool, &known)?;
     }
+    let places = unstage_recorded(&keeper.spool, &known, places)?;
     settle_recorded(&mut keeper, &known, &places, &mut report)?;
+    if power_cut {
+        settle_reappeared(&mut keeper, &known, around.now, &mut report)?;
+    }
     take_up(&mut keeper, &known, &places, around, &mut report)?;
     Ok((keeper, report))
 }
@@ -191,7 +196,10 @@ fn rewrite<F: Filesystem>(
     around: &Surroundings,
 ) -> Result<(Writer<F>, Results<F>), KeeperError> {
     let here: HashSet<JobId> = places.iter().map(|place| place.job()).collect();
-    let stamp = Stamp { boot: around.boot.clone(), high, at_ms: around.now };
+    // Until the next checkpoint the journal keeps the boot id of before a power cut: if this recovery
+    // is interrupted, the next one must still know that there was one.
+    let boot = known.boot.as_ref().unwrap_or(&around.boot).clone();
+    let stamp = Stamp { boot, high, at_ms: around.now };
     let mut reader = Reader::open(&spool.fs, &spool.journal)?;
     let mut copy = Draft::supersede(&spool.fs, &spool.journal, reader.next_segment(), stamp)?;
     while let Some(located) = reader.next_record()? {
@@ -210,7 +218,8 @@ fn rewrite<F: Filesystem>(
         }
     }
     // Durable from here: everything that was recorded, whatever the page cache held before.
-    let journal = copy.finish()?;
+    let mut journal = copy.finish()?;
+    journal.note_boot(around.boot.clone());
 
     let mut results = results.into_results();
     let mut reader = Reader::open(&spool.fs, &spool.journal)?;
@@ -233,6 +242,23 @@ fn restore_sidecars<F: Filesystem>(spool: &Spool<F>, known: &Known) -> Result<()
     Ok(())
 }
 
+/// A power cut may undo the renames of a copy that is recorded already: it becomes `ID.0` again.
+fn unstage_recorded<F: Filesystem>(
+    spool: &Spool<F>,
+    known: &Known,
+    mut places: Vec<Place>,
+) -> Result<Vec<Place>, KeeperError> {
+    for place in &mut places {
+        if let Place::Staging(job) = *place
+            && known.outcomes.contains_key(&job)
+        {
+            unstage(spool, job)?;
+            *place = Place::Job(Claimed { job, begun: 0 });
+        }
+    }
+    Ok(places)
+}
+
 /// Step 4.
 fn settle_recorded<F: Filesystem>(
     keeper: &mut Keeper<F>,
@@ -240,29 +266,73 @@ fn settle_recorded<F: Filesystem>(
     places: &[Place],
     report: &mut Report,
 ) -> Result<(), KeeperError> {
+    // Emptied folders go: step 5 looks at all that stand here.
+    let mut none = EmptyFolders::new(0);
     for place in places {
-        let (claimed, is_job) = match *place {
-            Place::Job(claimed) => (claimed, true),
-            Place::Output(claimed) => (claimed, false),
-            Place::Scratch(_) | Place::Staging(_) => continue,
-        };
-        let Some(outcome) = known.outcomes.get(&claimed.job) else { continue };
-        if is_job {
-            let file = file_of(&keeper.spool, claimed)?;
-            if !file.is_some_and(|(_, stat)| is_marked(&outcome.file, &stat)) {
-                continue;
+        match *place {
+            Place::Job(claimed) => {
+                let files = keeper.spool.files_of(claimed);
+                let files = files.map_err(KeeperError::spool("read processing/"))?;
+                // Whatever the folder is called: after a power cut it may have the name that it had
+                // before it was used again, and hold a file whose last move was lost, and another.
+                for (_, stat) in files {
+                    let Some(outcome) = known.marks.get(&stat.ino) else { continue };
+                    if is_marked(outcome, claimed.job, &stat) {
+                        let alone = report.power_cut;
+                        settle_outcome(&keeper.spool, outcome, claimed, alone, &mut none)?;
+                        report.settled += 1;
+                    }
+                }
             }
-        } else if !outcome.output || outcome.attempts != claimed.begun {
-            continue;
+            Place::Output(claimed) => {
+                let Some(outcome) = known.outcomes.get(&claimed.job) else { continue };
+                if outcome.output && outcome.attempts == claimed.begun {
+                    settle_made(&keeper.spool, outcome)?;
+                }
+            }
+            Place::Scratch(_) | Place::Staging(_) => {}
         }
-        settle_outcome(&keeper.spool, outcome, claimed, &mut keeper.empty)?;
-        report.settled += 1;
     }
     Ok(())
 }
 
-fn is_marked(mark: &FileMark, stat: &Stat) -> bool {
-    mark.ino == stat.ino && mark.btime_ns == stat.btime_ns
+/// Rule 7: recorded jobs whose very file stands in `incoming/` again.
+///
+/// Now, and not when a scan gets there: a checkpoint drops their records.
+fn settle_reappeared<F: Filesystem>(
+    keeper: &mut Keeper<F>,
+    known: &Known,
+    now: Millis,
+    report: &mut Report,
+) -> Result<(), KeeperError> {
+    let mut none = EmptyFolders::new(0);
+    for outcome in known.marks.values() {
+        let rel = &outcome.rel.0;
+        // A folder that cannot be read is met again by the scan, which compares as well.
+        let Ok(stat) = keeper.spool.fs.stat(&keeper.spool.incoming, rel.as_path()) else {
+            continue;
+        };
+        if !outcome.file.is_before_or_after_claim(&stat) {
+            continue;
+        }
+        let claimed = Claimed { job: keeper.next_id(now), begun: 0 };
+        match keeper.spool.claim(rel, claimed, &mut none) {
+            Claim::Made(_) => {
+                settle_outcome(&keeper.spool, outcome, claimed, true, &mut none)?;
+                report.settled += 1;
+            }
+            Claim::Gone | Claim::Refused(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether this is the file that the outcome is about.
+fn is_marked(outcome: &Outcome, job: JobId, stat: &Stat) -> bool {
+    let mark = &outcome.file;
+    // Without a birth time an inode number alone could be another file's by now.
+    let certain = mark.btime_ns != 0 || outcome.job == job || mark.is_before_or_after_claim(stat);
+    mark.ino == stat.ino && mark.btime_ns == stat.btime_ns && certain
 }
 
 fn file_of<F: Filesystem>(
@@ -294,18 +364,25 @@ fn take_up<F: Filesystem>(
             Place::Staging(job) => {
                 // A take is durable before its copy leaves the staging name; a copy without one is no
                 // job, and its source stands untouched where it was.
-                if let Some(take) = known.takes.get(&job) {
-                    unstage(&keeper.spool, job, &take.rel.0)?;
-                    let claimed = Claimed { job, begun: 0 };
-                    if let Some((rel, stat)) = file_of(&keeper.spool, claimed)? {
-                        found.push((claimed, rel, stat));
-                    }
-                } else {
+                if !known.takes.contains_key(&job) {
                     remove(&keeper.spool, *place)?;
+                    continue;
+                }
+                unstage(&keeper.spool, job)?;
+                let claimed = Claimed { job, begun: 0 };
+                match file_of(&keeper.spool, claimed)? {
+                    Some((rel, stat)) => found.push((claimed, rel, stat)),
+                    None => remove(&keeper.spool, Place::Job(claimed))?,
                 }
             }
             Place::Scratch(_) | Place::Output(_) => remove(&keeper.spool, *place)?,
         }
+    }
+    if !found.is_empty() {
+        // Durable after it: these claims. The ctime of before such a claim is not known any more, so
+        // that a power cut must not bring its file back to `incoming/`, once it is recorded.
+        let (fs, root) = (&keeper.spool.fs, &keeper.spool.root);
+        fs.sync_all(root).map_err(KeeperError::spool("sync the claims in processing/"))?;
     }
     for (claimed, rel, stat) in found {
         let attempt = known.attempts.get(&claimed.job);
@@ -342,7 +419,8 @@ fn take_up<F: Filesystem>(
         let recovered = Recovered {
             job: claimed.job,
             route: keeper.table.find(&rel),
-            begun: claimed.begun,
+            // A power cut may undo the rename of an attempt whose end is recorded.
+            begun: claimed.begun.max(ended),
             ended,
             spent: mine.map_or_else(Spent::default, |attempt| attempt.spent),
             not_before: mine.map_or(0, |attempt| attempt.not_before_ms),
@@ -359,20 +437,25 @@ fn remove<F: Filesystem>(spool: &Spool<F>, place: Place) -> Result<(), KeeperErr
 }
 
 /// A staged copy becomes `ID.0`; done already is fine.
-pub(super) fn unstage<F: Filesystem>(
-    spool: &Spool<F>,
-    job: JobId,
-    rel: &RelPath,
-) -> Result<FileMark, KeeperError> {
+pub(super) fn unstage<F: Filesystem>(spool: &Spool<F>, job: JobId) -> Result<(), KeeperError> {
     let (from, to) = (Place::Staging(job).name(), Place::Job(Claimed { job, begun: 0 }).name());
     let moved =
         spool.fs.rename(&spool.processing, Path::new(&from), &spool.processing, Path::new(&to));
     match moved {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(KeeperError::spool(format!("move processing/{from}"))(error));
+            Err(KeeperError::spool(format!("move processing/{from}"))(error))
         }
-        _ => {}
+        _ => Ok(()),
     }
+}
+
+/// What tells an unstaged copy from other files of its name.
+pub(super) fn mark_unstaged<F: Filesystem>(
+    spool: &Spool<F>,
+    job: JobId,
+    rel: &RelPath,
+) -> Result<FileMark, KeeperError> {
+    let to = Place::Job(Claimed { job, begun: 0 }).name();
     let stat = spool
         .fs
         .stat(&spool.processing, &Path::new(&to).join(rel.as_path()))

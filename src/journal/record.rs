@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::core::{Failure, JobId, RelPath, Spent};
+use crate::fs::Stat;
 
 /// One line of the journal, in the order of a job's life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -244,6 +245,16 @@ pub struct Rel(pub RelPath);
 /// Which source of `batch`: the first 16 bytes of a sha256 over path, inode, size and mtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceKey(pub [u8; 16]);
+
+impl FileMark {
+    /// This very file, with the ctime it had just before or just after its claim. Nobody can make
+    /// another file look so, nor this one once anything was done to it since.
+    pub fn is_before_or_after_claim(&self, stat: &Stat) -> bool {
+        self.ino == stat.ino
+            && self.btime_ns == stat.btime_ns
+            && [self.before_ns, self.after_ns].contains(&stat.ctime_ns)
+    }
+}
 
 impl Serialize for SourceKey {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {

@@ -188,6 +188,11 @@ impl<F: Filesystem> Writer<F> {
         self.stamp.at_ms = at_ms;
     }
 
+    /// The boot id that the head of the next segment will say.
+    pub fn note_boot(&mut self, boot: String) {
+        self.stamp.boot = boot;
+    }
+
     /// Begins the next segment: its head and the snapshot, durable before anything else goes there.
     /// Commits what is pending first. After [`CommitError::Full`] the old segment stays in use.
     pub fn rotate(&mut self, snapshot: &[Record]) -> Result<(), CommitError> {

@@ -65,7 +65,8 @@ pub fn make(spool: &Path) -> Result<(), (String, io::Error)> {
 }
 
 impl<F: Filesystem> Spool<F> {
-    /// Opens the folders, making those that are missing. The error names the folder.
+    /// Opens the folders, making those that are missing, durably: a power cut must not take the
+    /// journal's name with all that was recorded in it. The error names the folder.
     pub fn open(fs: F, root: F::Dir) -> Result<Self, (String, io::Error)> {
         for (name, mode) in FOLDERS {
             match fs.make_dir(&root, Path::new(name), mode) {
@@ -78,6 +79,9 @@ impl<F: Filesystem> Spool<F> {
         let open = |name: &str| {
             fs.open_dir(&root, Path::new(name)).map_err(|error| (name.to_owned(), error))
         };
+        // Also those that were there: they may have been made just before the last daemon died.
+        fs.sync_dir(&open("error")?).map_err(|error| ("error".to_owned(), error))?;
+        fs.sync_dir(&root).map_err(|error| (".".to_owned(), error))?;
         Ok(Self {
             incoming: open("incoming")?,
             processing: open("processing")?,

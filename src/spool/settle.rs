@@ -36,49 +36,58 @@ pub struct Settled {
 /// What is to be settled.
 #[derive(Clone, Debug)]
 pub struct Settling<'a> {
-    /// The job, under the name it has now.
+    /// The job.
+    pub job: JobId,
+    /// The folder that its file stands in now.
     pub claimed: Claimed,
     /// Path below `incoming/`.
     pub rel: &'a RelPath,
     /// The sidecar's text for a failed job, which goes to `error/`; `None`: it goes to `done/`.
     pub why: Option<&'a [u8]>,
-    /// There are made files to move.
-    pub output: bool,
+    /// Only the file itself moves. Else what the worker left beside it goes along.
+    pub alone: bool,
 }
 
 impl<F: Filesystem> Spool<F> {
-    /// Moves a recorded job's file to `done/` or `error/`. Moves S3 to S4.
-    pub fn settle(&self, it: &Settling<'_>, empty: &mut EmptyFolders) -> io::Result<Settled> {
-        let output = if it.output { self.settle_output(it)? } else { None };
+    /// Moves a recorded job's file to `done/` or `error/`: where it is now. Moves S3 to S4.
+    pub fn settle(
+        &self,
+        it: &Settling<'_>,
+        empty: &mut EmptyFolders,
+    ) -> io::Result<Option<PathBuf>> {
         let job = Place::Job(it.claimed).name();
         let parent = Path::new(&job).join(OsStr::from_bytes(it.rel.parent()));
         let from = match self.fs.open_dir(&self.processing, &parent) {
             Ok(from) => from,
             // The worker removed its folder, or this was settled before a crash.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Settled { rel: None, output });
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
         let name = OsStr::from_bytes(it.rel.name());
-        let rel = self.settle_file(&from, name, it, it.why)?;
-        // What else stands here is the worker's (a `gzip` leaves x.gz): it goes where the input went.
         let mut is_empty = true;
         let mut others = Vec::new();
         for entry in self.fs.list(&from)? {
-            is_empty = false;
-            others.push(entry?.name);
+            let entry = entry?.name;
+            if entry != name {
+                is_empty = false;
+                others.push(entry);
+            }
         }
-        for other in others {
-            self.settle_file(&from, &other, it, None)?;
+        // What else stands here is the worker's (a `gzip` leaves x.gz): it goes where the input goes,
+        // and before it, since what stands in a job's folder without its input looks like a new job.
+        if !it.alone {
+            for other in others {
+                self.settle_file(&from, &other, it, None)?;
+            }
         }
+        let rel = self.settle_file(&from, name, it, it.why)?;
         drop(from);
         if is_empty {
             self.keep_or_remove(it.rel.parent(), it.claimed, empty)?;
-        } else {
+        } else if !it.alone {
             fs::remove_tree(&self.fs, &self.processing, Path::new(&job))?;
         }
-        Ok(Settled { rel, output })
+        Ok(rel)
     }
 
     fn settle_file(
@@ -89,8 +98,8 @@ impl<F: Filesystem> Spool<F> {
         why: Option<&[u8]>,
     ) -> io::Result<Option<PathBuf>> {
         let tree = if it.why.is_some() { &self.error } else { &self.done };
-        let (dir, folder) = self.open_parent(tree, it.rel, it.claimed.job)?;
-        for target in [name.to_owned(), names::beside(name.as_bytes(), it.claimed.job)] {
+        let (dir, folder) = self.open_parent(tree, it.rel, it.job)?;
+        for target in [name.to_owned(), names::beside(name.as_bytes(), it.job)] {
             let path = Path::new(&target);
             if let Some(why) = why {
                 // Asked first, so that the sidecar never replaces one of a file that stands there.
@@ -102,7 +111,7 @@ impl<F: Filesystem> Spool<F> {
                 match self.fs.stat(from, Path::new(name)) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(error),
-                    Ok(_) => self.write_why(&folder, &target, it.claimed.job, why)?,
+                    Ok(_) => self.write_why(&folder, &target, it.job, why)?,
                 }
             }
             match self.fs.rename(from, Path::new(name), &dir, path) {
@@ -199,8 +208,9 @@ impl<F: Filesystem> Spool<F> {
         Some((dir, path))
     }
 
-    fn settle_output(&self, it: &Settling<'_>) -> io::Result<Option<PathBuf>> {
-        let made = Place::Output(it.claimed).name();
+    /// Moves what a job made to `output/`: where it is now; `None` where there is nothing.
+    pub fn settle_output(&self, claimed: Claimed, rel: &RelPath) -> io::Result<Option<PathBuf>> {
+        let made = Place::Output(claimed).name();
         let made = Path::new(&made);
         match self.fs.open_dir(&self.processing, made) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -212,9 +222,9 @@ impl<F: Filesystem> Spool<F> {
                 }
             }
         }
-        let (dir, folder) = self.open_parent(&self.output, it.rel, it.claimed.job)?;
-        let name = OsStr::from_bytes(it.rel.name());
-        for target in [name.to_owned(), names::beside(it.rel.name(), it.claimed.job)] {
+        let (dir, folder) = self.open_parent(&self.output, rel, claimed.job)?;
+        let name = OsStr::from_bytes(rel.name());
+        for target in [name.to_owned(), names::beside(rel.name(), claimed.job)] {
             match self.fs.rename(&self.processing, made, &dir, Path::new(&target)) {
                 Ok(()) => return Ok(Some(folder.join(target))),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -227,12 +237,26 @@ impl<F: Filesystem> Spool<F> {
     /// The one file of a job's folder at recovery, with strays of its worker set aside: the file
     /// that is oldest was there before the worker made others. `None`: an empty folder is no job.
     pub fn file_of(&self, claimed: Claimed) -> io::Result<Option<(RelPath, crate::fs::Stat)>> {
+        let mut best: Option<(RelPath, crate::fs::Stat)> = None;
+        for (rel, stat) in self.files_of(claimed)? {
+            if best.as_ref().is_none_or(|(_, old)| stat.btime_ns < old.btime_ns) {
+                best = Some((rel, stat));
+            }
+        }
+        Ok(best)
+    }
+
+    /// All that stands in a job's folder and is no folder.
+    pub fn files_of(&self, claimed: Claimed) -> io::Result<Vec<(RelPath, crate::fs::Stat)>> {
         let job = PathBuf::from(Place::Job(claimed).name());
         let mut folders: Vec<Vec<u8>> = vec![Vec::new()];
-        let mut best: Option<(RelPath, crate::fs::Stat)> = None;
+        let mut files = Vec::new();
         while let Some(folder) = folders.pop() {
             let path = job.join(OsStr::from_bytes(&folder));
-            let dir = self.fs.open_dir(&self.processing, &path)?;
+            let dir = match self.fs.open_dir(&self.processing, &path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
             for entry in self.fs.list(&dir)? {
                 let name = entry?.name;
                 let stat = self.fs.stat(&dir, Path::new(&name))?;
@@ -244,14 +268,11 @@ impl<F: Filesystem> Spool<F> {
                 if stat.file_type == FileType::Dir {
                     folders.push(rel);
                 } else if let Some(rel) = RelPath::new(rel) {
-                    let older = best.as_ref().is_none_or(|(_, old)| stat.btime_ns < old.btime_ns);
-                    if older {
-                        best = Some((rel, stat));
-                    }
+                    files.push((rel, stat));
                 }
             }
         }
-        Ok(best)
+        Ok(files)
     }
 }
 
@@ -287,12 +308,12 @@ mod tests {
         std::fs::write(folder.join("x"), "x").unwrap();
         prepare(home.path(), &fs);
         let rel = RelPath::new("sub/x").unwrap();
-        let settling = Settling { claimed, rel: &rel, why: None, output: false };
+        let settling = Settling { job, claimed, rel: &rel, why: None, alone: false };
         let mut empty = EmptyFolders::new(1);
         for _ in 0..failures {
             assert!(spool.settle(&settling, &mut empty).is_err(), "an error was swallowed");
         }
-        (spool.settle(&settling, &mut empty).unwrap().rel, job.to_string())
+        (spool.settle(&settling, &mut empty).unwrap(), job.to_string())
     }
 
     /// Goal: an error of the disk is an error, and the file keeps its place.

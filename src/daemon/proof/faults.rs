@@ -1,0 +1,104 @@
+//! What fails here is a call, not the power: EIO, ENOSPC and EMFILE at each operation of a life.
+//!
+//! The keeper may wait until it passes, or give up and end the daemon; the next start then finds
+//! everything. It never panics, and it never loses anything.
+//!
+//! Must not know: crashes beyond the one that follows a keeper that gave up.
+
+use rustix::io::Errno;
+
+use super::check::{judge, look};
+use super::life::{End, Life};
+use super::story::{Deed, Story};
+use super::{finish, spool};
+use crate::fs::faults::{Faults, Op, Then};
+use crate::fs::sim::{Mode, Pick, SimFs};
+
+/// Steps after which there is space again.
+const SHORTAGE_STEPS: u32 = 60;
+
+fn short(seed: u64) -> (SimFs, Story) {
+    let sim = spool();
+    let deeds = vec![Deed::Drop("ok-2"), Deed::Checkpoint, Deed::Drop("wide-1"), Deed::Seal];
+    let mut story = Story::new(seed, deeds);
+    for name in ["two-1", "made-1", "fail-1", "sub/flaky-1"] {
+        story.drop_file(&sim, name);
+    }
+    story.add_source("src-1");
+    (sim, story)
+}
+
+/// One life in which an operation fails; whether it gave up.
+fn fail_once(seed: u64, nth: u64, (counts, errno, then): Fault) -> Option<bool> {
+    let (sim, mut story) = short(seed);
+    let faults = Faults::new(sim.clone());
+    faults.arm_for(counts, nth, errno, then);
+    let end = match Life::begin(&sim, faults.clone(), &mut story, false) {
+        Ok(Some(mut life)) => {
+            let mut steps = 0;
+            life.run_with(&mut || {
+                steps += u32::from(faults.failed() > 0);
+                if steps == SHORTAGE_STEPS && errno != Errno::IO {
+                    faults.disarm();
+                }
+            })
+        }
+        Ok(None) => End::GaveUp("the folders cannot be opened".into()),
+        Err(error) => End::GaveUp(super::life::chain(&error)),
+    };
+    let met = faults.failed() > 0;
+    let gave_up = matches!(end, End::GaveUp(_));
+    // A failed fsync may have lost what it was to keep; the kernel forgets. The weakest crash says so.
+    let mode = if nth % 2 == 0 && errno == Errno::IO { Mode::Weak } else { Mode::Process };
+    let pick = if nth % 4 == 0 { Pick::Lose } else { Pick::Seeded(nth) };
+    story.cuts += u32::from(mode == Mode::Weak);
+    story.kills += u32::from(mode == Mode::Process);
+    let after = finish(sim.crash(mode, pick), &mut story);
+    judge(&story, &look(&after, &story)).unwrap_or_else(|why| {
+        panic!(
+            "seed {seed}, {errno:?} {then:?} at {nth}, ended {end:?}: {why}\n{story:#?}\n{after:?}"
+        )
+    });
+    met.then_some(gave_up)
+}
+
+type Fault = (fn(Op) -> bool, Errno, Then);
+
+fn fail_at_each(fault: Fault) -> (u64, u64) {
+    let (mut lives, mut gave_up) = (0, 0);
+    for seed in 1..=2 {
+        for nth in 1.. {
+            let Some(did) = fail_once(seed, nth, fault) else { break };
+            lives += 1;
+            gave_up += u64::from(did);
+        }
+    }
+    (lives, gave_up)
+}
+
+/// Goal: EIO at any durable operation loses nothing. Method: each in turn, once and for good.
+#[test]
+fn a_failing_disk_ends_the_daemon_and_loses_nothing() {
+    let (lives, gave_up) = fail_at_each((Op::is_durable, Errno::IO, Then::Works));
+    assert!(lives > 100 && gave_up > 20, "{lives} {gave_up}");
+    fail_at_each((Op::is_durable, Errno::IO, Then::Always));
+}
+
+/// Goal: a full disk is waited out, whatever met it. Method: ENOSPC at each operation that needs
+/// space, once and until there is space again; only recovery may give up.
+#[test]
+fn a_full_disk_is_waited_out() {
+    for then in [Then::Works, Then::Always] {
+        let (lives, _) = fail_at_each((Op::takes_space, Errno::NOSPC, then));
+        assert!(lives > 50, "{lives}");
+    }
+}
+
+/// Goal: too few descriptors lose nothing. Method: EMFILE at each operation that takes one.
+#[test]
+fn too_few_descriptors_lose_nothing() {
+    for then in [Then::Works, Then::Always] {
+        let (lives, _) = fail_at_each((Op::takes_descriptor, Errno::MFILE, then));
+        assert!(lives > 50, "{lives}");
+    }
+}
