@@ -312,7 +312,7 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath) -> Result<Reason, Failed> {
         let Some(at) = table.find(rel) else {
             let mut why = "no route takes it: no glob matches".to_owned();
             if let Some(broken) = loaded.broken.first() {
-                why.push_str(&format!("; and a route is broken: {broken}"));
+                why.extend(["; and a route is broken: ".to_owned(), broken.to_string()]);
             }
             let next = format!("a route whose glob matches, in {}", below(spool, "inboxd.toml"));
             return Ok(("held", why, Some(next)));

@@ -202,11 +202,11 @@ impl State {
             None => format!("STOPPED   {}", spool.shown()),
         };
         if let Some(up) = self.up_ms {
-            head.push_str(&format!("   up {}", show::time(Duration::from_millis(up))));
+            head.extend(["   up ", &show::time(Duration::from_millis(up))]);
         }
         head.extend(self.events.as_ref().map(|events| format!("   events {events}")));
         if self.pid.is_none() {
-            head.push_str(&format!("   {}", show::dim("inboxd run starts it")));
+            head.extend(["   ", &show::dim("inboxd run starts it")]);
         }
         print_line(&head);
         let more = |is_more: bool| if is_more { "+" } else { "" };
@@ -240,7 +240,9 @@ impl State {
                 vec![format!("held  {}", text("rel")), reason]
             })
             .collect();
-        show::table(&rows).iter().for_each(|line| print_line(line));
+        for line in show::table(&rows) {
+            print_line(&line);
+        }
         for (route, reason) in &self.paused {
             let reason = reason.as_str().unwrap_or_default();
             print_line(&format!("route {route} {}: {reason}", show::bad("PAUSED")));
