@@ -251,10 +251,11 @@ impl State {
             );
         }
         if self.unrouted > 0 {
-            let files = show::plural(self.unrouted, "file matches", "files match");
+            let (one, many) = ("file matches no route and stays", "files match no route and stay");
+            let files = show::plural(self.unrouted, one, many);
             let example = self.unrouted_example.as_deref().unwrap_or_default();
             let place = below(spool, "incoming");
-            print_line(&format!("{files} no route and stay in {place}, such as {example}"));
+            print_line(&format!("{files} in {place}, such as {example}"));
         }
         for trouble in &self.trouble {
             print_line(&format!("{}: cannot read {trouble}", show::bad("warning")));
