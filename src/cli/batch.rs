@@ -244,8 +244,9 @@ fn left_over(summary: &Summary) {
         let example =
             summary.sources.unrouted_example.as_ref().map(|path| path.display().to_string());
         let example = example.or_else(|| status.unrouted_example.clone()).unwrap_or_default();
-        let files = show::plural(unrouted, "file matches", "files match");
-        print_line(&format!("{files} no route and stay where they are, such as {example}"));
+        let (one, many) = ("file matches no route and stays", "files match no route and stay");
+        let files = show::plural(unrouted, one, many);
+        print_line(&format!("{files} behind, such as {example}"));
     }
     if status.incomplete > 0 {
         let files = show::plural(status.incomplete as u64, "file is", "files are");

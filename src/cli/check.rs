@@ -90,7 +90,9 @@ fn print(report: &Report) {
             vec![format!("{word:7}"), format!("{:12}", finding.what), message]
         })
         .collect();
-    show::table(&rows).iter().for_each(|line| print_line(line));
+    for line in show::table(&rows) {
+        print_line(&line);
+    }
 }
 
 fn check_settings(spool: &SpoolArg, report: &mut Report) -> Option<Settings> {
@@ -125,7 +127,7 @@ fn check_spool(spool: &SpoolArg, report: &mut Report) {
             report.add(Level::Ok, "folders", "made at the first start");
         }
         Ok(()) => {
-            report.add(Level::Ok, "folders", "one filesystem, and only this user may change them")
+            report.add(Level::Ok, "folders", "one filesystem, and only this user may change them");
         }
     }
     let us = rustix::process::geteuid().as_raw();

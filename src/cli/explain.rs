@@ -1,7 +1,7 @@
 //! `inboxd explain JOB`: where a file is, and why.
 //!
-//! Must not know: how any of it came to be; it asks the daemon, the sidecars, the job log and the
-//! folders, in the order in which their answers matter: what moves, what failed, what was, what waits.
+//! Must not know: how any of it came to be; it asks the daemon, the sidecars, the folders and the job
+//! log, in the order in which their answers matter: what moves, what failed, what waits, what was.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -64,14 +64,21 @@ fn find(spool: &SpoolArg, target: &Target) -> Result<Option<Story>, Failed> {
         return Ok(Some(story));
     }
     let line = target.line(spool)?;
-    if let Some(failure) = target.failure(spool, line.as_ref()) {
-        return Ok(Some(failed(spool, &failure, line)));
-    }
+    let incoming = target.rel.as_ref().filter(|_| !is_settled);
     let is_incoming = matches!(target.place, Some((Tree::Incoming, _)));
-    if let Some(rel) = target.rel.as_ref().filter(|_| !is_settled)
-        && (is_incoming || line.is_none())
-        && let Some(story) = waiting(spool, rel)?
+    if !is_incoming && let Some(failure) = target.failure(spool, line.as_ref()) {
+        let mut story = failed(spool, &failure, line);
+        let newer = incoming.filter(|rel| path_in(spool, Tree::Incoming, rel).exists());
+        story.facts.extend(newer.map(|rel| {
+            ("also", format!("{} waits, a newer file", shown_in(spool, Tree::Incoming, rel)))
+        }));
+        return Ok(Some(story));
+    }
+    // What waits comes before what was: a file that is tried again has both.
+    if let Some(rel) = incoming
+        && let Some(mut story) = waiting(spool, rel)?
     {
+        story.facts.extend(line.as_ref().map(before));
         return Ok(Some(story));
     }
     if let Some(line) = line {
@@ -246,6 +253,16 @@ fn ended(spool: &SpoolArg, line: &JobLine) -> Story {
     Story { head, facts, json }
 }
 
+/// What became of an earlier file of the same name.
+fn before(line: &JobLine) -> (&'static str, String) {
+    let at = show::clock(line.at_ms);
+    let text = match &line.reason {
+        Some(reason) => format!("failed {at}: {reason}"),
+        None => format!("done {at}"),
+    };
+    ("before", text)
+}
+
 fn below_escaped(spool: &SpoolArg, rel: &RelPath) -> String {
     format!("{}/{rel}", spool.path.display())
 }
@@ -312,7 +329,7 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath) -> Result<Reason, Failed> {
         let Some(at) = table.find(rel) else {
             let mut why = "no route takes it: no glob matches".to_owned();
             if let Some(broken) = loaded.broken.first() {
-                why.push_str(&format!("; and a route is broken: {broken}"));
+                why.extend(["; and a route is broken: ".to_owned(), broken.to_string()]);
             }
             let next = format!("a route whose glob matches, in {}", below(spool, "inboxd.toml"));
             return Ok(("held", why, Some(next)));

@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     let has_both = !stdout.is_empty() && !stderr.is_empty();
     for (name, part) in [("stdout", &stdout), ("stderr", &stderr)] {
         if has_both {
-            text.push_str(&format!("{}\n", show::dim(name)));
+            text.extend([show::dim(name).as_str(), "\n"]);
         }
         // A terminal must not obey what a worker printed; a file gets it as it was.
         let is_terminal = std::io::stdout().is_terminal();

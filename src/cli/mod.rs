@@ -248,7 +248,7 @@ impl SpoolArg {
         // The socket is made when the daemon starts, and by nobody else.
         let socket = std::fs::metadata(self.path.join("inboxd.sock"));
         if let Ok(since) = socket.and_then(|meta| meta.modified()) {
-            message.push_str(&format!(" (since {})", show::day_and_minute(since)));
+            message.extend([" (since ", &show::day_and_minute(since), ")"]);
         }
         Failed::runtime(message)
     }

@@ -65,8 +65,9 @@ fn known(spool: &SpoolArg) -> BTreeSet<String> {
     }
     for entry in std::fs::read_dir(spool.path.join("results")).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let name = name.to_str().filter(|name| name.ends_with(".csv") && !name.starts_with('.'));
-        known.extend(name.and_then(|name| name.split('.').next()).map(str::to_owned));
+        let name = name.to_str().and_then(|name| name.strip_suffix(".csv"));
+        let route = name.and_then(|name| name.split('.').next()).filter(|name| !name.is_empty());
+        known.extend(route.map(str::to_owned));
     }
     known
 }

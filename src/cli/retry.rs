@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::target::{Failure, Target, Tree, path_in, shown_in, unknown};
@@ -80,7 +81,7 @@ fn not_failed(spool: &SpoolArg, target: &Target, is_known: bool) -> Failed {
 fn all(spool: &SpoolArg) -> Result<Vec<Failure>, Failed> {
     let mut found = Vec::new();
     let walked = RealFs.open_root(&spool.path.join("error")).and_then(|error| {
-        let enters = |path: &std::path::Path| path != std::path::Path::new(".why");
+        let enters = |path: &Path| path != Path::new(".why");
         walk_files(&RealFs, &error, &enters, &mut |_, _, path| {
             use std::os::unix::ffi::OsStrExt;
             let at = RelPath::new(path.as_os_str().as_bytes());
@@ -103,7 +104,7 @@ pub(crate) struct Move {
     /// Below `incoming/`.
     pub(crate) to: RelPath,
     /// What goes with it.
-    sidecar: Option<(std::path::PathBuf, u64)>,
+    sidecar: Option<(PathBuf, u64)>,
 }
 
 impl Move {
@@ -141,7 +142,7 @@ pub(crate) fn move_back(
         if let Some((sidecar, ino)) = &it.sidecar
             && let Err(error) = folders.remove_why(sidecar, *ino)
         {
-            let sidecar = below(spool, "error/.why").to_owned() + "/" + &sidecar.to_string_lossy();
+            let sidecar = below(spool, Path::new("error/.why").join(sidecar));
             eprint_line(&format!("warning: cannot remove {sidecar}: {error}"));
         }
         if !wait {

@@ -202,11 +202,11 @@ impl State {
             None => format!("STOPPED   {}", spool.shown()),
         };
         if let Some(up) = self.up_ms {
-            head.push_str(&format!("   up {}", show::time(Duration::from_millis(up))));
+            head.extend(["   up ", &show::time(Duration::from_millis(up))]);
         }
         head.extend(self.events.as_ref().map(|events| format!("   events {events}")));
         if self.pid.is_none() {
-            head.push_str(&format!("   {}", show::dim("inboxd run starts it")));
+            head.extend(["   ", &show::dim("inboxd run starts it")]);
         }
         print_line(&head);
         let more = |is_more: bool| if is_more { "+" } else { "" };
@@ -240,7 +240,9 @@ impl State {
                 vec![format!("held  {}", text("rel")), reason]
             })
             .collect();
-        show::table(&rows).iter().for_each(|line| print_line(line));
+        for line in show::table(&rows) {
+            print_line(&line);
+        }
         for (route, reason) in &self.paused {
             let reason = reason.as_str().unwrap_or_default();
             print_line(&format!("route {route} {}: {reason}", show::bad("PAUSED")));
@@ -249,10 +251,11 @@ impl State {
             );
         }
         if self.unrouted > 0 {
-            let files = show::plural(self.unrouted, "file matches", "files match");
+            let (one, many) = ("file matches no route and stays", "files match no route and stay");
+            let files = show::plural(self.unrouted, one, many);
             let example = self.unrouted_example.as_deref().unwrap_or_default();
             let place = below(spool, "incoming");
-            print_line(&format!("{files} no route and stay in {place}, such as {example}"));
+            print_line(&format!("{files} in {place}, such as {example}"));
         }
         for trouble in &self.trouble {
             print_line(&format!("{}: cannot read {trouble}", show::bad("warning")));

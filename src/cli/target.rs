@@ -226,9 +226,9 @@ impl Target {
             Some(_) => None,
             None => self.rel.clone(),
         };
-        let logged = line.and_then(|line| line.place.as_ref()).and_then(|place| {
-            place.0.as_bytes().strip_prefix(b"error/").and_then(|rest| RelPath::new(rest))
-        });
+        let logged = line
+            .and_then(|line| line.place.as_ref())
+            .and_then(|place| place.0.as_bytes().strip_prefix(b"error/").and_then(RelPath::new));
         [named, logged].into_iter().flatten().find_map(|at| Failure::at(spool, &at))
     }
 }
@@ -331,12 +331,16 @@ pub(crate) fn quoted(rel: &RelPath) -> String {
                 match b {
                     b'\'' | b'\\' => out.extend(['\\', char::from(*b)]),
                     b' '..=b'~' => out.push(char::from(*b)),
-                    _ => out.push_str(&format!("\\x{b:02x}")),
+                    _ => out.extend(['\\', 'x', hex(b >> 4), hex(b & 15)]),
                 }
             }
             out + "'"
         }
     }
+}
+
+fn hex(digit: u8) -> char {
+    char::from_digit(u32::from(digit), 16).unwrap_or('0')
 }
 
 fn escaped(bytes: &[u8]) -> String {

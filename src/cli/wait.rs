@@ -139,7 +139,8 @@ impl<'a> Waiter<'a> {
             };
             let answer = self.spool.ask(&ask).ok().flatten().and_then(|mut c| c.next_answer().ok());
             let Some(Some(found)) = answer else { continue };
-            if let (Some(rel), Some(state)) = (found["rel"].as_str(), found["state"].as_str()) {
+            let text = |key: &str| found.get(key).and_then(serde_json::Value::as_str);
+            if let (Some(rel), Some(state)) = (text("rel"), text("state")) {
                 eprint_line(&format!("waiting for {rel}: {state}"));
             }
         }

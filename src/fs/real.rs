@@ -132,7 +132,16 @@ impl Filesystem for RealFs {
     }
 
     fn make_dir(&self, at: &RealDir, path: &Path, mode: u32) -> io::Result<()> {
-        at_parent(at, path, |dir, name| rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode)))
+        let mode = Mode::from_raw_mode(mode);
+        at_parent(at, path, |dir, name| {
+            rustix::fs::mkdirat(dir, name, mode)?;
+            // mkdir(2) ignores setgid, and the umask takes the group's right to write, which only
+            // `incoming/` has. The other folders cost no second call.
+            if mode.intersects(Mode::SGID | Mode::WGRP) {
+                rustix::fs::chmodat(dir, name, mode, AtFlags::empty())?;
+            }
+            Ok(())
+        })
     }
 
     fn list(&self, at: &RealDir) -> io::Result<RealList> {
@@ -272,6 +281,20 @@ mod tests {
         let error = RealFs.rename(&at, Path::new("a"), &at, Path::new("b")).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(dir.path().join("b")).unwrap(), b"b");
+    }
+
+    /// Goal: a folder for a group is one whatever the umask. Method: the mode of `incoming/`, and one of ours.
+    #[test]
+    fn a_folder_for_a_group_is_setgid() {
+        use std::os::unix::fs::PermissionsExt;
+        let (dir, at) = root();
+        for (name, mode) in [("a", 0o2770), ("b", 0o750)] {
+            RealFs.make_dir(&at, Path::new(name), mode).unwrap();
+            let made = std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+            // Ours may be stricter under a strict umask, never wider.
+            assert_eq!(made & 0o7777 & !mode, 0, "{name}");
+            assert!(name == "b" || made & 0o7777 == mode, "{name}: {made:o}");
+        }
     }
 
     /// Goal: no operation walks through a symbolic link or out by `..`. Method: a link to a folder with a file.

@@ -54,9 +54,10 @@ impl<F: Filesystem> Spool<F> {
         self.fs.sync_dir(&target)?;
         let mut made = parent;
         while let Some(above) = made.parent() {
-            match above.as_os_str().is_empty() {
-                true => self.fs.sync_dir(&self.incoming)?,
-                false => self.fs.sync_dir(&self.fs.open_dir(&self.incoming, above)?)?,
+            if above.as_os_str().is_empty() {
+                self.fs.sync_dir(&self.incoming)?;
+            } else {
+                self.fs.sync_dir(&self.fs.open_dir(&self.incoming, above)?)?;
             }
             made = above;
         }
