@@ -31,3 +31,6 @@ mod results;
 /// What the first ten minutes look like on the screen.
 #[cfg(test)]
 mod transcripts;
+/// Workers that stay: the protocol, its violations, Python functions.
+#[cfg(test)]
+mod workers;

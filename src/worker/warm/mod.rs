@@ -80,7 +80,7 @@ impl WarmPool {
     }
 
     /// Runs one attempt to its end, blocking, in an idle worker or a new one.
-    pub fn run(&self, task: &Task, memory: &OomWatch) -> Ended {
+    pub(super) fn run(&self, task: &Task, memory: &OomWatch) -> Ended {
         let mut session = match self.obtain(task) {
             Ok(session) => session,
             Err((verdict, stderr)) => {
