@@ -309,7 +309,8 @@ fn between_settings(
     // Where a worker of a later version is named, that is already said, and not a second time.
     let kinds: Vec<&str> = WORKERS.into_iter().filter(|key| given(key)).collect();
     if let [first, second, ..] = *kinds {
-        let message = format!("a route has one worker, and `{first}` is set too; take one of them out");
+        let message =
+            format!("a route has one worker, and `{first}` is set too; take one of them out");
         wrong.push((second, message));
     }
     if kinds.is_empty() && !LATER_WORKERS.iter().any(|key| given(key)) {
@@ -526,7 +527,10 @@ mod tests {
                 "3:1: this version of inboxd does not have `records`; take the line out",
             ),
             ("http = 'a:b'", "3:1: this version of inboxd does not have `http`; use `command`"),
-            ("python = 'a.py:b'", "3:10: a route has one worker, and `command` is set too; take one of them out"),
+            (
+                "python = 'a.py:b'",
+                "3:10: a route has one worker, and `command` is set too; take one of them out",
+            ),
             ("timeout = '0s'", "3:11: `timeout` is 0s; it must be 1ms to 30days"),
             ("grace = '30s'", "3:9: `grace` must be shorter than `drain_timeout`, which is 30s"),
             ("stdout = 'jsn'", "3:10: `stdout` = \"jsn\" is unknown; did you mean \"json\"?"),

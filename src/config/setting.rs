@@ -13,9 +13,7 @@ use std::time::Duration;
 
 use super::template::{self, Part};
 use super::value::{Checked, Limit, Problem, Value};
-use super::{
-    Call, Route, Settings, StdoutFormat, Transport, Worker, limits, matching, suggest,
-};
+use super::{Call, Route, Settings, StdoutFormat, Transport, Worker, limits, matching, suggest};
 use crate::core::verdict::Spent;
 
 /// Every setting, those of the spool first.
@@ -441,7 +439,9 @@ fn python(v: &Value<'_>) -> Checked<Worker> {
     };
     match text.rsplit_once(':') {
         Some((file, function))
-            if !file.is_empty() && !function.is_empty() && is_name(function)
+            if !file.is_empty()
+                && !function.is_empty()
+                && is_name(function)
                 && !text.contains('\0') =>
         {
             Ok(Worker::Python { file: file.to_owned(), function: function.to_owned() })

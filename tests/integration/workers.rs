@@ -94,8 +94,7 @@ fn one_function_makes_the_table() {
     let mut lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.remove(0), "fruits,vegetables,meat");
     lines.sort_unstable();
-    let want =
-        ["21,1539,79", "3939,58,14", "5666,15,15", "60,58,14", "60,58,14", "6456,3743,14"];
+    let want = ["21,1539,79", "3939,58,14", "5666,15,15", "60,58,14", "60,58,14", "6456,3743,14"];
     assert_eq!(lines, want, "{}", spool.report());
     assert_eq!(spool.processes(), Vec::<String>::new());
 }
@@ -104,10 +103,8 @@ fn one_function_makes_the_table() {
 /// kill -9 at 20 done, `batch` again.
 #[test]
 fn a_killed_run_goes_on() {
-    let spool = function(
-        "import time\ndef f(path):\n    time.sleep(0.15)\n    return {'a': 1}\n",
-        "",
-    );
+    let spool =
+        function("import time\ndef f(path):\n    time.sleep(0.15)\n    return {'a': 1}\n", "");
     for n in 0..60 {
         spool.drop_file(format!("{n}.txt"), "x");
     }
@@ -196,12 +193,14 @@ fn a_module_is_loaded_once_a_worker() {
 /// Method: kill -9 with three in work; each call notes whether another process holds its file.
 #[test]
 fn old_workers_are_gone_before_jobs_run_again() {
-    let spool = Spool::new(
-        "workers = 3\n[routes.r]\ninterpreter = \"$PYTHON\"\npython = \"f.py:f\"\n",
-    );
+    let spool =
+        Spool::new("workers = 3\n[routes.r]\ninterpreter = \"$PYTHON\"\npython = \"f.py:f\"\n");
     spool.write(
         "f.py",
-        "import os, time\ndef f(path):\n    name = os.path.basename(path)\n    old = name + '.pid'\n\
+        // A zombie that nobody reaps yet runs no more.
+        "import os, time\ndef runs(pid):\n    try: return open(f'/proc/{pid}/stat').read().rsplit(')')[-1].split()[0] != 'Z'\n\
+         \x20   except OSError: return False\n\
+         def f(path):\n    name = os.path.basename(path)\n    old = name + '.pid'\n\
          \x20   alive = os.path.exists(old) and os.path.exists('/proc/' + open(old).read())\n\
          \x20   if os.environ['INBOXD_ATTEMPT'] == '1':\n        open(old, 'w').write(str(os.getpid()))\n        time.sleep(600)\n\
          \x20   return {'alive': alive, 'attempt': int(os.environ['INBOXD_ATTEMPT'])}\n",
@@ -299,7 +298,8 @@ fn what_cannot_be_loaded_pauses_the_route() {
     let spool = function("import nonsense_that_is_not_there\n", "");
     spool.drop_file("a", "x");
     let said = spool.run(&["batch"]).code(1);
-    said.says("ModuleNotFoundError: No module named 'nonsense_that_is_not_there'").says("interpreter");
+    said.says("ModuleNotFoundError: No module named 'nonsense_that_is_not_there'")
+        .says("interpreter");
     for (code, why) in [
         ("def f(:\n", "SyntaxError"),
         ("g = 1\n", "f.py has no function f"),
@@ -410,7 +410,11 @@ fn kwargs_are_checked() {
         ("type", r#"{"text":"a","n":"7"}"#, "field \"n\": expected int, got str \"7\""),
         ("bool", r#"{"text":"a","n":true}"#, "field \"n\": expected int, got bool true"),
         ("list", r#"{"text":"a","tags":"x"}"#, "field \"tags\": expected list, got str \"x\""),
-        ("all", r#"{"n":"7","y":1}"#, "missing field \"text\"; field \"n\": expected int, got str \"7\"; unexpected field \"y\""),
+        (
+            "all",
+            r#"{"n":"7","y":1}"#,
+            "missing field \"text\"; field \"n\": expected int, got str \"7\"; unexpected field \"y\"",
+        ),
         ("array", "[1]", "the file is not a JSON object but list"),
     ] {
         spool.drop_file(name, content);
@@ -445,7 +449,8 @@ fn a_function_may_fork() {
 /// Goal: the whole worker of the protocol's page works as printed. Method: its text, two files.
 #[test]
 fn the_worker_of_the_page() {
-    let spool = Spool::new("[routes.r]\nwarm = [\"$PYTHON\", \"size.py\"]\ntrace_columns = false\n");
+    let spool =
+        Spool::new("[routes.r]\nwarm = [\"$PYTHON\", \"size.py\"]\ntrace_columns = false\n");
     spool.write(
         "size.py",
         r#"import json, os, socket
@@ -519,14 +524,34 @@ fn violations_have_their_consequences() {
         ("say('result', id=m['id'])", "protocol: missing field `status`", false),
         ("say('result', id=7, status='ok')", "protocol: invalid type", false),
         ("done(m, rows=1)", "rows: the result says 1 rows in 0 chunks, 0 in 0 came", true),
-        ("say('rows', id=m['id'], seq=1, rows=[]); done(m)", "rows: seq 1 came where 0 is due", true),
-        ("say('rows', id=m['id'], seq=0, rows=[[1]]); done(m, rows=1, chunks=1)", "rows: a list as a row needs", true),
-        ("say('rows', id=m['id'], seq=0, rows=[{'a': 'x' * 2000}]); done(m, rows=1, chunks=1)", "rows: more than max_staged (1.0 KiB); write", true),
-        ("say('rows', id=m['id'], seq=0, file='../x', bytes=1, count=1, sha256='0'); done(m, rows=1, chunks=1)", "rows: file ../x: ", true),
+        (
+            "say('rows', id=m['id'], seq=1, rows=[]); done(m)",
+            "rows: seq 1 came where 0 is due",
+            true,
+        ),
+        (
+            "say('rows', id=m['id'], seq=0, rows=[[1]]); done(m, rows=1, chunks=1)",
+            "rows: a list as a row needs",
+            true,
+        ),
+        (
+            "say('rows', id=m['id'], seq=0, rows=[{'a': 'x' * 2000}]); done(m, rows=1, chunks=1)",
+            "rows: more than max_staged (1.0 KiB); write",
+            true,
+        ),
+        (
+            "say('rows', id=m['id'], seq=0, file='../x', bytes=1, count=1, sha256='0'); done(m, rows=1, chunks=1)",
+            "rows: file ../x: ",
+            true,
+        ),
         ("os._exit(0)", "exit 0 without a result", false),
         ("sys.stderr.write('why\\n'); sys.stderr.flush(); os._exit(3)", "exit 3: why", false),
         ("os.kill(os.getpid(), 9)", "killed by SIGKILL, not by inboxd: out of memory?", false),
-        ("os.dup2(os.open('/dev/null', 0), 3); time.sleep(600)", "the worker closed its connection without a result", false),
+        (
+            "os.dup2(os.open('/dev/null', 0), 3); time.sleep(600)",
+            "the worker closed its connection without a result",
+            false,
+        ),
         ("time.sleep(600)", "timed out after 4s", false),
     ] {
         let spool = worker(
@@ -541,7 +566,7 @@ fn violations_have_their_consequences() {
         let mut daemon = spool.daemon();
         spool.drop_file("good1", "x");
         spool.wait_until("good1", || spool.path("done/good1").exists());
-        fs::rename(spool.path("error/bad"), spool.path("incoming/bad")).unwrap();
+        rustix::fs::rename(spool.path("error/bad"), spool.path("incoming/bad")).unwrap();
         spool.wait_until("bad again", || spool.path("error/bad").exists());
         spool.drop_file("good2", "x");
         spool.wait_until("good2", || spool.path("done/good2").exists());
@@ -578,7 +603,10 @@ fn what_is_of_no_harm_is_ignored() {
 fn failed_starts_pause_the_route() {
     for (code, why) in [
         ("say('ready', v=2)", "it speaks version 2 of the protocol, not 1"),
-        ("say('init_error', **{'class': 'permanent', 'msg': 'model.bin is missing'})", "model.bin is missing"),
+        (
+            "say('init_error', **{'class': 'permanent', 'msg': 'model.bin is missing'})",
+            "model.bin is missing",
+        ),
         ("os._exit(127)", "exit 127"),
     ] {
         let spool = Spool::new("[routes.r]\nwarm = [\"$PYTHON\", \"w.py\"]\n");
@@ -613,7 +641,8 @@ fn a_start_that_fails_is_tried_again() {
 #[test]
 fn workers_are_replaced() {
     for overlap in [true, false] {
-        let spool = worker("time.sleep(0.03)\ndone(m)", &format!("max_jobs = 10\noverlap = {overlap}\n"));
+        let spool =
+            worker("time.sleep(0.03)\ndone(m)", &format!("max_jobs = 10\noverlap = {overlap}\n"));
         for n in 0..40 {
             spool.drop_file(format!("{n}"), "x");
         }
@@ -693,7 +722,8 @@ fn a_worker_that_does_not_read_is_ended() {
 /// Goal: a drain lets jobs finish and leaves no worker. Method: TERM while a job runs.
 #[test]
 fn a_drain_leaves_no_worker() {
-    let spool = worker("open('up', 'w')\nwhile not os.path.exists('go'): time.sleep(0.01)\ndone(m)", "");
+    let spool =
+        worker("open('up', 'w')\nwhile not os.path.exists('go'): time.sleep(0.01)\ndone(m)", "");
     let mut daemon = spool.daemon();
     spool.drop_file("a", "x");
     spool.wait_until("it runs", || spool.path("up").exists());

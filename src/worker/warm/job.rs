@@ -103,7 +103,9 @@ impl Job {
                 }
                 Step::Go
             }
-            Message::Result(reply) if *reply.id == *self.id => Step::Over(Box::new(self.end(reply))),
+            Message::Result(reply) if *reply.id == *self.id => {
+                Step::Over(Box::new(self.end(reply)))
+            }
             Message::Recycle { reason } => Step::Leave(reason),
             Message::Ready(_) => Step::Leave("it said ready twice".to_owned()),
             Message::InitError(_) => Step::Leave("it said init_error after ready".to_owned()),
@@ -123,7 +125,7 @@ impl Job {
             return Err(format!("rows: seq {} came where {} is due", message.seq, self.chunks));
         }
         self.chunks = self.chunks.saturating_add(1);
-        if let Some(rows) = &message.rows {
+        if let Some(rows) = &message.inline {
             for raw in rows {
                 let size = u64::try_from(raw.get().len()).unwrap_or(u64::MAX);
                 self.staged_bytes = self.staged_bytes.saturating_add(size);
@@ -189,9 +191,12 @@ impl Job {
         }
         let mut text = Vec::new();
         file.take(bytes).read_to_end(&mut text).map_err(failed)?;
-        let found = Sha256::digest(&text).iter().fold(String::new(), |hex, b| format!("{hex}{b:02x}"));
+        let found = hex(&text);
         if !found.eq_ignore_ascii_case(sum) {
-            return Err(format!("rows: file {shown} has checksum {found}, not {}", one_line(sum.as_bytes())));
+            return Err(format!(
+                "rows: file {shown} has checksum {found}, not {}",
+                one_line(sum.as_bytes())
+            ));
         }
         let mut rows: u64 = 0;
         for line in BufReader::new(text.as_slice()).lines() {
@@ -266,6 +271,10 @@ impl Job {
     }
 }
 
+fn hex(text: &[u8]) -> String {
+    Sha256::digest(text).iter().fold(String::new(), |hex, b| format!("{hex}{b:02x}"))
+}
+
 /// A log message as a line.
 pub(super) fn log_line(log: &Log<'_>) -> Vec<u8> {
     let level = match log.level {
@@ -276,7 +285,10 @@ pub(super) fn log_line(log: &Log<'_>) -> Vec<u8> {
     };
     let mut line = format!("{level}: {}", log.msg);
     for (key, value) in &log.kv {
-        line.push_str(&format!(" {key}={value}"));
+        line.push(' ');
+        line.push_str(key);
+        line.push('=');
+        line.push_str(&value.to_string());
     }
     if line.len() > limits::LOG_LINE {
         let mut at = limits::LOG_LINE;
@@ -300,10 +312,7 @@ mod tests {
         let ready = format!(r#"{{"t":"ready","v":1{ready}}}"#);
         let Ok(Message::Ready(ready)) = read(ready.as_bytes()) else { panic!("{ready}") };
         let mut job = Job::new("j".to_owned(), &ready, scratch, max_staged, false);
-        lines
-            .iter()
-            .map(|line| job.hear(read(line.as_bytes()).unwrap(), &mut |_| ()))
-            .collect()
+        lines.iter().map(|line| job.hear(read(line.as_bytes()).unwrap(), &mut |_| ())).collect()
     }
 
     fn over(ready: &str, lines: &[&str]) -> Over {
@@ -325,7 +334,8 @@ mod tests {
     /// Goal: rows become cells as the page says. Method: an object and a list with every kind of value.
     #[test]
     fn rows_become_cells() {
-        let rows = r#"{"t":"rows","id":"j","seq":0,"rows":[["x",1.50,null],{"b":[1, 2],"a":true}]}"#;
+        let rows =
+            r#"{"t":"rows","id":"j","seq":0,"rows":[["x",1.50,null],{"b":[1, 2],"a":true}]}"#;
         let over = over(r#","columns":["a","b","c"]"#, &[rows, OK]);
         assert_eq!(over.verdict, Verdict::Done);
         let want = [
@@ -342,7 +352,8 @@ mod tests {
         let one = r#"{"t":"rows","id":"j","seq":0,"rows":[{"a":1}]}"#;
         let late = r#"{"t":"rows","id":"j","seq":1,"rows":[{"a":1},{"a":2}]}"#;
         let short = r#"{"t":"rows","id":"j","seq":0,"rows":[[1]]}"#;
-        let long = format!(r#"{{"t":"rows","id":"j","seq":0,"rows":[{{"a":"{}"}}]}}"#, "x".repeat(300));
+        let long =
+            format!(r#"{{"t":"rows","id":"j","seq":0,"rows":[{{"a":"{}"}}]}}"#, "x".repeat(300));
         for (lines, why) in [
             (vec![OK], "2 rows in 1 chunks, 0 in 0 came"),
             (vec![one, OK], "2 rows in 1 chunks, 1 in 1 came"),
@@ -405,10 +416,7 @@ mod tests {
         std::fs::write(folder.path().join("rows"), "{\"a\":1}\n{\"a\":2}\n").unwrap();
         std::os::unix::fs::symlink("rows", scratch.join("link")).unwrap();
         let sum = "22c26d6af0b0f45cfd4a3d7ee3cbc8ac2bed4b6e6e5f6d2c0b1b1c9b1ab1c9f2";
-        let real = Sha256::digest(b"{\"a\":1}\n{\"a\":2}\n")
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect::<String>();
+        let real = hex(b"{\"a\":1}\n{\"a\":2}\n");
         for (file, bytes, count, sum, why) in [
             ("rows", 16, 2, real.as_str(), ""),
             ("rows", 16, 2, sum, "checksum"),
@@ -417,12 +425,14 @@ mod tests {
             ("link", 16, 2, &real, "rows: file link"),
             ("../rows", 16, 2, &real, "rows: file ../rows"),
             ("/etc/passwd", 16, 2, &real, "rows: file /etc/passwd"),
-            ("rows", 1 << 40, 2, &real, "has more than"),
+            ("rows", 1u64 << 40, 2, &real, "has more than"),
         ] {
             let line = format!(
                 r#"{{"t":"rows","id":"j","seq":0,"file":"{file}","bytes":{bytes},"count":{count},"sha256":"{sum}"}}"#
             );
-            let Some(Step::Over(over)) = steps("", &scratch, 1, &[&line, OK]).pop() else { panic!() };
+            let Some(Step::Over(over)) = steps("", &scratch, 1, &[&line, OK]).pop() else {
+                panic!()
+            };
             if why.is_empty() {
                 assert_eq!((&over.verdict, over.rows.len()), (&Verdict::Done, 2));
             } else {

@@ -21,15 +21,23 @@ use crate::config::limits;
 pub(super) enum Message<'a> {
     Ready(Ready),
     InitError(InitError),
-    Progress { id: Cow<'a, str> },
+    Progress {
+        id: Cow<'a, str>,
+    },
     Log(Log<'a>),
     Rows(Rows<'a>),
     Result(Reply<'a>),
-    Pong { n: u64 },
-    Recycle { reason: String },
+    Pong {
+        n: u64,
+    },
+    Recycle {
+        reason: String,
+    },
     Bye,
     /// `started`, which is of use only with more than one job at once.
-    Started { id: Cow<'a, str> },
+    Started {
+        id: Cow<'a, str>,
+    },
     /// A type of a later version.
     Unknown,
 }
@@ -103,8 +111,8 @@ pub(super) struct Rows<'a> {
     #[serde(borrow)]
     pub(super) id: Cow<'a, str>,
     pub(super) seq: u64,
-    #[serde(default, borrow)]
-    pub(super) rows: Option<Vec<&'a RawValue>>,
+    #[serde(default, borrow, rename = "rows")]
+    pub(super) inline: Option<Vec<&'a RawValue>>,
     #[serde(default)]
     pub(super) file: Option<String>,
     #[serde(default)]
@@ -207,7 +215,7 @@ pub(super) fn read(line: &[u8]) -> Result<Message<'_>, String> {
                 && rows.bytes.is_some()
                 && rows.count.is_some()
                 && rows.sha256.is_some();
-            if rows.rows.is_some() == is_file {
+            if rows.inline.is_some() == is_file {
                 return Err("rows needs either rows, or file, bytes, count and sha256".to_owned());
             }
             Ok(Message::Rows(rows))
@@ -343,8 +351,11 @@ mod tests {
         let Ok(Message::Ready(ready)) = read(ready.as_bytes()) else { panic!("no ready") };
         assert!(ready.has("progress") && !ready.has("cancel"));
         let rows = br#"{"t":"rows","id":"01JDM3","seq":0,"rows":[["a.tif",800,600]]}"#;
-        assert!(matches!(read(rows), Ok(Message::Rows(r)) if r.rows.as_ref().map(Vec::len) == Some(1)));
-        let fail = br#"{"t":"result","id":"x","status":"fail","class":"permanent","code":"E","msg":"no"}"#;
+        assert!(
+            matches!(read(rows), Ok(Message::Rows(r)) if r.inline.as_ref().map(Vec::len) == Some(1))
+        );
+        let fail =
+            br#"{"t":"result","id":"x","status":"fail","class":"permanent","code":"E","msg":"no"}"#;
         assert!(matches!(read(fail), Ok(Message::Result(r)) if r.class == Some(Class::Permanent)));
         let log = br#"{"t":"log","id":"x","level":"warn","msg":"odd DPI","kv":{"dpi":71}}"#;
         assert!(matches!(read(log), Ok(Message::Log(l)) if l.level == Level::Warn));

@@ -211,9 +211,9 @@ fn refuse(process: &mut Process, route: &Route, refusal: Refusal) -> StartFailur
             let mut why = one_line(msg.as_bytes());
             if why.starts_with("ModuleNotFoundError") {
                 let interpreter = &route.warm.interpreter;
-                why.push_str(&format!(
-                    " (install it for {interpreter}, or set interpreter = \".venv/bin/python\")"
-                ));
+                why = format!(
+                    "{why} (install it for {interpreter}, or set interpreter = \".venv/bin/python\")"
+                );
             }
             (class == InitClass::Permanent, why)
         }
@@ -415,7 +415,9 @@ impl Session {
                 match job.hear(message, &mut |text| self.process.log.push(text)) {
                     Step::Go => {}
                     Step::Ignored => self.ignored = self.ignored.saturating_add(1),
-                    Step::Progress => progress_due = patience.and_then(|t| Instant::now().checked_add(t)),
+                    Step::Progress => {
+                        progress_due = patience.and_then(|t| Instant::now().checked_add(t))
+                    }
                     Step::Leave(reason) => self.leaves = Some(reason),
                     Step::Over(over) => {
                         self.process.take_prints();
@@ -509,7 +511,9 @@ impl Session {
                 Ok(Message::Pong { n }) if n == self.pings => self.unanswered = 0,
                 Ok(Message::Log(log)) => self.process.log.push(&log_line(&log)),
                 Ok(Message::Recycle { reason }) => self.leaves = Some(reason),
-                Ok(Message::Ready(_) | Message::InitError(_) | Message::Bye) | Err(_) => return false,
+                Ok(Message::Ready(_) | Message::InitError(_) | Message::Bye) | Err(_) => {
+                    return false;
+                }
                 Ok(_) => self.ignored = self.ignored.saturating_add(1),
             }
         }
