@@ -34,3 +34,6 @@ mod transcripts;
 /// The unit files, as systemd reads them.
 #[cfg(test)]
 mod unit_file;
+/// Workers that stay: the protocol, its violations, Python functions.
+#[cfg(test)]
+mod workers;

@@ -34,10 +34,7 @@ fn the_first_batch() {
     let [spool_line, summary, header, row, more] = lines.as_slice() else {
         panic!("five lines:\n{text}\n{}", spool.report())
     };
-    assert_eq!(
-        *spool_line,
-        "spool ./inbox   route count → python3 count_produce.py {path}   2 workers"
-    );
+    assert_eq!(*spool_line, "spool ./inbox   route count → count_produce.py:count   2 workers");
     assert_eq!(*summary, "6 files   6 done   0 failed   6 rows   TIME");
     assert_eq!(*header, "  fruits,vegetables,meat,_file,_job");
     // Which row is first depends on which worker was.
@@ -94,8 +91,8 @@ const COUNT: &str = r#"
 workers = 2
 [routes.count]
 glob = "*.json"
-command = ["$PYTHON", "count_produce.py", "{path}"]
-stdout = "json"
+interpreter = "$PYTHON"
+python = "count_produce.py:count"
 "#;
 
 /// Goal: a failure says what to type, and typing it explains and repairs it.
@@ -110,7 +107,7 @@ fn the_first_failure() {
     spool.drop_file("bad.json", "{\"produce\": \n");
     daemon.wait_for_log("inboxd explain bad.json");
     spool.wait_until("whole lines", || daemon.log().ends_with('\n'));
-    let reason = "exit 1: JSONDecodeError: Expecting value: line 2 column 1 (char 13)";
+    let reason = "JSONDecodeError: Expecting value: line 2 column 1 (char 13)";
     let failed = format!("failed   bad.json   count   attempt 1 of 1   {reason}");
     let expected = [failed.as_str(), "        inboxd explain bad.json"];
     assert_eq!(lines_in_order(&normalise(&daemon.log()), &expected), Ok(()));

@@ -13,7 +13,8 @@ const SHIM: &str = include_str!("shim.py");
 /// The variable that holds the shim.
 const SOURCE_VAR: &str = "INBOXD_SHIM";
 /// Runs the shim; its name in a traceback is `<inboxd>`.
-const STARTER: &str = "import os; exec(compile(os.environ.pop('INBOXD_SHIM'), '<inboxd>', 'exec'))";
+const STARTER: &str = "import os; \
+    exec(compile(os.environ.pop('INBOXD_SHIM'), '<inboxd>', 'exec'), {'__name__': 'inboxd'})";
 
 /// The variable with the shim.
 pub(super) fn source() -> (OsString, OsString) {

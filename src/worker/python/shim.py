@@ -44,13 +44,13 @@ def _inboxd():
         while data:
             data = data[os.write(fd, data):]
 
-    # A forked child must neither speak for us nor hold the connection open.
+    # A forked child must neither speak for us nor hold the connection open. Its numbers stay taken, so
+    # that whatever closes them later closes nothing else.
     def forget():
+        null = os.open(os.devnull, os.O_RDWR)
         for fd in fds:
-            try:
-                os.close(fd)
-            except OSError:
-                pass
+            os.dup2(null, fd, inheritable=False)
+        os.close(null)
 
     os.register_at_fork(after_in_child=forget)
 
@@ -91,6 +91,10 @@ def _inboxd():
         except Exception:
             text = ""
         return text[-60000:]
+
+    def clean(text):
+        # Lone surrogates are no JSON that others read.
+        return text.encode("utf-8", "backslashreplace").decode()
 
     def name_of(error):
         try:
@@ -279,7 +283,7 @@ def _inboxd():
         if code is None:
             code = 0
         if not isinstance(code, int):
-            return {"status": "fail", "msg": str(code) or "exit 1"}
+            return {"status": "fail", "msg": "exit 1: %s" % (code,)}
         code &= 0xFF
         if code == 0:
             return {"status": "ok"}
@@ -295,22 +299,22 @@ def _inboxd():
             raise Refused("the file is not a JSON object but %s" % type(payload).__name__)
         return payload
 
+    hello = json.loads(reader.readline() or b"{}")
+    if hello.get("t") != "hello":
+        return
+    most = hello.get("max_line_bytes", 1 << 20)
     try:
         target = load()
         fields, further, schema = signature_of(target) if call == "kwargs" else (None, None, None)
     except Unfit as error:
         flush()
-        say({"t": "init_error", "class": "permanent", "msg": str(error)})
+        say({"t": "init_error", "class": "permanent", "msg": clean(str(error))})
         return
     except BaseException as error:
         flush()
-        say({"t": "init_error", "class": "permanent", "msg": name_of(error), "detail": describe(error)})
+        msg, detail = clean(name_of(error)), clean(describe(error))
+        say({"t": "init_error", "class": "permanent", "msg": msg, "detail": detail})
         return
-    most = 1 << 20
-    hello = json.loads(reader.readline() or b"{}")
-    if hello.get("t") != "hello":
-        return
-    most = hello.get("max_line_bytes", most)
     flush()
     ready = {"t": "ready", "v": 1, "name": "python"}
     if schema is not None:
@@ -368,8 +372,9 @@ def _inboxd():
         linecache.checkcache()
         flush()
         answer["t"], answer["id"] = "result", job["id"]
-        if len(answer.get("msg", "")) > 60000:
-            answer["msg"] = answer["msg"][:60000] + "..."
+        for key in ("msg", "detail"):
+            if key in answer:
+                answer[key] = clean(answer[key][:60000])
         return json.dumps(answer) + "\n"
 
     if stdio:

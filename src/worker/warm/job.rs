@@ -125,7 +125,7 @@ impl Job {
             return Err(format!("rows: seq {} came where {} is due", message.seq, self.chunks));
         }
         self.chunks = self.chunks.saturating_add(1);
-        if let Some(rows) = &message.rows {
+        if let Some(rows) = &message.inline {
             for raw in rows {
                 let size = u64::try_from(raw.get().len()).unwrap_or(u64::MAX);
                 self.staged_bytes = self.staged_bytes.saturating_add(size);
@@ -191,8 +191,7 @@ impl Job {
         }
         let mut text = Vec::new();
         file.take(bytes).read_to_end(&mut text).map_err(failed)?;
-        let found =
-            Sha256::digest(&text).iter().fold(String::new(), |hex, b| format!("{hex}{b:02x}"));
+        let found = hex(&text);
         if !found.eq_ignore_ascii_case(sum) {
             return Err(format!(
                 "rows: file {shown} has checksum {found}, not {}",
@@ -272,6 +271,10 @@ impl Job {
     }
 }
 
+fn hex(text: &[u8]) -> String {
+    Sha256::digest(text).iter().fold(String::new(), |hex, b| format!("{hex}{b:02x}"))
+}
+
 /// A log message as a line.
 pub(super) fn log_line(log: &Log<'_>) -> Vec<u8> {
     let level = match log.level {
@@ -282,7 +285,10 @@ pub(super) fn log_line(log: &Log<'_>) -> Vec<u8> {
     };
     let mut line = format!("{level}: {}", log.msg);
     for (key, value) in &log.kv {
-        line.push_str(&format!(" {key}={value}"));
+        line.push(' ');
+        line.push_str(key);
+        line.push('=');
+        line.push_str(&value.to_string());
     }
     if line.len() > limits::LOG_LINE {
         let mut at = limits::LOG_LINE;
@@ -410,10 +416,7 @@ mod tests {
         std::fs::write(folder.path().join("rows"), "{\"a\":1}\n{\"a\":2}\n").unwrap();
         std::os::unix::fs::symlink("rows", scratch.join("link")).unwrap();
         let sum = "22c26d6af0b0f45cfd4a3d7ee3cbc8ac2bed4b6e6e5f6d2c0b1b1c9b1ab1c9f2";
-        let real = Sha256::digest(b"{\"a\":1}\n{\"a\":2}\n")
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect::<String>();
+        let real = hex(b"{\"a\":1}\n{\"a\":2}\n");
         for (file, bytes, count, sum, why) in [
             ("rows", 16, 2, real.as_str(), ""),
             ("rows", 16, 2, sum, "checksum"),

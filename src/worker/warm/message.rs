@@ -111,8 +111,8 @@ pub(super) struct Rows<'a> {
     #[serde(borrow)]
     pub(super) id: Cow<'a, str>,
     pub(super) seq: u64,
-    #[serde(default, borrow)]
-    pub(super) rows: Option<Vec<&'a RawValue>>,
+    #[serde(default, borrow, rename = "rows")]
+    pub(super) inline: Option<Vec<&'a RawValue>>,
     #[serde(default)]
     pub(super) file: Option<String>,
     #[serde(default)]
@@ -215,7 +215,7 @@ pub(super) fn read(line: &[u8]) -> Result<Message<'_>, String> {
                 && rows.bytes.is_some()
                 && rows.count.is_some()
                 && rows.sha256.is_some();
-            if rows.rows.is_some() == is_file {
+            if rows.inline.is_some() == is_file {
                 return Err("rows needs either rows, or file, bytes, count and sha256".to_owned());
             }
             Ok(Message::Rows(rows))
@@ -352,7 +352,7 @@ mod tests {
         assert!(ready.has("progress") && !ready.has("cancel"));
         let rows = br#"{"t":"rows","id":"01JDM3","seq":0,"rows":[["a.tif",800,600]]}"#;
         assert!(
-            matches!(read(rows), Ok(Message::Rows(r)) if r.rows.as_ref().map(Vec::len) == Some(1))
+            matches!(read(rows), Ok(Message::Rows(r)) if r.inline.as_ref().map(Vec::len) == Some(1))
         );
         let fail =
             br#"{"t":"result","id":"x","status":"fail","class":"permanent","code":"E","msg":"no"}"#;

@@ -26,7 +26,7 @@ mod process;
 mod session;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -80,7 +80,7 @@ impl WarmPool {
     }
 
     /// Runs one attempt to its end, blocking, in an idle worker or a new one.
-    pub(in crate::worker) fn run(&self, task: &Task, memory: &OomWatch) -> Ended {
+    pub(super) fn run(&self, task: &Task, memory: &OomWatch) -> Ended {
         let mut session = match self.obtain(task) {
             Ok(session) => session,
             Err((verdict, stderr)) => {
@@ -210,7 +210,7 @@ impl WarmPool {
         let number = session.number;
         let mut state = self.lock();
         let workers = state.routes.entry(route.name.clone()).or_default();
-        let has_successor = workers.replaced.iter().any(|n| *n == number);
+        let has_successor = workers.replaced.contains(&number);
         workers.replaced.retain(|n| *n != number);
         let is_leaving = session.leaves.is_some();
         if has_successor || (is_leaving && !route.warm.overlap) {
@@ -285,7 +285,7 @@ impl WarmPool {
         state.housekeeper = spawned.ok();
     }
 
-    fn house(&self, spool: &PathBuf) {
+    fn house(&self, spool: &Path) {
         let mut state = self.lock();
         while !state.is_over {
             let waited = self.0.over.wait_timeout(state, limits::IDLE_LOOK);

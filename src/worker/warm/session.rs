@@ -211,9 +211,9 @@ fn refuse(process: &mut Process, route: &Route, refusal: Refusal) -> StartFailur
             let mut why = one_line(msg.as_bytes());
             if why.starts_with("ModuleNotFoundError") {
                 let interpreter = &route.warm.interpreter;
-                why.push_str(&format!(
-                    " (install it for {interpreter}, or set interpreter = \".venv/bin/python\")"
-                ));
+                why = format!(
+                    "{why} (install it for {interpreter}, or set interpreter = \".venv/bin/python\")"
+                );
             }
             (class == InitClass::Permanent, why)
         }
