@@ -198,6 +198,10 @@ impl<F: Filesystem> Spool<F> {
                         self.fs.remove_dir(&self.processing, old)?;
                         self.make_afresh(new)?;
                     }
+                    // Someone tidied up in processing/: no reason to fail a job.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        self.make_afresh(new)?;
+                    }
                     done => done?,
                 }
             }
@@ -232,7 +236,10 @@ impl<F: Filesystem> Spool<F> {
         };
         let is_empty = self.fs.list(&dir)?.next().is_none();
         if is_empty && empty.scratch.len() < empty.most {
-            empty.scratch.push(claimed);
+            // On a full disk an outcome is planned, and its scratch cleared, several times.
+            if !empty.scratch.contains(&claimed) {
+                empty.scratch.push(claimed);
+            }
             return Ok(());
         }
         fs::remove_tree(&self.fs, &self.processing, path)
