@@ -835,3 +835,6 @@ enum Work {
 fn outcome(id: JobId, job: &Job, failure: Option<Failure>) -> Effect {
     Effect::RecordOutcome { job: id, attempts: job.begun, spent: job.spent, failure }
 }
+
+#[cfg(test)]
+mod tests;
