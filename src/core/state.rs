@@ -741,8 +741,9 @@ impl Core {
             && self.running + self.promised < self.limits.slots
         {
             if let Some(suspect) = self.first_suspect() {
-                // It waits for the others to end, and nothing new starts meanwhile.
-                if self.running + self.promised == 0 {
+                // It waits for the others to end, and nothing new starts meanwhile. Their ends must be
+                // durable, too: if it takes the daemon down, they would count as lost with it.
+                if self.running + self.promised + self.recording == 0 {
                     self.start(suspect, out);
                 }
                 return;
@@ -839,3 +840,6 @@ enum Work {
 fn outcome(id: JobId, job: &Job, failure: Option<Failure>) -> Effect {
     Effect::RecordOutcome { job: id, attempts: job.begun, spent: job.spent, failure }
 }
+
+#[cfg(test)]
+mod tests;

@@ -191,15 +191,36 @@ impl<F: Filesystem> Spool<F> {
             Some(old) => {
                 let old = Place::Scratch(old).name();
                 let (old, new) = (Path::new(&old), Path::new(&name));
-                self.fs.rename(&self.processing, old, &self.processing, new)?;
+                match self.fs.rename(&self.processing, old, &self.processing, new) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                        self.fs.remove_dir(&self.processing, old)?;
+                        self.make_afresh(new)?;
+                    }
+                    // Someone tidied up in processing/: no reason to fail a job.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        self.make_afresh(new)?;
+                    }
+                    done => done?,
+                }
             }
-            None => self.fs.make_dir(&self.processing, Path::new(&name), 0o750)?,
+            None => self.make_afresh(Path::new(&name))?,
         }
         if output {
-            let name = Place::Output(claimed).name();
-            self.fs.make_dir(&self.processing, Path::new(&name), 0o750)?;
+            self.make_afresh(Path::new(&Place::Output(claimed).name()))?;
         }
         Ok(())
+    }
+
+    /// Makes a folder; one of this name is left of a start that failed half-way, or of an attempt that
+    /// was taken back and could not be cleared.
+    fn make_afresh(&self, name: &Path) -> io::Result<()> {
+        match self.fs.make_dir(&self.processing, name, 0o750) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_tree(&self.fs, &self.processing, name)?;
+                self.fs.make_dir(&self.processing, name, 0o750)
+            }
+            done => done,
+        }
     }
 
     /// The attempt is over: its scratch folder is emptied and kept, or removed.
@@ -213,7 +234,10 @@ impl<F: Filesystem> Spool<F> {
         };
         let is_empty = self.fs.list(&dir)?.next().is_none();
         if is_empty && empty.scratch.len() < empty.most {
-            empty.scratch.push(claimed);
+            // On a full disk an outcome is planned, and its scratch cleared, several times.
+            if !empty.scratch.contains(&claimed) {
+                empty.scratch.push(claimed);
+            }
             return Ok(());
         }
         fs::remove_tree(&self.fs, &self.processing, path)

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
-use super::story::{Deed, SPOOL, Source, Story, in_sim, rel, settings, work};
+use super::story::{BY_HAND, Deed, SPOOL, Source, Story, in_sim, rel, settings, work};
 use crate::core::JobId;
 use crate::daemon::keeper::{Input, Keeper, KeeperError, Output, Staged};
 use crate::daemon::notice::Notice;
@@ -230,6 +230,7 @@ impl<'a, F: Disk> Life<'a, F> {
             11 => {
                 self.story.now = match self.keeper.next_time() {
                     Some(at) if self.running.is_empty() && at < u64::MAX => at.max(now + 1),
+                    _ if self.running.is_empty() => now + 3_000,
                     _ => now + 2,
                 };
                 self.keeper.tick(self.story.now)
@@ -432,7 +433,7 @@ fn take_away(sim: &SimFs) {
 fn edit(sim: &SimFs, story: &mut Story, name: &str) {
     let path = format!("results/{name}");
     if let Some(mut bytes) = sim.read(&path) {
-        bytes.extend_from_slice(b"mine,0,by hand,\n");
+        bytes.extend_from_slice(BY_HAND);
         let copy = format!("results/edit.{}", story.edits.len());
         sim.plant(&copy, &bytes);
         sim.user_rename(&copy, &path);

@@ -242,7 +242,7 @@ fn judges_refuse_broken_histories() {
         ("errors once", |_, f| f.errors.push(f.errors[0].clone())),
         ("errors once", |_, f| f.sidecars.clear()),
         ("errors once", |_, f| f.sidecars.get_mut("fail-1").unwrap().reason = "lost".into()),
-        ("promises", |s, _| s.promised.extend([("ok-1#1".into(), false)])),
+        ("promises", |s, _| s.promised.extend([("ok-1#1".to_owned(), false)])),
         ("one record", |_, f| f.outcomes.push(f.outcomes[0])),
         ("budgets", |s, _| s.runs.push("ok-1#1".into())),
         ("made files", |_, f| f.made.clear()),

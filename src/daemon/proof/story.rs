@@ -18,6 +18,8 @@ use crate::worker::{Ended, Task};
 
 /// Where the spool seems to be, for tasks.
 pub(super) const SPOOL: &str = "/s";
+/// What an editor adds to a CSV.
+pub(super) const BY_HAND: &[u8] = b"mine,0,by hand,\n";
 /// Rows of a job above 1 MiB go to a file of their own.
 const BIG: usize = (1 << 20) + 4096;
 

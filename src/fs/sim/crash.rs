@@ -11,13 +11,14 @@
 //! - A rename happens wholly or not at all. Only writes tear.
 //! - The same world, [`Mode`] and [`Pick`] give the same disk.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::SimFs;
-use super::image::{Act, Image};
+use super::image::{Act, Image, Key};
 use super::world::{Op, World};
 
 /// What dies, and what order the filesystem keeps.
@@ -199,14 +200,40 @@ impl World {
             };
         }
         let reached = self.committed + chooser.up_to(self.next_seq - self.committed);
+        let built_on = self.built_on();
         let fate = |op: &Op| match &*op.act {
             _ if op.is_durable() => Fate::Whole,
             Act::Write { bytes, .. } => chooser.bytes(bytes.len()),
+            _ if op.seq < built_on => Fate::Whole,
             _ if mode == Mode::Weak => chooser.name(),
             _ if op.seq < reached => Fate::Whole,
             _ => Fate::Lost,
         };
         self.log.iter().map(fate).collect()
+    }
+
+    /// Names of operations below this survive: a durable operation took a name that one of them had
+    /// made free. A folder whose new name is durable cannot hold the old one as well; what else such
+    /// an operation stands on survives with it, which is more than POSIX says, for such disks only.
+    fn built_on(&self) -> u64 {
+        let mut freed: HashMap<(Key, &OsStr), u64> = HashMap::new();
+        let mut built_on = 0;
+        for op in &self.log {
+            let (takes, frees) = match &*op.act {
+                Act::Make { dir, name, .. } => (Some((*dir, name)), None),
+                Act::Move { from, old, to, new, .. } => (Some((*to, new)), Some((*from, old))),
+                Act::Remove { dir, name, .. } => (None, Some((*dir, name))),
+                Act::Write { .. } | Act::SetLen { .. } => (None, None),
+            };
+            let before = takes.and_then(|(dir, name)| freed.get(&(dir, name.as_os_str())));
+            if let (Some(seq), true) = (before, op.is_durable()) {
+                built_on = built_on.max(seq + 1);
+            }
+            if let (Some((dir, name)), false) = (frees, op.is_durable()) {
+                freed.insert((dir, name.as_os_str()), op.seq);
+            }
+        }
+        built_on
     }
 
     fn after(&self, mode: Mode, pick: Pick, fates: &[Fate]) -> SimFs {

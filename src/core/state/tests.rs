@@ -1,0 +1,409 @@
+//! The core under random histories: a model keeps what the world would know, crashes included, and
+//! each effect is compared with the invariants in the head of `state`.
+//!
+//! The model's disk is simple: a name in `processing/` survives a crash, a record survives once it
+//! was answered with `Recorded`. What power cuts do to names is not the core's matter.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SLOTS: usize = 3;
+const ROUTES: usize = 2;
+
+fn limits() -> Limits {
+    Limits { slots: SLOTS, look_ahead: 2, window: 8, waiting: 3, incomplete_for: 5_000 }
+}
+
+fn rules() -> Vec<RouteRules> {
+    let retries = Spent { fail: 1, timeout: 0, oom: 0, crash: 1, lost: 3, try_again: 2 };
+    let first = RouteRules {
+        retries,
+        try_again_ms: vec![10, 20],
+        max_running: 2,
+        priority: 0,
+        pause_after_failures: Some(3),
+    };
+    let second =
+        RouteRules { max_running: 3, priority: 1, pause_after_failures: None, ..first.clone() };
+    vec![first, second]
+}
+
+/// A job as the model's disk has it.
+#[derive(Clone, Debug, Default)]
+struct OnDisk {
+    route: usize,
+    /// From the name.
+    begun: u32,
+    /// The last end that is recorded, and what it said.
+    ended: u32,
+    spent: Spent,
+    not_before: Millis,
+    incomplete_since: Option<Millis>,
+}
+
+struct World {
+    core: Core,
+    now: Millis,
+    last: JobId,
+    jobs: BTreeMap<JobId, OnDisk>,
+    /// Which a slot has, by route.
+    running: BTreeMap<JobId, usize>,
+    /// Ends that are not answered yet.
+    unrecorded: BTreeMap<JobId, Effect>,
+    done: BTreeSet<JobId>,
+    paused: BTreeSet<usize>,
+    names: u32,
+    offered: u32,
+    /// How the attempt ended whose end is being decided: a failure's class, or none.
+    cause: Option<FailClass>,
+    draining: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Offer(usize),
+    Take(usize),
+    End(usize, u8),
+    Record(usize),
+    RecordAll,
+    Wait(Millis),
+    Crash,
+    Resume(usize),
+    Claims(bool),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        6 => (0..ROUTES).prop_map(Act::Offer),
+        1 => (0..ROUTES).prop_map(Act::Take),
+        8 => (0..8usize, any::<u8>()).prop_map(|(at, how)| Act::End(at, how)),
+        4 => (0..8usize).prop_map(Act::Record),
+        2 => Just(Act::RecordAll),
+        3 => (0..3_000u64).prop_map(Act::Wait),
+        1 => Just(Act::Crash),
+        1 => (0..ROUTES).prop_map(Act::Resume),
+        1 => any::<bool>().prop_map(Act::Claims),
+    ];
+    proptest::collection::vec(act, 1..120)
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            core: Core::new(limits(), rules()),
+            now: 1_000,
+            last: JobId::MIN,
+            jobs: BTreeMap::new(),
+            running: BTreeMap::new(),
+            unrecorded: BTreeMap::new(),
+            done: BTreeSet::new(),
+            paused: BTreeSet::new(),
+            names: 0,
+            offered: 0,
+            cause: None,
+            draining: false,
+        }
+    }
+
+    fn new_job(&mut self) -> JobId {
+        self.last = JobId::next(self.last, self.now, [3; 10]);
+        self.last
+    }
+
+    /// Gives an event and carries out what follows, the answers to claims included.
+    fn step(&mut self, event: Event) {
+        let mut events = std::collections::VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let mut out = Vec::new();
+            if let Event::Resume { route } = &event {
+                self.paused.remove(route);
+            }
+            self.core.step(event, self.now, &mut out);
+            for effect in out {
+                events.extend(self.carry_out(effect));
+            }
+        }
+        self.check();
+    }
+
+    fn carry_out(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Claim { candidate, begin } => {
+                let route = candidate.route;
+                assert!(!self.draining && !self.paused.contains(&route));
+                self.names -= 1;
+                // Every seventh is gone, or cannot be claimed now.
+                match candidate.order % 7 {
+                    3 => return Some(Event::Held { candidate, begin, until: None }),
+                    5 => {
+                        let until = Some(self.now + 10);
+                        return Some(Event::Held { candidate, begin, until });
+                    }
+                    _ => {}
+                }
+                let job = self.new_job();
+                let disk = OnDisk { route, begun: u32::from(begin), ..OnDisk::default() };
+                self.jobs.insert(job, disk);
+                if candidate.order % 7 == 6 {
+                    self.cause = Some(FailClass::Permanent);
+                    let failure = Failure::new(FailClass::Permanent, "not a regular file");
+                    return Some(Event::Rejected { job, route, begun: begin, failure });
+                }
+                Some(Event::Claimed { job, route, begun: begin })
+            }
+            Effect::Start { job, route, attempt, suspect } => {
+                assert!(!self.draining, "a start in a drain");
+                assert!(!self.done.contains(&job), "a start after the outcome");
+                assert!(!self.unrecorded.contains_key(&job), "a start before the end is recorded");
+                assert!(!self.paused.contains(&route), "a start of a paused route");
+                let disk = self.jobs.get_mut(&job).unwrap();
+                assert_eq!(disk.route, route);
+                assert_eq!(attempt, disk.ended + 1, "attempt N+1 comes after the end of N");
+                assert_eq!(suspect, disk.spent.lost > 0);
+                disk.begun = attempt;
+                if disk.spent.lost >= 2 {
+                    assert!(self.running.is_empty() && self.unrecorded.is_empty(), "not alone");
+                }
+                assert!(self.running.insert(job, route).is_none(), "twice at once");
+                None
+            }
+            Effect::RecordAttempt { job, attempt, spent, .. } => {
+                self.running.remove(&job);
+                assert_eq!(attempt, self.jobs[&job].begun);
+                self.charged(job, spent, true);
+                assert!(self.unrecorded.insert(job, effect).is_none());
+                None
+            }
+            Effect::RecordOutcome { job, spent, ref failure, .. } => {
+                self.running.remove(&job);
+                assert!(!self.done.contains(&job), "two outcomes");
+                if failure.is_some() {
+                    self.charged(job, spent, false);
+                }
+                assert!(self.unrecorded.insert(job, effect).is_none());
+                None
+            }
+            Effect::Release { job, begun } => {
+                self.running.remove(&job);
+                let disk = self.jobs.get_mut(&job).unwrap();
+                assert_eq!(begun, disk.begun - 1);
+                disk.begun = begun;
+                None
+            }
+            Effect::Pause { route, .. } => {
+                assert!(self.paused.insert(route), "paused twice");
+                None
+            }
+        }
+    }
+
+    /// One attempt was charged to the budget of its cause, and goes on exactly if that allows it.
+    fn charged(&self, job: JobId, spent: Spent, goes_on: bool) {
+        let mut expected = self.jobs[&job].spent;
+        let may_go_on = match self.cause.map(FailClass::budget) {
+            // Incomplete: free, until it has been so for too long.
+            None => true,
+            Some(None) => false,
+            Some(Some(budget)) => {
+                expected.charge(budget);
+                expected.of(budget) <= rules()[0].retries.of(budget)
+            }
+        };
+        assert_eq!(spent, expected);
+        assert!(may_go_on == goes_on || self.cause.is_none(), "{spent:?} {:?}", self.cause);
+    }
+
+    fn check(&self) {
+        assert!(self.running.len() <= SLOTS);
+        assert_eq!(self.core.running(), self.running.len());
+        for (at, rules) in rules().iter().enumerate() {
+            let mine = self.running.values().filter(|route| **route == at).count();
+            assert!(mine <= rules.max_running);
+        }
+        let is_suspect = |job: &JobId| self.jobs[job].spent.lost >= 2;
+        if self.running.keys().any(is_suspect) {
+            assert_eq!(self.running.len(), 1, "a suspect is not alone");
+        }
+        let counts = self.core.counts();
+        assert!(counts.candidates <= limits().window && counts.held <= limits().window);
+        assert_eq!(counts.recording, self.unrecorded.len());
+    }
+
+    fn record(&mut self, job: JobId) {
+        let Some(effect) = self.unrecorded.remove(&job) else { return };
+        match effect {
+            Effect::RecordAttempt { attempt, spent, not_before, incomplete_since, .. } => {
+                let disk = self.jobs.get_mut(&job).unwrap();
+                disk.ended = attempt;
+                (disk.spent, disk.not_before) = (spent, not_before);
+                disk.incomplete_since = incomplete_since;
+            }
+            _ => {
+                let outcome = self.done.insert(job);
+                assert!(outcome);
+                self.jobs.remove(&job);
+            }
+        }
+        self.step(Event::Recorded { job });
+    }
+
+    /// The daemon dies: what is not recorded is forgotten, what runs is lost.
+    fn crash(&mut self) {
+        self.core = Core::new(limits(), rules());
+        self.running.clear();
+        self.unrecorded.clear();
+        self.paused.clear();
+        self.names = 0;
+        for (job, disk) in self.jobs.clone() {
+            self.cause = Some(FailClass::Lost);
+            self.step(Event::Recovered(Recovered {
+                job,
+                route: Some(disk.route),
+                begun: disk.begun,
+                ended: disk.ended,
+                spent: disk.spent,
+                not_before: disk.not_before,
+                incomplete_since: disk.incomplete_since,
+            }));
+        }
+    }
+
+    fn offer(&mut self, route: usize) {
+        self.offered += 1;
+        let rel = RelPath::new(format!("f{}", self.offered)).unwrap();
+        let candidate = Candidate { rel, route, order: i64::from(self.offered) };
+        if self.core.room() > 0 {
+            self.names += 1;
+        }
+        self.core.offer(candidate, self.now);
+        self.step(Event::Tick);
+    }
+
+    fn end(&mut self, at: usize, how: u8) {
+        let Some(job) = self.running.keys().nth(at % self.running.len().max(1)).copied() else {
+            return;
+        };
+        let fail = |class| Verdict::Failed(Failure::new(class, "no"));
+        let verdict = match how % 11 {
+            0 => fail(FailClass::Fail),
+            1 => fail(FailClass::Timeout),
+            2 => fail(FailClass::Oom),
+            3 => fail(FailClass::Crash),
+            4 => fail(FailClass::TryAgain),
+            5 => fail(FailClass::Permanent),
+            6 => Verdict::Incomplete { reason: String::new(), retry_after_ms: None },
+            7 => Verdict::Released,
+            8 => {
+                let route = self.running[&job];
+                self.step(Event::Ended {
+                    job,
+                    verdict: Verdict::Misconfigured { reason: "x".into() },
+                });
+                assert!(self.paused.contains(&route));
+                return;
+            }
+            9 => {
+                // Starting failed: no worker saw it.
+                self.running.remove(&job);
+                let disk = self.jobs.get_mut(&job).unwrap();
+                disk.begun -= 1;
+                return self.step(Event::StartFailed { job });
+            }
+            _ => Verdict::Done,
+        };
+        self.cause = match &verdict {
+            Verdict::Failed(failure) => Some(failure.class),
+            _ => None,
+        };
+        self.step(Event::Ended { job, verdict });
+    }
+
+    fn act(&mut self, act: &Act) {
+        match *act {
+            Act::Offer(route) => self.offer(route),
+            Act::Take(route) => {
+                let job = self.new_job();
+                self.jobs.insert(job, OnDisk { route, ..OnDisk::default() });
+                self.step(Event::Taken { job, route });
+            }
+            Act::End(at, how) => self.end(at, how),
+            Act::Record(at) => {
+                let job = self.unrecorded.keys().nth(at % self.unrecorded.len().max(1)).copied();
+                job.into_iter().for_each(|job| self.record(job));
+            }
+            Act::RecordAll => {
+                for job in self.unrecorded.keys().copied().collect::<Vec<_>>() {
+                    self.record(job);
+                }
+            }
+            Act::Wait(ms) => {
+                self.now += ms;
+                self.step(Event::Tick);
+            }
+            Act::Crash => self.crash(),
+            Act::Resume(route) => self.step(Event::Resume { route }),
+            Act::Claims(allowed) => self.step(Event::Claims { allowed }),
+        }
+    }
+
+    /// Everything is answered from now on: every job gets its outcome.
+    fn to_the_end(&mut self) {
+        self.step(Event::Claims { allowed: true });
+        for _ in 0..2_000 {
+            if self.jobs.is_empty() && self.core.counts().candidates == 0 {
+                break;
+            }
+            for route in self.paused.clone() {
+                self.step(Event::Resume { route });
+            }
+            self.act(&Act::RecordAll);
+            for job in self.running.keys().copied().collect::<Vec<_>>() {
+                self.step(Event::Ended { job, verdict: Verdict::Done });
+            }
+            self.now = self.core.next_timer().map_or(self.now, |at| at.max(self.now));
+            self.step(Event::Tick);
+        }
+        assert!(self.jobs.is_empty(), "starved: {:?} {:?}", self.jobs, self.core.counts());
+        assert_eq!(
+            self.core.counts(),
+            Counts { held: self.core.counts().held, ..Counts::default() }
+        );
+        assert!(self.core.is_still());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Goal: the invariants in the head of `state` hold in every history, and nothing starves.
+    /// Method: random events, crash and restart among them, against a model; then every event is
+    /// answered until all is over.
+    #[test]
+    fn every_history_keeps_the_invariants(acts in acts()) {
+        let mut world = World::new();
+        for act in &acts {
+            world.act(act);
+        }
+        world.to_the_end();
+    }
+
+    /// Goal: a drain starts and claims nothing more, and ends. Method: a random history, then a drain
+    /// in which all that runs is given back or ends.
+    #[test]
+    fn a_drain_ends_and_starts_nothing(acts in acts(), how in any::<u8>()) {
+        let mut world = World::new();
+        for act in &acts {
+            world.act(act);
+        }
+        world.draining = true;
+        world.step(Event::Drain);
+        for _ in 0..SLOTS {
+            world.end(0, how);
+        }
+        world.act(&Act::RecordAll);
+        prop_assert!(world.running.is_empty() && world.core.is_still());
+    }
+}
