@@ -203,9 +203,8 @@ impl<'a, F: Disk> Life<'a, F> {
 
     fn has_input(&self) -> bool {
         let tree = self.sim.tree();
-        let is_input = |path: &String| {
-            path.strip_prefix("incoming/").is_some_and(|rel| !is_hidden(rel))
-        };
+        let is_input =
+            |path: &String| path.strip_prefix("incoming/").is_some_and(|rel| !is_hidden(rel));
         tree.iter().any(|(path, seen)| is_input(path) && !matches!(seen, crate::fs::sim::Seen::Dir))
     }
 
@@ -214,11 +213,13 @@ impl<'a, F: Disk> Life<'a, F> {
         let now = self.story.now;
         match self.rng.below(12) {
             0..=2 if !self.running.is_empty() => self.end_one(),
-            3..=4 => self.keeper.scan(usize::try_from(self.rng.below(6) + 1).unwrap(), now).map(drop),
+            3..=4 => {
+                self.keeper.scan(usize::try_from(self.rng.below(6) + 1).unwrap(), now).map(drop)
+            }
             5..=6 if self.keeper.commit_is_due(now) => self.keeper.commit(now),
             7 if !self.story.deeds.is_empty() => {
                 let deed = self.story.deeds.remove(0);
-                self.act(deed)
+                self.act(&deed)
             }
             8 => self.take_source(),
             9 => self.go_on_with_sync(),
@@ -247,7 +248,7 @@ impl<'a, F: Disk> Life<'a, F> {
         self.keeper.handle(Input::Ended { job: task.job, ended }, self.story.now)
     }
 
-    fn act(&mut self, deed: Deed) -> Result<(), KeeperError> {
+    fn act(&mut self, deed: &Deed) -> Result<(), KeeperError> {
         let now = self.story.now;
         match deed {
             Deed::Drop(rel) => self.story.careful(&self.sim, rel),
@@ -272,9 +273,10 @@ impl<'a, F: Disk> Life<'a, F> {
     }
 
     fn next_source(&self) -> Option<&Source> {
-        self.story.sources.iter().find(|source| {
-            !self.staged.contains(&source.id) && !self.is_known(source)
-        })
+        self.story
+            .sources
+            .iter()
+            .find(|source| !self.staged.contains(&source.id) && !self.is_known(source))
     }
 
     fn is_known(&self, source: &Source) -> bool {

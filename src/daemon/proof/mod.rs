@@ -15,8 +15,8 @@
 //! - `rules`: the rules of the design whose breaking has a name.
 //! - `faults`: EIO, ENOSPC, EMFILE at each operation instead of a crash.
 //!
-//! `INBOXD_PROOF_STATES=100000 cargo test --release proof` is the long run. A failure prints what to
-//! set in [`again`] to see it again.
+//! `INBOXD_PROOF_STATES=100000 cargo test proof::every` is the long run. A failure prints three
+//! numbers; `INBOXD_PROOF_AGAIN=5,9,1` looks at that state alone.
 //!
 //! Must not know: threads, workers, the real disk.
 
@@ -55,13 +55,37 @@ fn everything(seed: u64) -> (SimFs, Story) {
     let sim = spool();
     let mut rng = SplitMix::new(seed);
     let mut names = vec![
-        "ok-1", "two-1", "fail-1", "flaky-1", "sub/ok-2", "sub/perm-1", "made-1", "none-1",
-        "wait-1", "mess-1", "wide-1", "crash-1", "again-1",
+        "ok-1",
+        "two-1",
+        "fail-1",
+        "flaky-1",
+        "sub/ok-2",
+        "sub/perm-1",
+        "made-1",
+        "none-1",
+        "wait-1",
+        "mess-1",
+        "wide-1",
+        "crash-1",
+        "again-1",
     ];
     let mut deeds = vec![
-        Drop("ok-1"), Drop("sub/two-2"), Careless("ok-9"), TakeAway, Drop("made-1"), Checkpoint,
-        Drop("sub/ok-2"), Careless("fail-9"), WriteBack, Seal, Drop("perm-2"), Checkpoint,
-        Drop("ok-1"), TakeAway, Drop("wide-2"), Drain,
+        Drop("ok-1"),
+        Drop("sub/two-2"),
+        Careless("ok-9"),
+        TakeAway,
+        Drop("made-1"),
+        Checkpoint,
+        Drop("sub/ok-2"),
+        Careless("fail-9"),
+        WriteBack,
+        Seal,
+        Drop("perm-2"),
+        Checkpoint,
+        Drop("ok-1"),
+        TakeAway,
+        Drop("wide-2"),
+        Drain,
     ];
     // Each seed tells a part of it, in an order of its own: short lives reach more of their states.
     shuffle(&mut names, &mut rng);
@@ -120,7 +144,11 @@ fn end_of(mut sim: SimFs, mut story: Story, rng: &mut SplitMix) -> Result<(), St
             End::Drained => (Mode::Process, Pick::Keep),
             _ => draw_crash(rng),
         };
-        sim = if end == End::Drained { sim.crash(mode, pick) } else { crash(&sim, &mut story, mode, pick) };
+        sim = if end == End::Drained {
+            sim.crash(mode, pick)
+        } else {
+            crash(&sim, &mut story, mode, pick)
+        };
     }
     let verdict = judge(&story, &look(&sim, &story));
     let told = |why| format!("{why}\n{:#?}\n{}", story, sim.describe());
@@ -132,7 +160,8 @@ fn end_of(mut sim: SimFs, mut story: Story, rng: &mut SplitMix) -> Result<(), St
 }
 
 fn draw_crash(rng: &mut SplitMix) -> (Mode, Pick) {
-    let mode = [Mode::Process, Mode::Ext4, Mode::Weak, Mode::Weak][usize::try_from(rng.below(4)).unwrap()];
+    let mode =
+        [Mode::Process, Mode::Ext4, Mode::Weak, Mode::Weak][usize::try_from(rng.below(4)).unwrap()];
     let pick = match rng.below(6) {
         0 => Pick::Lose,
         1 => Pick::Keep,
@@ -143,6 +172,14 @@ fn draw_crash(rng: &mut SplitMix) -> (Mode, Pick) {
 
 /// Looks at `most` states of the stories from `seed` on; panics at the first that is wrong.
 fn prove(tell: fn(u64) -> (SimFs, Story), first_seed: u64, most: u64, per_stop: u64) -> u64 {
+    if let Ok(asked) = std::env::var("INBOXD_PROOF_AGAIN") {
+        let numbers: Vec<u64> = asked.split(',').map(|text| text.parse().unwrap()).collect();
+        let (sim, mut story) = tell(numbers[0]);
+        sim.stop_at(numbers[1]);
+        live(&sim, &mut story);
+        one_state(&sim, story, token(numbers[0], numbers[1], numbers[2])).unwrap();
+        return most;
+    }
     let mut states = 0;
     let mut seed = first_seed;
     while states < most {
@@ -158,8 +195,7 @@ fn prove(tell: fn(u64) -> (SimFs, Story), first_seed: u64, most: u64, per_stop: 
             sim.stop_at(n);
             live(&sim, &mut story);
             for at in 0..per_stop {
-                let token = seed << 32 | n << 8 | at;
-                if let Err(why) = one_state(&sim, story.clone(), token) {
+                if let Err(why) = one_state(&sim, story.clone(), token(seed, n, at)) {
                     panic!("again({seed}, {n}, {at}): {why}");
                 }
                 states += 1;
@@ -168,6 +204,11 @@ fn prove(tell: fn(u64) -> (SimFs, Story), first_seed: u64, most: u64, per_stop: 
         seed += 1;
     }
     states
+}
+
+/// The seed of all draws in one state.
+fn token(seed: u64, n: u64, at: u64) -> u64 {
+    seed << 32 | n << 8 | at
 }
 
 fn one_state(sim: &SimFs, mut story: Story, token: u64) -> Result<(), String> {

@@ -31,7 +31,12 @@ fn die_under(sim: &mut SimFs, story: &mut Story, name: &str, mode: Mode, pick: P
         let mut life = Life::begin(sim, fs, story, true).unwrap().unwrap();
         let mut steps = 0;
         while !life.running.iter().any(|(task, _)| task.rel.to_string() == name) {
-            if life.keeper.find(&crate::daemon::service::Wanted::Rel(super::story::rel(name)), 0).is_none() && steps > 300 {
+            if life
+                .keeper
+                .find(&crate::daemon::service::Wanted::Rel(super::story::rel(name)), 0)
+                .is_none()
+                && steps > 300
+            {
                 return false;
             }
             life.step().unwrap();
@@ -47,7 +52,9 @@ fn die_under(sim: &mut SimFs, story: &mut Story, name: &str, mode: Mode, pick: P
 /// whenever its worker runs, until it does not any more.
 #[test]
 fn rule2_a_file_that_kills_the_daemon_ends_in_error_and_its_neighbours_do_not() {
-    for (mode, pick) in [(Mode::Process, Pick::Keep), (Mode::Ext4, Pick::Keep), (Mode::Weak, Pick::Keep)] {
+    for (mode, pick) in
+        [(Mode::Process, Pick::Keep), (Mode::Ext4, Pick::Keep), (Mode::Weak, Pick::Keep)]
+    {
         let (mut sim, mut story) = tell(&["ok-1", "ok-killer", "two-1", "ok-2"], vec![]);
         let mut deaths = 0;
         while die_under(&mut sim, &mut story, "ok-killer", mode, pick) {
@@ -57,7 +64,8 @@ fn rule2_a_file_that_kills_the_daemon_ends_in_error_and_its_neighbours_do_not() 
         sim = finish(sim.crash(Mode::Process, Pick::Keep), &mut story);
         assert_eq!(deaths, 4);
         let facts = look(&sim, &story);
-        let places: Vec<_> = facts.places.iter().map(|(id, at)| (id.as_str(), at[0].0.as_str())).collect();
+        let places: Vec<_> =
+            facts.places.iter().map(|(id, at)| (id.as_str(), at[0].0.as_str())).collect();
         let expected =
             [("ok-1#1", "done"), ("ok-2#4", "done"), ("ok-killer#2", "error"), ("two-1#3", "done")];
         assert_eq!(places, expected);
@@ -113,7 +121,9 @@ fn rule4_a_torn_tail_is_cut() {
         let (sim, mut told) = tell(&["two-1", "fail-1"], vec![]);
         sim.stop_at(n);
         live(&sim, &mut told);
-        for (mode, seed) in [(Mode::Process, 1), (Mode::Process, 2), (Mode::Ext4, 3), (Mode::Ext4, 4)] {
+        for (mode, seed) in
+            [(Mode::Process, 1), (Mode::Process, 2), (Mode::Ext4, 3), (Mode::Ext4, 4)]
+        {
             let mut story = told.clone();
             let next = crash(&sim, &mut story, mode, Pick::Seeded(seed));
             let life = Life::begin(&next, next.clone(), &mut story, true).unwrap().unwrap();
@@ -128,8 +138,14 @@ fn rule4_a_torn_tail_is_cut() {
 
 fn edited(seed: u64) -> (SimFs, Story) {
     let mut deeds = vec![
-        Deed::Drop("ok-3"), Deed::Edit("main.csv"), Deed::Drop("two-4"), Deed::Checkpoint,
-        Deed::Edit("errors.csv"), Deed::Drop("fail-3"), Deed::Edit("main.csv"), Deed::Drop("ok-5"),
+        Deed::Drop("ok-3"),
+        Deed::Edit("main.csv"),
+        Deed::Drop("two-4"),
+        Deed::Checkpoint,
+        Deed::Edit("errors.csv"),
+        Deed::Drop("fail-3"),
+        Deed::Edit("main.csv"),
+        Deed::Drop("ok-5"),
         Deed::Seal,
     ];
     shuffle(&mut deeds, &mut SplitMix::new(seed));
@@ -147,7 +163,8 @@ fn rule5_a_touched_csv_is_left_alone_and_no_row_is_lost() {
 }
 
 fn big(seed: u64) -> (SimFs, Story) {
-    let (sim, mut story) = tell(&["big-1", "ok-1"], vec![Deed::Checkpoint, Deed::Drop("big-2"), Deed::Checkpoint]);
+    let (sim, mut story) =
+        tell(&["big-1", "ok-1"], vec![Deed::Checkpoint, Deed::Drop("big-2"), Deed::Checkpoint]);
     story.seed = seed;
     (sim, story)
 }
@@ -169,7 +186,9 @@ fn rule7_a_recorded_file_in_incoming_again_is_settled_not_run() {
     live(&sim, &mut told);
     assert_eq!(told.promised.len(), names.len());
     let mut returned = 0;
-    for (seed, pick) in [Pick::Lose, Pick::Seeded(1), Pick::Seeded(2), Pick::Seeded(3)].into_iter().enumerate() {
+    for (seed, pick) in
+        [Pick::Lose, Pick::Seeded(1), Pick::Seeded(2), Pick::Seeded(3)].into_iter().enumerate()
+    {
         for m in 1..80 {
             let mut story = told.clone();
             story.deeds = vec![Deed::Checkpoint];
@@ -199,16 +218,21 @@ fn rule7_a_claim_that_outlived_a_kill_does_not_come_back() {
     assert_eq!(story.runs.len(), runs);
 }
 
+/// One thing broken in a clean history.
+type Break = fn(&mut Story, &mut Facts);
+
 /// Goal: each judge sees what it is there for. Method: a clean spool, one thing broken at a time.
 #[test]
 fn judges_refuse_broken_histories() {
-    let (sim, mut story) = tell(&["ok-1", "fail-1", "made-1", "two-1"], vec![Deed::Edit("nothing.csv")]);
+    let (sim, mut story) =
+        tell(&["ok-1", "fail-1", "made-1", "two-1"], vec![Deed::Edit("nothing.csv")]);
     let sim = finish(sim, &mut story);
     let clean = judged(&sim, &story);
-    type Break = fn(&mut Story, &mut Facts);
     let broken: [(&str, Break); 20] = [
         ("one place", |_, f| drop(f.places.remove("ok-1#1"))),
-        ("one place", |_, f| f.places.get_mut("ok-1#1").unwrap().push(("incoming".into(), "x".into()))),
+        ("one place", |_, f| {
+            f.places.get_mut("ok-1#1").unwrap().push(("incoming".into(), "x".into()));
+        }),
         ("one place", |_, f| f.places.get_mut("ok-1#1").unwrap()[0].0 = "processing".into()),
         ("one place", |_, f| f.places.get_mut("fail-1#2").unwrap()[0].0 = "done".into()),
         ("rows once", |_, f| f.rows.retain(|row| row.n != "1")),
