@@ -5,17 +5,22 @@
 //!    between write and fsync, or after a failed fsync), so
 //! 2. copy every live record into a new journal segment, sync it and `journal/`; only now
 //! 3. write the CSVs as recorded,
-//! 4. settle what is recorded and still stands in `processing/`,
+//! 4. settle what is recorded and still stands in `processing/`, or, after a power cut, in `incoming/`
+//!    again (now: the next checkpoint drops its record),
 //! 5. take every other claim up again; an attempt without an end was lost and is charged so.
 //!
 //! Must not know: threads, the clock (time and boot id are passed in). The old daemon's workers were
 //! ended before this is called.
 //!
 //! Invariants
-//! - It may be stopped at any instant and started again.
+//! - It may be stopped at any instant and started again. That there was a power cut is known until
+//!   the next checkpoint: the journal keeps the old boot id so long.
+//! - A claim taken up is durable before it can be recorded: the ctime of before it is not known any
+//!   more, by which a file that came back to `incoming/` would be known.
 //! - A file is settled under an outcome only if it is the very file that the outcome names
 //!   ([`FileMark`]): after a power cut an emptied folder may stand under its old name with a new file
-//!   in it, since the rename of the folder and that of the file are lost independently.
+//!   in it, since the rename of the folder and that of the file are lost independently. So each file
+//!   is looked at for itself, whatever its folder is called.
 //! - After a power cut, a claim of which the journal knows nothing gets a new id, for the same reason:
 //!   the id in its name may be of a job that was recorded long ago.
 

@@ -234,18 +234,14 @@ impl World {
 
     fn record(&mut self, job: JobId) {
         let Some(effect) = self.unrecorded.remove(&job) else { return };
-        match effect {
-            Effect::RecordAttempt { attempt, spent, not_before, incomplete_since, .. } => {
-                let disk = self.jobs.get_mut(&job).unwrap();
-                disk.ended = attempt;
-                (disk.spent, disk.not_before) = (spent, not_before);
-                disk.incomplete_since = incomplete_since;
-            }
-            _ => {
-                let outcome = self.done.insert(job);
-                assert!(outcome);
-                self.jobs.remove(&job);
-            }
+        if let Effect::RecordAttempt { attempt, spent, not_before, incomplete_since, .. } = effect {
+            let disk = self.jobs.get_mut(&job).unwrap();
+            disk.ended = attempt;
+            (disk.spent, disk.not_before) = (spent, not_before);
+            disk.incomplete_since = incomplete_since;
+        } else {
+            assert!(self.done.insert(job));
+            self.jobs.remove(&job);
         }
         self.step(Event::Recorded { job });
     }
@@ -332,7 +328,9 @@ impl World {
             Act::End(at, how) => self.end(at, how),
             Act::Record(at) => {
                 let job = self.unrecorded.keys().nth(at % self.unrecorded.len().max(1)).copied();
-                job.into_iter().for_each(|job| self.record(job));
+                if let Some(job) = job {
+                    self.record(job);
+                }
             }
             Act::RecordAll => {
                 for job in self.unrecorded.keys().copied().collect::<Vec<_>>() {
@@ -350,7 +348,7 @@ impl World {
     }
 
     /// Everything is answered from now on: every job gets its outcome.
-    fn to_the_end(&mut self) {
+    fn go_to_the_end(&mut self) {
         self.step(Event::Claims { allowed: true });
         for _ in 0..2_000 {
             if self.jobs.is_empty() && self.core.counts().candidates == 0 {
@@ -387,7 +385,7 @@ proptest! {
         for act in &acts {
             world.act(act);
         }
-        world.to_the_end();
+        world.go_to_the_end();
     }
 
     /// Goal: a drain starts and claims nothing more, and ends. Method: a random history, then a drain

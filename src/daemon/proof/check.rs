@@ -104,7 +104,7 @@ impl Facts {
                 self.sidecars.insert(of.to_owned(), found);
             }
             // One that is half written stands under its temporary name until it is done again.
-            _ if of.ends_with(".tmp") => {}
+            _ if of.strip_suffix(".tmp").is_some() => {}
             _ => self.strange.push(format!("{path} is no sidecar")),
         }
     }

@@ -49,8 +49,8 @@ fn fail_once(seed: u64, nth: u64, (counts, errno, then): Fault) -> Option<bool> 
     let met = faults.failed() > 0;
     let gave_up = matches!(end, End::GaveUp(_));
     // A failed fsync may have lost what it was to keep; the kernel forgets. The weakest crash says so.
-    let mode = if nth % 2 == 0 && errno == Errno::IO { Mode::Weak } else { Mode::Process };
-    let pick = if nth % 4 == 0 { Pick::Lose } else { Pick::Seeded(nth) };
+    let mode = if nth.is_multiple_of(2) && errno == Errno::IO { Mode::Weak } else { Mode::Process };
+    let pick = if nth.is_multiple_of(4) { Pick::Lose } else { Pick::Seeded(nth) };
     story.cuts += u32::from(mode == Mode::Weak);
     story.kills += u32::from(mode == Mode::Process);
     let after = finish(sim.crash(mode, pick), &mut story);

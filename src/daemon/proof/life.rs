@@ -219,7 +219,7 @@ impl<'a, F: Disk> Life<'a, F> {
             5..=6 if self.keeper.commit_is_due(now) => self.keeper.commit(now),
             7 if !self.story.deeds.is_empty() => {
                 let deed = self.story.deeds.remove(0);
-                self.act(deed)
+                self.act(&deed)
             }
             8 => self.take_source(),
             9 => self.go_on_with_sync(),
@@ -248,7 +248,7 @@ impl<'a, F: Disk> Life<'a, F> {
         self.keeper.handle(Input::Ended { job: task.job, ended }, self.story.now)
     }
 
-    fn act(&mut self, deed: Deed) -> Result<(), KeeperError> {
+    fn act(&mut self, deed: &Deed) -> Result<(), KeeperError> {
         let now = self.story.now;
         match deed {
             Deed::Drop(rel) => self.story.careful(&self.sim, rel),

@@ -15,8 +15,8 @@
 //! - `rules`: the rules of the design whose breaking has a name.
 //! - `faults`: EIO, ENOSPC, EMFILE at each operation instead of a crash.
 //!
-//! `INBOXD_PROOF_STATES=100000 cargo test --release proof` is the long run. A failure prints what to
-//! set in [`again`] to see it again.
+//! `INBOXD_PROOF_STATES=100000 cargo test proof::every` is the long run. A failure prints three
+//! numbers; `INBOXD_PROOF_AGAIN=5,9,1` looks at that state alone.
 //!
 //! Must not know: threads, workers, the real disk.
 
@@ -172,6 +172,14 @@ fn draw_crash(rng: &mut SplitMix) -> (Mode, Pick) {
 
 /// Looks at `most` states of the stories from `seed` on; panics at the first that is wrong.
 fn prove(tell: fn(u64) -> (SimFs, Story), first_seed: u64, most: u64, per_stop: u64) -> u64 {
+    if let Ok(asked) = std::env::var("INBOXD_PROOF_AGAIN") {
+        let numbers: Vec<u64> = asked.split(',').map(|text| text.parse().unwrap()).collect();
+        let (sim, mut story) = tell(numbers[0]);
+        sim.stop_at(numbers[1]);
+        live(&sim, &mut story);
+        one_state(&sim, story, token(numbers[0], numbers[1], numbers[2])).unwrap();
+        return most;
+    }
     let mut states = 0;
     let mut seed = first_seed;
     while states < most {
@@ -187,8 +195,7 @@ fn prove(tell: fn(u64) -> (SimFs, Story), first_seed: u64, most: u64, per_stop: 
             sim.stop_at(n);
             live(&sim, &mut story);
             for at in 0..per_stop {
-                let token = seed << 32 | n << 8 | at;
-                if let Err(why) = one_state(&sim, story.clone(), token) {
+                if let Err(why) = one_state(&sim, story.clone(), token(seed, n, at)) {
                     panic!("again({seed}, {n}, {at}): {why}");
                 }
                 states += 1;
@@ -197,6 +204,11 @@ fn prove(tell: fn(u64) -> (SimFs, Story), first_seed: u64, most: u64, per_stop: 
         seed += 1;
     }
     states
+}
+
+/// The seed of all draws in one state.
+fn token(seed: u64, n: u64, at: u64) -> u64 {
+    seed << 32 | n << 8 | at
 }
 
 fn one_state(sim: &SimFs, mut story: Story, token: u64) -> Result<(), String> {

@@ -218,6 +218,9 @@ fn rule7_a_claim_that_outlived_a_kill_does_not_come_back() {
     assert_eq!(story.runs.len(), runs);
 }
 
+/// One thing broken in a clean history.
+type Break = fn(&mut Story, &mut Facts);
+
 /// Goal: each judge sees what it is there for. Method: a clean spool, one thing broken at a time.
 #[test]
 fn judges_refuse_broken_histories() {
@@ -225,11 +228,10 @@ fn judges_refuse_broken_histories() {
         tell(&["ok-1", "fail-1", "made-1", "two-1"], vec![Deed::Edit("nothing.csv")]);
     let sim = finish(sim, &mut story);
     let clean = judged(&sim, &story);
-    type Break = fn(&mut Story, &mut Facts);
     let broken: [(&str, Break); 20] = [
         ("one place", |_, f| drop(f.places.remove("ok-1#1"))),
         ("one place", |_, f| {
-            f.places.get_mut("ok-1#1").unwrap().push(("incoming".into(), "x".into()))
+            f.places.get_mut("ok-1#1").unwrap().push(("incoming".into(), "x".into()));
         }),
         ("one place", |_, f| f.places.get_mut("ok-1#1").unwrap()[0].0 = "processing".into()),
         ("one place", |_, f| f.places.get_mut("fail-1#2").unwrap()[0].0 = "done".into()),

@@ -242,8 +242,7 @@ pub(super) fn work(sim: &SimFs, task: &Task, id: &str) -> Ended {
     let verdict = match (kind_of(&rel), task.attempt) {
         ("fail", _) => fail(FailClass::Fail, "exit 1: no"),
         ("perm", _) => fail(FailClass::Permanent, "exit 65: never"),
-        ("crash", _) => fail(FailClass::Crash, "killed by SIGSEGV"),
-        ("flaky", 1) => fail(FailClass::Crash, "killed by SIGSEGV"),
+        ("crash", _) | ("flaky", 1) => fail(FailClass::Crash, "killed by SIGSEGV"),
         ("again", 1) => fail(FailClass::TryAgain, "exit 75"),
         ("wait", 1) => Verdict::Incomplete { reason: "half".into(), retry_after_ms: None },
         _ => Verdict::Done,

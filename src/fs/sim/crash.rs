@@ -219,17 +219,17 @@ impl World {
         let mut freed: HashMap<(Key, &OsStr), u64> = HashMap::new();
         let mut built_on = 0;
         for op in &self.log {
-            let (takes, frees) = match &*op.act {
+            let (taken, vacated) = match &*op.act {
                 Act::Make { dir, name, .. } => (Some((*dir, name)), None),
                 Act::Move { from, old, to, new, .. } => (Some((*to, new)), Some((*from, old))),
                 Act::Remove { dir, name, .. } => (None, Some((*dir, name))),
                 Act::Write { .. } | Act::SetLen { .. } => (None, None),
             };
-            let before = takes.and_then(|(dir, name)| freed.get(&(dir, name.as_os_str())));
+            let before = taken.and_then(|(dir, name)| freed.get(&(dir, name.as_os_str())));
             if let (Some(seq), true) = (before, op.is_durable()) {
                 built_on = built_on.max(seq + 1);
             }
-            if let (Some((dir, name)), false) = (frees, op.is_durable()) {
+            if let (Some((dir, name)), false) = (vacated, op.is_durable()) {
                 freed.insert((dir, name.as_os_str()), op.seq);
             }
         }
