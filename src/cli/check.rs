@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{Failed, SpoolArg, below, print_json, print_line, show};
 use crate::config::{Loaded, Settings, limits, load};
 use crate::daemon::control::Ask;
-use crate::daemon::shell::check_places;
+use crate::daemon::shell::{check_places, check_user};
 use crate::fs::real;
 use crate::worker::find_program;
 
@@ -147,10 +147,8 @@ fn check_spool(spool: &SpoolArg, report: &mut Report) {
 
 fn check_routes(spool: &SpoolArg, settings: &Settings, report: &mut Report) {
     let root = std::fs::canonicalize(&spool.path).unwrap_or_else(|_| spool.path.clone());
-    if rustix::process::geteuid().is_root() && !settings.allow_root {
-        let message = "inboxd runs as root, and so would every worker\nRun it as a user of its own, or \
-                       set allow_root = true.";
-        report.add(Level::Warning, "workers", message);
+    if let Err(error) = check_user(settings) {
+        report.add(Level::Error, "workers", super::chain(&error));
     }
     let mut takes_all: Option<&str> = None;
     for route in &settings.routes {
