@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::{Failed, SpoolArg, below, print_json, print_line, show};
-use crate::config::{Loaded, Settings, limits, load};
+use crate::config::{Loaded, Settings, Worker, limits, load};
 use crate::daemon::control::Ask;
 use crate::daemon::shell::{check_places, check_user};
 use crate::fs::real;
@@ -153,9 +153,18 @@ fn check_routes(spool: &SpoolArg, settings: &Settings, report: &mut Report) {
     let mut takes_all: Option<&str> = None;
     for route in &settings.routes {
         let name = &route.name;
+        if let Worker::Python { file, .. } = &route.worker
+            && !root.join(file).is_file()
+        {
+            let place = below(spool, file);
+            let message =
+                format!("{name}: {place} is not there\nFix `python` at {}.", route.origin);
+            report.add(Level::Error, "route", message);
+            continue;
+        }
         match find_program(route, &root) {
             Err(reason) => {
-                let message = format!("{name}: {reason}\nFix `command` at {}.", route.origin);
+                let message = format!("{name}: {reason}\nSee {}.", route.origin);
                 report.add(Level::Error, "route", message);
             }
             Ok(Some(program)) => {

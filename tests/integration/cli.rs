@@ -244,6 +244,17 @@ fn try_changes_nothing() {
     assert_eq!(fs::read(spool.home().join("new.json")).unwrap(), b"{\"n\":7}");
 }
 
+/// Goal: `try` runs every kind of worker, and none is left behind. Method: a function in Python.
+#[test]
+fn try_runs_a_python_function() {
+    let spool = Spool::new("[routes.size]\npython = \"size.py:size\"\ninterpreter = \"$PYTHON\"\n");
+    spool.write("size.py", "def size(path):\n    return {'n': len(open(path).read())}\n");
+    spool.write_home("four.txt", "1234");
+    let tried = spool.run(&["try", "size", "four.txt"]).ok();
+    assert_eq!(tried.stdout(), "n\n4\n", "{tried}");
+    assert_eq!(spool.processes(), Vec::<String>::new());
+}
+
 /// Goal: `check` says yes or where it is wrong. Method: good settings, then broken ones.
 #[test]
 fn check_checks() {
