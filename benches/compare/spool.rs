@@ -20,7 +20,7 @@ impl Bench {
         let failed = |error: std::io::Error| format!("{}: {error}", bench.path.display());
         let incoming = bench.path.join("incoming");
         std::fs::create_dir_all(&incoming).map_err(failed)?;
-        let settings = "workers = 2\nmin_free_disk = \"1 MiB\"\n[routes.main]\n\
+        let settings = "allow_root = true\nworkers = 2\nmin_free_disk = \"1 MiB\"\n[routes.main]\n\
                         command = [\"/bin/true\", \"{path}\"]\nstdout = \"none\"\n";
         std::fs::write(bench.path.join("inboxd.toml"), settings).map_err(failed)?;
         for number in 0..files {

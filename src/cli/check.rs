@@ -9,9 +9,9 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::{Failed, SpoolArg, below, print_json, print_line, show};
-use crate::config::{Loaded, Settings, limits, load};
+use crate::config::{Loaded, Settings, Worker, limits, load};
 use crate::daemon::control::Ask;
-use crate::daemon::shell::check_places;
+use crate::daemon::shell::{check_places, check_user};
 use crate::fs::real;
 use crate::worker::find_program;
 
@@ -147,17 +147,24 @@ fn check_spool(spool: &SpoolArg, report: &mut Report) {
 
 fn check_routes(spool: &SpoolArg, settings: &Settings, report: &mut Report) {
     let root = std::fs::canonicalize(&spool.path).unwrap_or_else(|_| spool.path.clone());
-    if rustix::process::geteuid().is_root() && !settings.allow_root {
-        let message = "inboxd runs as root, and so would every worker\nRun it as a user of its own, or \
-                       set allow_root = true.";
-        report.add(Level::Warning, "workers", message);
+    if let Err(error) = check_user(settings) {
+        report.add(Level::Error, "workers", super::chain(&error));
     }
     let mut takes_all: Option<&str> = None;
     for route in &settings.routes {
         let name = &route.name;
+        if let Worker::Python { file, .. } = &route.worker
+            && !root.join(file).is_file()
+        {
+            let place = below(spool, file);
+            let message =
+                format!("{name}: {place} is not there\nFix `python` at {}.", route.origin);
+            report.add(Level::Error, "route", message);
+            continue;
+        }
         match find_program(route, &root) {
             Err(reason) => {
-                let message = format!("{name}: {reason}\nFix `command` at {}.", route.origin);
+                let message = format!("{name}: {reason}\nSee {}.", route.origin);
                 report.add(Level::Error, "route", message);
             }
             Ok(Some(program)) => {

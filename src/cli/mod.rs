@@ -71,29 +71,18 @@ enum Command {
     Batch(batch::Args),
     /// Watch incoming/ and run what arrives, until told to stop
     Run(run::Args),
-    /// Hand files in and print their job ids
+    // What the others do is said where their arguments are, since their help says more of it.
     Submit(submit::Args),
-    /// What waits, runs, is done and has failed, and what stands in the way
     Status(status::Args),
-    /// The latest jobs, newest first
     Jobs(jobs::Args),
-    /// What the worker of a job printed
     Log(log::Args),
-    /// All rows of a route as one table
     Results(results::Args),
-    /// Where a file is, and why
     Explain(explain::Args),
-    /// Run failed files again
     Retry(retry::Args),
-    /// Run done files again; their old rows stay
     Rerun(rerun::Args),
-    /// Run a route's worker on a file and show what it gives; the spool is not touched
     Try(try_out::Args),
-    /// Look for what is wrong with settings, folders, permissions and limits
     Check(check::Args),
-    /// Print what makes a shell complete commands
     Completions(completions::Args),
-    /// Print the manual page, of inboxd or of one of its commands
     Man(man::Args),
 }
 

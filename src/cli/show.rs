@@ -258,6 +258,7 @@ mod tests {
         assert_eq!(size(200 << 20), "200 MiB");
         assert_eq!(size(1 << 30), "1.0 GiB");
         assert_eq!(size(u64::MAX), "16383 PiB");
+        assert_eq!(size(1 << 60), "1024 PiB");
     }
 
     /// Goal: columns stand under each other whatever is in them, and no line ends in spaces.

@@ -3,6 +3,7 @@
 //! Must not know: how the daemon counts. What is done and failed is what stands in `done/` and
 //! `error/`, with a daemon or without: that is what `ls` shows, and what a retry changes.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -99,7 +100,7 @@ struct State {
     disk_full: bool,
     free_bytes: Option<u64>,
     since_start: Option<Value>,
-    folders: Vec<(&'static str, Folder)>,
+    folders: BTreeMap<&'static str, Folder>,
 }
 
 impl State {
@@ -191,7 +192,7 @@ impl State {
                 "error" => self.failed = folder.files,
                 _ => {}
             }
-            self.folders.push((name, folder));
+            self.folders.insert(name, folder);
         }
         self.free_bytes = real::free_space(&spool.path).ok().map(|(free, _)| free);
     }
@@ -210,8 +211,8 @@ impl State {
         }
         print_line(&head);
         let more = |is_more: bool| if is_more { "+" } else { "" };
-        let folder = |name: &str| self.folders.iter().find(|(known, _)| *known == name);
-        let is_more = |name: &str| more(folder(name).is_some_and(|(_, folder)| folder.is_more));
+        let is_more =
+            |name: &str| more(self.folders.get(name).is_some_and(|folder| folder.is_more));
         let failed = format!("failed {}{}", show::count(self.failed), is_more("error"));
         let mut counts = vec![
             format!("waiting {}{}", show::count(self.waiting), more(self.waiting_is_more)),

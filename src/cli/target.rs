@@ -405,3 +405,100 @@ pub(crate) fn print_facts(facts: &[(&str, String)]) {
         print_line(&line);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    fn spool() -> (tempfile::TempDir, SpoolArg) {
+        let temp = tempfile::tempdir().unwrap();
+        for (name, _) in crate::spool::layout::FOLDERS {
+            std::fs::create_dir_all(temp.path().join(name)).unwrap();
+        }
+        let spool = SpoolArg { path: temp.path().to_owned() };
+        (temp, spool)
+    }
+
+    fn rel(bytes: impl Into<Vec<u8>>) -> RelPath {
+        RelPath::new(bytes).unwrap()
+    }
+
+    /// Goal: paths in the spool, RELs and ids are told apart. Method: each form; a file that is gone;
+    /// a REL that looks like a folder of the spool; what points outside.
+    #[test]
+    fn arguments_mean_what_people_mean() {
+        let (temp, spool) = spool();
+        std::fs::write(temp.path().join("error/x.json"), "").unwrap();
+        let place = |typed: &OsStr| Target::new(&spool, typed).place;
+        let full = temp.path().join("error/x.json");
+        assert_eq!(place(full.as_os_str()), Some((Tree::Error, rel("x.json"))));
+        assert_eq!(place(OsStr::new("error/x.json")), Some((Tree::Error, rel("x.json"))));
+        let gone = temp.path().join("done/sub/y.json");
+        assert_eq!(place(gone.as_os_str()), Some((Tree::Done, rel("sub/y.json"))));
+        assert_eq!(place(OsStr::new("error/none.json")), None);
+        assert_eq!(place(OsStr::new("/etc/hosts")), None);
+        assert_eq!(
+            Target::new(&spool, OsStr::new("error/none.json")).rel,
+            Some(rel("error/none.json"))
+        );
+        assert_eq!(Target::new(&spool, OsStr::new("./a/b")).rel, Some(rel("a/b")));
+        assert_eq!(Target::new(&spool, OsStr::new("../a")).rel, None);
+
+        let id = JobId::next(JobId::MIN, 7, [3; 10]);
+        let claim = temp.path().join(format!("processing/{id}.1/a/b.txt"));
+        let target = Target::new(&spool, claim.as_os_str());
+        assert_eq!((target.job, target.rel), (Some(id), Some(rel("a/b.txt"))));
+        assert_eq!(Target::new(&spool, OsStr::new("0198f3")).prefix.as_deref(), Some("0198f3"));
+        assert_eq!(Target::new(&spool, OsStr::new("019")).prefix, None);
+        assert_eq!(Target::new(&spool, OsStr::new("0198.F3")).prefix, None);
+    }
+
+    /// Goal: the reason of any failed file is found, and whether it was changed since.
+    /// Method: plain, in a folder, not UTF-8, and so long that its sidecar's name holds the id.
+    #[test]
+    fn reasons_are_found_for_any_name() {
+        let (temp, spool) = spool();
+        let job = JobId::next(JobId::MIN, 9, [1; 10]);
+        for name in [&b"x.json"[..], b"a/b", b"\xff\n", &[b'y'; 255]] {
+            let at = rel(name);
+            let why = temp.path().join("error/.why").join(at.as_path());
+            let sidecar = why.with_file_name(names::sidecar(OsStr::from_bytes(at.name()), job));
+            std::fs::create_dir_all(sidecar.parent().unwrap()).unwrap();
+            let text = serde_json::json!({
+                "job": job, "rel": Rel(at.clone()), "route": "r", "reason": "no", "attempts": 1,
+                "exit": 1, "signal": null, "time": "2026-11-22T14:02:11Z", "took_ms": 4, "stderr": "",
+            });
+            std::fs::write(&sidecar, text.to_string()).unwrap();
+            assert!(Failure::at(&spool, &at).is_none(), "its file is not there: {at}");
+            let file = path_in(&spool, Tree::Error, &at);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(&file, "").unwrap();
+            let old = std::fs::File::options().write(true).open(&file).unwrap();
+            old.set_modified(std::time::UNIX_EPOCH).unwrap();
+
+            let found = Failure::at(&spool, &at).unwrap();
+            assert!(!found.is_changed, "{at}");
+            assert_eq!((found.original(), found.why.unwrap().job), (at.clone(), job));
+            let ino = std::fs::metadata(&sidecar).unwrap().ino();
+            assert_eq!(found.sidecar.map(|(_, ino)| ino), Some(ino));
+            let later = std::time::SystemTime::now() + std::time::Duration::from_secs(9);
+            old.set_modified(later).unwrap();
+            assert!(Failure::at(&spool, &at).unwrap().is_changed, "{at}");
+        }
+    }
+
+    /// Goal: what is printed to be typed is what a shell reads back. Method: names of each kind,
+    /// printed by a real shell.
+    #[test]
+    fn commands_can_be_pasted() {
+        for name in
+            [&b"a/b.json"[..], b"two words", b"it's", b"-rf", b"$(x)", b"new\nline", b"\xff'\\"]
+        {
+            let typed = format!("printf %s {}", quoted(&rel(name)));
+            let shell = std::process::Command::new("bash").args(["-c", &typed]).output().unwrap();
+            let back = shell.stdout.strip_prefix(b"./").unwrap_or(&shell.stdout);
+            assert_eq!(back, name, "{typed}");
+        }
+    }
+}

@@ -22,7 +22,8 @@ use crate::daemon::service::now_ms;
 use crate::daemon::shell::random;
 use crate::fs::{Filesystem, RealFs, remove_tree, walk_files};
 use crate::results::encode;
-use crate::worker::command::Slot;
+use crate::worker::slot::Slot;
+use crate::worker::warm::WarmPool;
 use crate::worker::{Ended, Stop, Task};
 
 /// Run a route's worker on a file and show what it gives; the spool is not touched
@@ -71,7 +72,9 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     })?;
     let task = scratch.task(route, rel, &args.file, spool)?;
     let stop = stop_at_signals()?;
-    let ended = Slot::default().run(&task, &stop);
+    let warm = WarmPool::new(&stop);
+    let ended = Slot::new(warm.clone()).run(&task, &stop);
+    warm.end();
     tell(&task, &ended, args.json)
 }
 

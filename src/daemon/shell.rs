@@ -204,6 +204,18 @@ pub fn check_places(path: &Path) -> Result<(), ShellError> {
     Ok(())
 }
 
+/// Workers as root only where the settings ask for it.
+pub fn check_user(settings: &Settings) -> Result<(), ShellError> {
+    if !rustix::process::geteuid().is_root() || settings.allow_root {
+        return Ok(());
+    }
+    Err(ShellError::Unsafe(
+        "inboxd runs as root, and so would its workers\n  Start it as another user, or say \
+         `allow_root = true` in inboxd.toml."
+            .to_owned(),
+    ))
+}
+
 fn others_who_may_write(meta: &std::fs::Metadata, us: u32) -> Option<&'static str> {
     let is_sticky_dir = meta.is_dir() && meta.mode() & 0o1000 != 0;
     if meta.uid() != us && meta.uid() != 0 {
@@ -274,13 +286,7 @@ impl Listener for Broadcast {
 
 /// Serves a spool until its mode ends, a signal ends it, or the promise cannot be kept.
 pub fn serve(options: Options, tell: &mut dyn FnMut(Told)) -> Result<Summary, ShellError> {
-    if rustix::process::geteuid().is_root() && !options.settings.allow_root {
-        return Err(ShellError::Unsafe(
-            "inboxd runs as root, and so would its workers\n  Start it as another user, or say \
-             `allow_root = true` in inboxd.toml."
-                .to_owned(),
-        ));
-    }
+    check_user(&options.settings)?;
     let opened = open(&options.spool)?;
     let (keeper, report) = recover_spool(&opened, &options.settings)?;
     tell(Told::Recovered(report));

@@ -163,6 +163,52 @@ mod tests {
     use super::*;
     use crate::fs::RealFs;
 
+    /// Goal: every file is told once, links are not followed, what is not entered or too deep is not
+    /// told, and it ends when it is told to. Method: a small tree, and one of 300 levels.
+    #[test]
+    fn a_walk_tells_each_file_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = RealFs.open_root(temp.path()).unwrap();
+        for folder in ["a/b", "skipped"] {
+            std::fs::create_dir_all(temp.path().join(folder)).unwrap();
+        }
+        for file in ["x", "a/y", "a/b/z", "skipped/s"] {
+            std::fs::write(temp.path().join(file), "").unwrap();
+        }
+        std::os::unix::fs::symlink(temp.path(), temp.path().join("a/link")).unwrap();
+        let mut seen = Vec::new();
+        let enters = |path: &Path| path != Path::new("skipped");
+        walk_files(&RealFs, &at, &enters, &mut |dir, name, path| {
+            assert!(RealFs.stat(dir, name).is_ok());
+            seen.push(path.to_owned());
+            true
+        })
+        .unwrap();
+        seen.sort();
+        assert_eq!(seen, ["a/b/z", "a/link", "a/y", "x"].map(PathBuf::from));
+
+        let mut deep = temp.path().join("deep");
+        for _ in 0..300 {
+            deep.push("d");
+        }
+        std::fs::create_dir_all(&deep).unwrap();
+        std::fs::write(deep.join("unseen"), "").unwrap();
+        let mut count = 0;
+        walk_files(&RealFs, &at, &|_| true, &mut |_, _, _| {
+            count += 1;
+            true
+        })
+        .unwrap();
+        assert_eq!(count, 5);
+        count = 0;
+        walk_files(&RealFs, &at, &|_| true, &mut |_, _, _| {
+            count += 1;
+            count < 2
+        })
+        .unwrap();
+        assert_eq!(count, 2);
+    }
+
     /// Goal: a tree deeper than the descriptors we hold goes, links in it are not followed.
     /// Method: 300 nested folders with a file and a link in each, the link to a file outside.
     #[test]

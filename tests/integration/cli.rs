@@ -244,6 +244,17 @@ fn try_changes_nothing() {
     assert_eq!(fs::read(spool.home().join("new.json")).unwrap(), b"{\"n\":7}");
 }
 
+/// Goal: `try` runs every kind of worker, and none is left behind. Method: a function in Python.
+#[test]
+fn try_runs_a_python_function() {
+    let spool = Spool::new("[routes.size]\npython = \"size.py:size\"\ninterpreter = \"$PYTHON\"\n");
+    spool.write("size.py", "def size(path):\n    return {'n': len(open(path).read())}\n");
+    spool.write_home("four.txt", "1234");
+    let tried = spool.run(&["try", "size", "four.txt"]).ok();
+    assert_eq!(tried.stdout(), "n\n4\n", "{tried}");
+    assert_eq!(spool.processes(), Vec::<String>::new());
+}
+
 /// Goal: `check` says yes or where it is wrong. Method: good settings, then broken ones.
 #[test]
 fn check_checks() {
@@ -351,4 +362,103 @@ fn help_man_and_completions() {
     }
     spool.run(&["--version"]).ok().says("inboxd ");
     spool.run(&["no-such-command"]).code(2);
+}
+
+/// Goal: without a daemon `submit` starts no attempt, neither of its own job nor of one that waits;
+/// a lost attempt would be charged. Method: two submits; the folders say how many attempts began.
+#[test]
+fn submit_without_a_daemon_runs_nothing() {
+    let spool = Spool::new(ROWS);
+    for name in ["a.json", "b.json"] {
+        spool.write_home(name, "{\"n\":1}");
+        spool.run(&["submit", name]).ok();
+    }
+    let claims = spool.names("processing");
+    assert!(claims.iter().all(|name| name.contains(".0/")), "{claims:?}");
+    assert_eq!(claims.len(), 2, "{claims:?}");
+    spool.run(&["explain", "a.json"]).ok().says("no daemon runs");
+    spool.run(&["status"]).ok().says("STOPPED").says("waiting 2");
+    spool.run(&["batch"]).ok().says("2 done");
+}
+
+/// Goal: a request on the socket that is wrong is refused and harms nobody: a job without its copy
+/// would end the daemon. Method: such a request, one that is no request, then a file.
+#[test]
+fn a_submit_without_its_copy_harms_nobody() {
+    use std::io::{BufRead, BufReader, Write};
+    let spool = Spool::new(ROWS);
+    let daemon = spool.daemon();
+    let ask = |line: &str| {
+        let mut stream =
+            std::os::unix::net::UnixStream::connect(spool.path("inboxd.sock")).unwrap();
+        writeln!(stream, "{line}").unwrap();
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).unwrap();
+        answer
+    };
+    let id = "06ayecxg3s1w70r30c1g60r30c";
+    let id = ask("{\"ask\":\"id\"}").split('"').nth(3).map_or(id.to_owned(), str::to_owned);
+    let submit = format!("{{\"ask\":\"submit\",\"job\":\"{id}\",\"rel\":\"x.json\"}}");
+    assert!(ask(&submit).contains("error"), "{}", daemon.log());
+    assert!(ask("nonsense").contains("error"));
+    spool.write_home("a.json", "{\"n\":1}");
+    spool.run(&["submit", "--wait", "a.json"]).ok().says("done");
+    assert_eq!(daemon.end().code(), Some(0));
+}
+
+/// Goal: a retry overwrites nothing and loses no reason; `--all` takes all that can be taken.
+/// Method: a newer file of the name of one of two failed ones; retry; take it away; retry and wait.
+#[test]
+fn retry_overwrites_nothing() {
+    let spool = Spool::new(ROWS);
+    spool.drop_file("sub/bad.json", "first");
+    spool.drop_file("other.json", "not JSON either");
+    spool.run(&["batch"]).code(3);
+    spool.drop_file("sub/bad.json", "second");
+    spool.run(&["retry", "sub/bad.json"]).code(1).says("is there already");
+    spool.run(&["explain", "sub/bad.json"]).ok().says("FAILED").says("a newer file");
+    spool.run(&["retry", "--all"]).code(1).says("inbox/incoming/other.json");
+    assert_eq!(spool.files("incoming")[&b"sub/bad.json"[..]], b"second");
+    assert_eq!(spool.files("error")[&b"sub/bad.json"[..]], b"first");
+    assert!(spool.reason("sub/bad.json").contains("JSON"), "{}", spool.report());
+    assert!(!spool.path("error/.why/other.json.json").exists());
+
+    fs::write(spool.path("incoming/sub/bad.json"), "{\"n\":2}").unwrap();
+    fs::write(spool.path("error/sub/bad.json"), "{\"n\":1}").unwrap();
+    fs::write(spool.path("incoming/other.json"), "{\"n\":3}").unwrap();
+    spool.run(&["batch"]).ok();
+    spool.run(&["retry", "--all", "--wait"]).ok().says("done").says("sub/bad.json");
+    assert_eq!(spool.errors(), Vec::<String>::new());
+    assert_eq!(spool.csv("count").rows.len(), 3);
+    spool.run(&["retry", "--all"]).ok().says("nothing to retry");
+}
+
+/// Goal: a job that fails while it is waited for is exit code 3, here and with a daemon.
+/// Method: `retry --wait` of a file that nobody mended; `rerun --wait` of one that is done.
+#[test]
+fn waiting_says_how_it_ended() {
+    let spool = used();
+    spool.run(&["retry", "--wait", "bad.json"]).code(3).says("failed").says("JSON");
+    spool.run(&["rerun", "--wait", "good.json"]).ok().says("done");
+    assert_eq!(spool.errors(), ["bad.json"]);
+    let daemon = spool.daemon();
+    spool.run(&["retry", "--wait", "bad.json"]).code(3).says("failed");
+    spool.run(&["rerun", "--wait", "inbox/done/good.json"]).ok().says("done");
+    assert_eq!(spool.names("done"), ["good.json"]);
+    assert_eq!(spool.csv("count").rows.len(), 3);
+    assert_eq!(daemon.end().code(), Some(0));
+}
+
+/// Goal: workers run as root only where it was asked for. Method: settings that say nothing of it.
+#[test]
+fn root_runs_no_worker_unasked() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let spool = Spool::verbatim(ROWS);
+    spool.drop_file("a.json", "{}");
+    for command in ["run", "batch", "check"] {
+        spool.run(&[command]).code(2).says("allow_root");
+    }
+    assert_eq!(spool.names("incoming"), ["a.json"]);
 }
