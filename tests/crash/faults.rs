@@ -197,9 +197,7 @@ fn a_full_disk_is_waited_for() {
     spool.wait_until("two workers wait", || daemon.workers().len() == 2);
     disk.fill();
     spool.write_home("go", "");
-    spool.wait_until("it is said", || {
-        daemon.log().contains("disk is full") || daemon.log().contains("are free")
-    });
+    daemon.wait_for_log("disk is full");
     let daemon_pid = daemon.daemon_pid();
     // It stands still with what it has: no more jobs are claimed on a full disk.
     assert!(spool.names("incoming").len() > 20, "{}", spool.report());
