@@ -317,8 +317,8 @@ impl<L: Listener> Service<RealFs, L> {
         let first = if wait.is_zero() {
             messages.try_recv().ok()
         } else {
-            // What belongs to no group goes out before it sleeps.
-            if self.keeper.is_settled() {
+            // What belongs to no group goes out before it sleeps; and on a full disk nothing settles.
+            if self.keeper.is_settled() || self.keeper.full_wait().is_some() {
                 self.tell();
             }
             messages.recv_timeout(wait).ok()

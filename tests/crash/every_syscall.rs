@@ -115,7 +115,9 @@ fn killed_again_in_the_recovery() {
         assert!(strace::kill_before(&spool, first).hit, "{first:?} was not reached");
         // Some more than a usual recovery makes: one group of records may be larger than another.
         let mut counts = strace::count(&spool).first;
-        counts.values_mut().for_each(|n| *n += 2);
+        for n in counts.values_mut() {
+            *n += 2;
+        }
         let points = strace::sample(points(&counts), POINTS / 4);
         strace::for_each(&points, |point| {
             let (spool, mut history) = prepared(false);

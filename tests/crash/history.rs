@@ -171,11 +171,13 @@ impl End {
     }
 }
 
+/// Breaks an end in one way.
+type Spoil = fn(&mut End);
+
 /// A history of two files, one done and one failed, and its good end.
 fn good() -> (History, End) {
     let files = |name: &str| Files::from([(name.into(), "x".into())]);
-    let mut history = History::default();
-    history.dropped = files("a");
+    let mut history = History { dropped: files("a"), ..History::default() };
     history.dropped.extend(files("b"));
     history.must_fail("b");
     history.observe_journal(b"00000000 0 {\"t\":\"outcome\",\"rel\":\"a\",\"job\":\"1\"}\n");
@@ -197,7 +199,7 @@ fn good() -> (History, End) {
 fn broken_histories_are_refused() {
     let (history, end) = good();
     assert_eq!(history.verdict(&end), Ok(()));
-    let broken: [(&str, fn(&mut End)); 10] = [
+    let broken: [(&str, Spoil); 10] = [
         ("left over: a", |end| drop(end.left.insert("a".into(), "x".into()))),
         ("lost: a", |end| end.done.clear()),
         ("twice: a", |end| drop(end.error.insert("a".into(), "x".into()))),

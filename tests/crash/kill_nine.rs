@@ -124,8 +124,11 @@ fn kill(spool: &Spool, running: &mut Running, victim: Victim) {
         _ => vec![first],
     };
     // Stopped first: neither may see the other's end before its own.
-    victims.iter().for_each(|pid| send(*pid, Signal::STOP));
-    victims.iter().for_each(|pid| send(*pid, Signal::KILL));
+    for signal in [Signal::STOP, Signal::KILL] {
+        for pid in &victims {
+            send(*pid, signal);
+        }
+    }
     running.wait();
     // By their working directory, which is not a worker's, and which a process that ends gives up
     // after its files: the lock on the spool is free then.
@@ -179,7 +182,7 @@ lives() {
     [ "$1" != Z ] && [ "$1" != X ] && [ "${20}" = "$wanted" ]
 }
 while read -r pid start; do
-    lives $pid $start && sleep 0.2 && lives $pid $start && echo "$line" >> outlived.txt
+    lives $pid $start && sleep 0.2 && lives $pid $start && { echo "$line" >> outlived.txt; break; }
 done 2>/dev/null < old.txt
 sleep 600 &
 setsid sleep 601 &
@@ -195,8 +198,8 @@ fn survivors(spool: &Spool) -> Vec<String> {
         let pid: u32 = line.split(' ').next()?.parse().ok()?;
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let rest = stat.rsplit(") ").next()?.to_owned();
-        let start = rest.split(' ').nth(19)?.to_owned();
-        (!rest.starts_with(['Z', 'X'])).then(|| format!("{pid} {start}"))
+        let begun = rest.split(' ').nth(19)?.to_owned();
+        (!rest.starts_with(['Z', 'X'])).then(|| format!("{pid} {begun}"))
     });
     pids.collect()
 }
@@ -219,13 +222,16 @@ fn killed_over_forks(name: &str, kills: usize, victims: &[Victim], mut after: im
         if random.below(4) > 0 {
             spool.wait_until("a worker runs", || lines(&spool, "runs.txt") > begun);
         }
-        if !live_for(&spool, &running, Duration::from_millis(random.below(60)), 1 << 20) {
-            panic!("ended by itself: {}\n{}", running.log(), spool.report());
-        }
+        let life = Duration::from_millis(random.below(60));
+        let lives = live_for(&spool, &running, life, 1 << 20);
+        assert!(lives, "ended by itself: {}\n{}", running.log(), spool.report());
         let at = random.below(victims.len() as u64);
         kill(&spool, &mut running, victims[usize::try_from(at).unwrap()]);
         after(&spool);
-        let old: String = survivors(&spool).iter().map(|line| format!("{line}\n")).collect();
+        let mut old = survivors(&spool).join("\n");
+        if !old.is_empty() {
+            old.push('\n');
+        }
         fs::write(spool.path("old.txt"), old).unwrap();
     }
     spool.write("go", "");

@@ -2,9 +2,9 @@
 //!
 //! Must not know: the library.
 //!
-//! SimFs, in the library's own tests, stays needed beside this: kill -9 keeps the page cache, so what
-//! was written and never synced is still there afterwards. Only SimFs finds a missing fsync; only
-//! this finds what the model of the filesystem leaves out.
+//! `SimFs`, in the library's own tests, stays needed beside this: kill -9 keeps the page cache, so what
+//! was written and never synced is still there afterwards. Only `SimFs` finds a missing fsync;
+//! only this finds what the model of the filesystem leaves out.
 
 // cfg(test) tells the lints that the helpers here may unwrap as tests may.
 /// What any history must satisfy.
