@@ -3,7 +3,8 @@
 //! Must not know: the protocol, jobs.
 //!
 //! std hands on three descriptors and no fourth. So with `transport = "fd"` our own binary is started
-//! first, with the socket as its stdin: it moves it to the lowest free number, which is 3, puts
+//! first, with the socket as its stdin: it moves it to the lowest free number (3, unless who started the
+//! daemon left 3 open without CLOEXEC; `INBOXD_FD` is right in any case), puts
 //! `/dev/null` in its place and becomes the worker. That costs an exec a worker, needs no unsafe code,
 //! and no other slot's child can inherit the socket meanwhile, as it could if the socket were without
 //! CLOEXEC in the daemon even for a moment. The process and its group stay the same.

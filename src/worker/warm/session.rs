@@ -416,7 +416,7 @@ impl Session {
                     Step::Go => {}
                     Step::Ignored => self.ignored = self.ignored.saturating_add(1),
                     Step::Progress => {
-                        progress_due = patience.and_then(|t| Instant::now().checked_add(t))
+                        progress_due = patience.and_then(|t| Instant::now().checked_add(t));
                     }
                     Step::Leave(reason) => self.leaves = Some(reason),
                     Step::Over(over) => {
