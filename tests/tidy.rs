@@ -24,8 +24,10 @@ impl Source {
         let mut code = Vec::new();
         let mut last_cfg_test = false;
         // A room's tests in a file of their own are tests, too.
-        let is_tests =
-            path.starts_with("src/") && (path.ends_with("/tests.rs") || path.contains("/tests/"));
+        let is_tests = path.starts_with("src/")
+            && (path.ends_with("/tests.rs")
+                || path.contains("/tests/")
+                || path.contains("/proof/"));
         let text_of_code = if is_tests { "" } else { text };
         for (at, line) in text_of_code.lines().enumerate() {
             let bare = without_comment(line).trim_end().to_owned();

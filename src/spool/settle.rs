@@ -321,7 +321,8 @@ mod tests {
     #[test]
     fn a_full_disk_does_not_move_a_file_elsewhere() {
         // The first folder opened is the job's, the second the target's.
-        let cases: [(fn(Op) -> bool, u64, Errno); 3] = [
+        type Case = (fn(Op) -> bool, u64, Errno);
+        let cases: [Case; 3] = [
             (|op| op == Op::MakeDir, 1, Errno::NOSPC),
             (|op| op == Op::MakeDir, 1, Errno::IO),
             (|op| op == Op::OpenDir, 2, Errno::MFILE),

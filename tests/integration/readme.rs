@@ -8,6 +8,7 @@
 //! passes `cargo run --release -- …` to the binary under test and accepts the commands that build
 //! and test, since those are what runs this. `inboxd run` goes to the background once it is ready.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -115,17 +116,13 @@ fn settings_as_markdown() -> String {
         (Place::Top, "At the top of `inboxd.toml`:"),
         (Place::Route, "In `[routes.NAME]`, or in `routes.d/NAME.toml`:"),
     ] {
-        text +=
-            &format!("\n{title}\n\n| setting | default | takes | meaning |\n|---|---|---|---|\n");
+        let head = "| setting | default | takes | meaning |\n|---|---|---|---|";
+        writeln!(text, "\n{title}\n\n{head}").unwrap();
         for doc in settings_table().iter().filter(|doc| doc.place() == place) {
             let cell = |text: &str| text.replace('|', "\\|");
-            text += &format!(
-                "| `{}` | {} | {} | {} |\n",
-                doc.name,
-                cell(doc.default),
-                cell(&doc.limit.to_string()),
-                cell(doc.meaning)
-            );
+            let (default, limit) = (cell(doc.default), cell(&doc.limit.to_string()));
+            let meaning = cell(doc.meaning);
+            writeln!(text, "| `{}` | {default} | {limit} | {meaning} |", doc.name).unwrap();
         }
     }
     text
