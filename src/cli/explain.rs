@@ -349,6 +349,17 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath) -> Result<Reason, Failed> {
     if status.get("disk_full").and_then(Value::as_bool) == Some(true) {
         return Ok(("waiting", "too little free disk: nothing is claimed".to_owned(), None));
     }
+    if let Some(mut daemon) = spool.ask(&Ask::Why { rel: Rel(rel.clone()) })? {
+        let held = daemon.next_answer()?.unwrap_or_default();
+        if let Some(reason) = held.get("reason").and_then(Value::as_str) {
+            let time = |key: &str| {
+                let ms = held.get(key).and_then(Value::as_u64).unwrap_or(0);
+                show::time(Duration::from_millis(ms))
+            };
+            let next = format!("it is looked at again in {}, or when it changes", time("next_ms"));
+            return Ok(("held", format!("{reason} ({})", time("for_ms")), Some(next)));
+        }
+    }
     let ahead = status.get("waiting").and_then(Value::as_u64).unwrap_or(0);
     let why = match ahead {
         0 | 1 => "it has just come, or cannot be claimed now; it is looked at again".to_owned(),

@@ -91,6 +91,9 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
             "results/{route}.csv was changed by someone else: it is left alone, a new one begins"
         ),
         Notice::ClaimRefused { rel, reason } => format!("cannot claim {rel}: {reason}"),
+        Notice::IncomingReplaced => "incoming/ was replaced; the new one is served".to_owned(),
+        Notice::Events { is_bad: true, state } => format!("warning: events {state}"),
+        Notice::Events { .. } => "new files are noticed at once again".to_owned(),
         Notice::StartRefused { rel, reason } => format!("cannot start {rel}: {reason}"),
         Notice::ScratchRefused { rel, reason } => {
             format!("cannot remove the scratch of {rel}: {reason}")

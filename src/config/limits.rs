@@ -154,3 +154,23 @@ pub const MOST_CONCURRENCY: u64 = 64;
 pub const WORKER_CODE: usize = 64;
 /// A file of rows that a worker names, in bytes: its rows are held in memory once.
 pub const ROWS_FILE: u64 = 256 << 20;
+/// A file that nobody writes and that was closed, made or found must be still for so long.
+pub const QUIET_AFTER_CLOSE: Duration = Duration::from_millis(250);
+/// A file for which no lease can be had must be still for so long.
+pub const QUIET_WITHOUT_LEASE: Duration = Duration::from_secs(2);
+/// A file on a filesystem that others may write to unseen must be still for so long.
+pub const QUIET_ON_SHARED: Duration = Duration::from_secs(10);
+/// A file that is open for writing is looked at again after this, ever more slowly …
+pub const OPEN_AGAIN: Duration = Duration::from_millis(100);
+/// … up to this: the end of a mapping is an event for nobody.
+pub const OPEN_AGAIN_MOST: Duration = Duration::from_secs(10);
+/// `batch` waits for a file that is open for writing until it has not changed for so long.
+pub const BATCH_PATIENCE: Duration = Duration::from_secs(5);
+/// Where events cannot tell of everything, `incoming/` is listed this often.
+pub const POLL: Duration = Duration::from_secs(10);
+/// Names that events told of and nobody looked at yet; beyond it their folders are listed.
+pub const MARKED_NAMES: usize = 4096;
+/// Folders that are to be listed because of events; beyond it all of them are.
+pub const MARKED_FOLDERS: usize = 4096;
+/// Held files whose reason `status` shows.
+pub const HELD_SHOWN: usize = 10;

@@ -42,6 +42,8 @@ const IGNORED: [&str; 10] = [
 pub struct RouteTable {
     /// One a route, in the order of the settings; `None` takes every file.
     routes: Vec<Option<GlobSet>>,
+    /// What stands before and behind a file's name in its sentinel's, for the routes that ask for one.
+    sentinels: Vec<Option<(Vec<u8>, Vec<u8>)>>,
     ignored: GlobSet,
     /// As they were written, by their index in `ignored`.
     ignored_patterns: Vec<String>,
@@ -73,7 +75,44 @@ impl RouteTable {
             .map(ToString::to_string)
             .chain(settings.ignore.iter().cloned())
             .collect();
-        Ok(Self { routes, ignored: compile(&ignored_patterns)?, ignored_patterns })
+        let sentinels = settings
+            .routes
+            .iter()
+            .map(|route| {
+                let (before, behind) = route.done_file.as_deref()?.split_once("{name}")?;
+                Some((before.into(), behind.into()))
+            })
+            .collect();
+        Ok(Self { routes, sentinels, ignored: compile(&ignored_patterns)?, ignored_patterns })
+    }
+
+    /// The name of the file that says, beside it, that a file of this route is whole; `None`: the
+    /// route asks for none.
+    pub fn sentinel(&self, route: usize, rel: &RelPath) -> Option<Vec<u8>> {
+        let (before, behind) = self.sentinels.get(route)?.as_ref()?;
+        Some([before, rel.name(), behind].concat())
+    }
+
+    /// The file of which this name is the sentinel, if it is one.
+    pub fn announced(&self, rel: &RelPath) -> Option<RelPath> {
+        for (route, (before, behind)) in
+            self.sentinels.iter().enumerate().filter_map(|(at, it)| Some((at, it.as_ref()?)))
+        {
+            let name = rel.name().strip_prefix(before.as_slice());
+            let Some(name) = name.and_then(|name| name.strip_suffix(behind.as_slice())) else {
+                continue;
+            };
+            let mut path = rel.parent().to_vec();
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+            let file = RelPath::new(path).filter(|file| self.find(file) == Some(route));
+            if !name.is_empty() && file.is_some() {
+                return file;
+            }
+        }
+        None
     }
 
     /// The index in [`Settings::routes`] of the first route that takes the name.

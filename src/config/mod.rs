@@ -89,6 +89,10 @@ pub struct Route {
     pub stdout: StdoutFormat,
     /// No row is a failure, `no output`.
     pub require_output: bool,
+    /// The name of the file that says that a file is whole, with `{name}` in it; `None`: none is needed.
+    pub done_file: Option<String>,
+    /// What becomes of a file that is in `done/` already.
+    pub on_repeat: OnRepeat,
     /// The file is the worker's standard input.
     pub stdin: bool,
     /// When an attempt is ended. Always there.
@@ -141,6 +145,8 @@ impl Route {
             worker: Worker::Command { argv },
             stdout: StdoutFormat::Text,
             require_output: false,
+            done_file: None,
+            on_repeat: OnRepeat::Run,
             stdin: false,
             timeout: limits::TIMEOUT,
             grace: limits::GRACE,
@@ -163,6 +169,15 @@ impl Route {
             warm: WarmRules::default(),
         }
     }
+}
+
+/// What becomes of a file with the path, size, mtime and content of one in `done/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRepeat {
+    /// It runs like any other.
+    Run,
+    /// It is settled as a duplicate, without a worker.
+    Skip,
 }
 
 /// What runs for a route.

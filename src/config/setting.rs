@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use super::template::{self, Part};
 use super::value::{Checked, Limit, Problem, Value};
-use super::{Call, Route, Settings, StdoutFormat, Transport, Worker, limits, matching, suggest};
+use super::{
+    Call, OnRepeat, Route, Settings, StdoutFormat, Transport, Worker, limits, matching, suggest,
+};
 use crate::core::verdict::Spent;
 
 /// Every setting, those of the spool first.
@@ -193,6 +195,20 @@ static TABLE: &[SettingDoc] = &[
         Limit::Words("a list of strings, such as [\"python3\", \"worker.py\"]"),
         "a program that stays and speaks inboxd-worker/1",
         |r, v| command(v).map(|argv| r.worker = Worker::Warm { argv }),
+    ),
+    route(
+        "done_file",
+        "none",
+        Limit::Words("a name with {name} in it, such as \"{name}.ok\""),
+        "a file is complete once this one is beside it, and goes where it goes",
+        |r, v| done_file(v).map(|name| r.done_file = Some(name)),
+    ),
+    route(
+        "on_repeat",
+        "\"run\"",
+        Limit::Words("\"run\" or \"skip\""),
+        "what becomes of a file that is in done/ already: same path, size, mtime and content",
+        |r, v| v.one_of(&ON_REPEAT).map(|what| r.on_repeat = what),
     ),
     route("stdin", "false", BOOLEAN, "the file is the worker's standard input", |r, v| {
         v.boolean().map(|yes| r.stdin = yes)
@@ -417,6 +433,20 @@ const STDOUT: [(&str, StdoutFormat); 5] = [
     ("none", StdoutFormat::None),
 ];
 
+const ON_REPEAT: [(&str, OnRepeat); 2] = [("run", OnRepeat::Run), ("skip", OnRepeat::Skip)];
+
+fn done_file(v: &Value<'_>) -> Checked<String> {
+    let text = v.text()?;
+    let rest = text.replacen("{name}", "", 1);
+    if rest == text || rest.is_empty() || rest.contains(['{', '}', '/', '\0']) {
+        return Err(v.problem(format!(
+            "`done_file` = {text:?} is no name beside a file's; write {}",
+            v.limit
+        )));
+    }
+    Ok(text.to_owned())
+}
+
 fn globs(v: &Value<'_>) -> Checked<Vec<String>> {
     let given = if v.is_text() { vec![*v] } else { v.list()? };
     let mut globs = Vec::new();
@@ -625,6 +655,8 @@ mod tests {
         (Place::Route, "command", "['false']"),
         (Place::Route, "python", "'a.py:f'"),
         (Place::Route, "warm", "['false']"),
+        (Place::Route, "done_file", "'{name}.ok'"),
+        (Place::Route, "on_repeat", "'skip'"),
         (Place::Route, "stdin", "true"),
         (Place::Route, "stdout", "'csv'"),
         (Place::Route, "require_output", "true"),
@@ -709,6 +741,8 @@ mod tests {
             worker: Worker::Command { argv: vec!["false".to_owned()] },
             stdout: StdoutFormat::Csv,
             require_output: true,
+            done_file: Some("{name}.ok".to_owned()),
+            on_repeat: OnRepeat::Skip,
             stdin: true,
             timeout: Duration::from_secs(7200),
             grace: Duration::from_secs(6),
@@ -775,6 +809,7 @@ mod tests {
                 "command",
                 "python",
                 "warm",
+                "done_file",
                 "workers",
                 "columns",
                 "max_memory",

@@ -4,6 +4,7 @@
 //! module of this crate. It cannot fail: bad input is data.
 //!
 //! - [`state`]: the state of all claimed jobs, and what to do next.
+//! - [`complete`]: whether a file is whole.
 //! - [`backoff`]: how long a job waits before it runs again.
 //! - [`id`]: job ids, ordered by birth, never below the highest seen.
 //! - [`rel`]: the path of a file below `incoming/`, as bytes, always safe to join.
@@ -11,6 +12,7 @@
 //! - [`row`]: a row as a worker gave it: names and cells.
 
 pub mod backoff;
+pub mod complete;
 pub mod id;
 pub mod rel;
 pub mod row;

@@ -111,7 +111,7 @@ pub enum Event {
         /// Its route.
         route: usize,
     },
-    /// [`Effect::Claim`] did not succeed; the name may be offered again after `until`.
+    /// [`Effect::Claim`] did not succeed, or must not be made yet; it is asked for again at `until`.
     Held {
         /// What was to be claimed.
         candidate: Candidate,
@@ -119,6 +119,13 @@ pub enum Event {
         begin: bool,
         /// `None`: it is gone, a lost race.
         until: Option<Millis>,
+    },
+    /// [`Effect::Start`] must not be carried out yet: somebody still writes into the claimed file.
+    Busy {
+        /// The job.
+        job: JobId,
+        /// When it is looked at again.
+        until: Millis,
     },
     /// [`Effect::Start`] could not be carried out although the job is there.
     StartFailed {
@@ -250,6 +257,14 @@ impl Job {
     }
 }
 
+/// A name whose claim waits.
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    until: Millis,
+    route: usize,
+    order: i64,
+}
+
 #[derive(Clone, Debug)]
 struct RouteState {
     rules: RouteRules,
@@ -306,7 +321,10 @@ pub struct Core {
     timers: BTreeSet<(Millis, JobId)>,
     /// Names in a window, so that a second sighting adds nothing.
     known: HashSet<RelPath>,
-    held: HashMap<RelPath, Millis>,
+    /// Names whose claim waits, each with its own deadline; they take no place in the window.
+    held: HashMap<RelPath, Hold>,
+    /// The same by deadline.
+    hold_timers: BTreeSet<(Millis, RelPath)>,
     next_seq: u64,
     running: usize,
     /// Over all routes, as in `RouteState`.
@@ -342,6 +360,7 @@ impl Core {
             timers: BTreeSet::new(),
             known: HashSet::new(),
             held: HashMap::new(),
+            hold_timers: BTreeSet::new(),
             next_seq: 0,
             running: 0,
             promised: 0,
@@ -369,10 +388,11 @@ impl Core {
             Event::Held { candidate, begin, until } => {
                 self.answered(candidate.route, begin);
                 if let Some(until) = until {
-                    self.hold(candidate.rel, until, now);
+                    self.hold(candidate, until);
                 }
             }
-            Event::StartFailed { job } => self.start_failed(job, now),
+            Event::StartFailed { job } => self.not_started(job, now.saturating_add(1_000)),
+            Event::Busy { job, until } => self.not_started(job, until),
             Event::Ended { job, verdict } => self.ended(job, verdict, now, out),
             Event::Recorded { job } => self.recorded(job, now),
             Event::Tick => {}
@@ -426,7 +446,8 @@ impl Core {
 
     /// When the next wait ends, if one does.
     pub fn next_timer(&self) -> Option<Millis> {
-        self.timers.first().map(|(at, _)| *at)
+        let hold = self.hold_timers.first().map(|(at, _)| *at);
+        [self.timers.first().map(|(at, _)| *at), hold].into_iter().flatten().min()
     }
 
     /// The lowest order of all names in the windows.
@@ -437,6 +458,13 @@ impl Core {
     /// Whether this name waits after a claim that could not be made.
     pub fn holds(&self, rel: &RelPath) -> bool {
         self.held.contains_key(rel)
+    }
+
+    /// Something happened to this name: it need not wait for its deadline.
+    pub fn unhold(&mut self, rel: &RelPath) {
+        if let Some(hold) = self.held.remove(rel) {
+            self.hold_timers.remove(&(hold.until, rel.clone()));
+        }
     }
 
     /// How many of each.
@@ -555,23 +583,30 @@ impl Core {
         if self.room() == 0 || self.known.contains(&candidate.rel) {
             return;
         }
-        if self.held.get(&candidate.rel).is_some_and(|until| *until > now) {
+        if self.held.get(&candidate.rel).is_some_and(|hold| hold.until > now) {
             return;
         }
+        if candidate.route >= self.routes.len() {
+            return;
+        }
+        self.unhold(&candidate.rel);
+        self.enqueue(candidate);
+    }
+
+    fn enqueue(&mut self, candidate: Candidate) {
         let Some(route) = self.routes.get_mut(candidate.route) else { return };
-        self.held.remove(&candidate.rel);
         self.known.insert(candidate.rel.clone());
         route.queue.insert((candidate.order, self.next_seq), candidate.rel);
         self.next_seq += 1;
     }
 
-    fn hold(&mut self, rel: RelPath, until: Millis, now: Millis) {
-        // The table is bounded like the window; what does not fit is simply found again by the next scan.
-        if self.held.len() >= self.limits.window {
-            self.held.retain(|_, at| *at > now);
-        }
+    fn hold(&mut self, candidate: Candidate, until: Millis) {
+        self.unhold(&candidate.rel);
+        // The table is bounded like the window; what does not fit is found again by the next scan.
         if self.held.len() < self.limits.window {
-            self.held.insert(rel, until);
+            let Candidate { rel, route, order } = candidate;
+            self.hold_timers.insert((until, rel.clone()));
+            self.held.insert(rel, Hold { until, route, order });
         }
     }
 
@@ -604,10 +639,11 @@ impl Core {
         self.enter(id, Phase::Running);
     }
 
-    fn start_failed(&mut self, id: JobId, now: Millis) {
+    /// The attempt did not begin, so it costs nothing.
+    fn not_started(&mut self, id: JobId, until: Millis) {
         if let Some(job) = self.jobs.get_mut(&id).filter(|job| job.phase == Phase::Running) {
             job.begun = job.begun.saturating_sub(1);
-            self.enter(id, Phase::Waiting(now.saturating_add(1_000)));
+            self.enter(id, Phase::Waiting(until));
         }
     }
 
@@ -731,6 +767,17 @@ impl Core {
                 break;
             }
             self.enter(job, Phase::Ready);
+        }
+        // They had their place in the window before, so they come back whatever room there is.
+        while let Some((at, rel)) = self.hold_timers.first().cloned() {
+            if at > now {
+                break;
+            }
+            self.hold_timers.remove(&(at, rel.clone()));
+            let Some(Hold { route, order, .. }) = self.held.remove(&rel) else { continue };
+            if !self.known.contains(&rel) {
+                self.enqueue(Candidate { rel, route, order });
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `{"ask":"status"}` | one [`Status`] with `pid` |
 //! | `{"ask":"find","job":ID}` or `"rel":REL` | one [`Found`] or `null` |
+//! | `{"ask":"why","rel":REL}` | one [`Held`]: why a file in `incoming/` waits, or `null` |
 //! | `{"ask":"submit","job":ID,"rel":REL}` | `{"taken":ID}` once durable, or `{"error":…}` |
 //! | `{"ask":"id"}` | `{"job":ID}`, a fresh id for a copy that is to be submitted |
 //! | `{"ask":"scan"}` | `{}`; a scan of `incoming/` begins |
@@ -16,7 +17,7 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +35,8 @@ use super::history::JobLine;
 use super::keeper::{Input, Staged};
 use super::notice::Notice;
 use super::service::{Message, Wanted};
+use super::sight::Held;
+use super::writers;
 
 /// A request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,6 +52,11 @@ pub enum Ask {
         /// … or its path below `incoming/`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rel: Option<Rel>,
+    },
+    /// Why a file in `incoming/` waits.
+    Why {
+        /// Its path.
+        rel: Rel,
     },
     /// A fresh job id, above all before it.
     Id,
@@ -95,13 +103,17 @@ pub(super) async fn serve(
     listener: UnixListener,
     keeper: Sender<Message>,
     notices: broadcast::Sender<Arc<Notice>>,
+    spool: PathBuf,
 ) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (keeper, notices) = (keeper.clone(), notices.subscribe());
+                let spool = spool.clone();
                 // A client that goes away ends only its own task.
-                drop(tokio::spawn(async move { drop(answer(stream, keeper, notices).await) }));
+                drop(tokio::spawn(
+                    async move { drop(answer(stream, keeper, notices, spool).await) },
+                ));
             }
             // No descriptors: the clients wait in the backlog until there are.
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
@@ -113,6 +125,7 @@ async fn answer(
     stream: tokio::net::UnixStream,
     keeper: Sender<Message>,
     mut notices: broadcast::Receiver<Arc<Notice>>,
+    spool: PathBuf,
 ) -> io::Result<()> {
     use tokio::io::AsyncReadExt;
     let (read, mut write) = stream.into_split();
@@ -128,7 +141,10 @@ async fn answer(
             let reply = move |status: &super::service::Status| drop(send.send(status.clone()));
             drop(keeper.send(Message::Ask(Box::new(reply))));
             match receive.await {
-                Ok(status) => say(&mut write, &Running { pid: std::process::id(), status }).await,
+                Ok(mut status) => {
+                    status.held_files = name_writers(&spool, status.held_files).await;
+                    say(&mut write, &Running { pid: std::process::id(), status }).await
+                }
                 Err(_) => Ok(()),
             }
         }
@@ -165,6 +181,18 @@ async fn answer(
                 }
             }
         }
+        Ask::Why { rel } => {
+            let (send, receive) = oneshot::channel();
+            let reply = move |held| send.send(held).unwrap_or(());
+            drop(keeper.send(Message::Why(rel.0, Box::new(reply))));
+            match receive.await {
+                Ok(held) => {
+                    let held = name_writers(&spool, held.into_iter().collect()).await;
+                    say(&mut write, &held.first()).await
+                }
+                Err(_) => Ok(()),
+            }
+        }
         Ask::Id => {
             let (send, receive) = oneshot::channel();
             let reply = move |job| send.send(job).unwrap_or(());
@@ -191,6 +219,23 @@ async fn answer(
             }
         }
     }
+}
+
+/// Adds to the reasons which process has the file open; on a thread of its own, since all of `/proc` is read.
+async fn name_writers(spool: &Path, mut held: Vec<Held>) -> Vec<Held> {
+    let inodes: Vec<u64> = held.iter().filter_map(|it| it.open_ino).collect();
+    let incoming = spool.join("incoming");
+    let asked = tokio::task::spawn_blocking(move || {
+        let dev = std::fs::metadata(&incoming).map_or(0, |meta| meta.dev());
+        writers::of(dev, &inodes)
+    });
+    let pids = asked.await.unwrap_or_default();
+    for it in &mut held {
+        if let Some(pid) = it.open_ino.and_then(|ino| pids.get(&ino)) {
+            it.reason.push_str(&format!(" by pid {pid}"));
+        }
+    }
+    held
 }
 
 async fn say(to: &mut (impl AsyncWriteExt + Unpin), what: &impl Serialize) -> io::Result<()> {

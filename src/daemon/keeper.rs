@@ -40,8 +40,9 @@ use crate::worker::{Ended, Task};
 
 use super::notice::{Finished, Notice};
 use super::service::{Found, Wanted};
+use super::sight::{Judged, Waits};
 
-/// A refused claim is tried again after this long, in milliseconds.
+/// A claim that failed for want of something is tried again after this long, in milliseconds.
 const REFUSED_AGAIN_MS: Millis = 10_000;
 /// A full disk is looked at again after this long, in milliseconds.
 const FULL_AGAIN_MS: Millis = 1_000;
@@ -201,7 +202,7 @@ pub struct Keeper<F: Filesystem> {
     pub(super) path: PathBuf,
     /// Sources recorded since the last run of the index was written.
     pub(super) new_sources: Vec<SourceKey>,
-    scan: Option<Scan<F>>,
+    pub(super) scan: Option<Scan<F>>,
     /// Appended to the journal and not durable yet, in order.
     pending: Vec<Record>,
     /// Written, its fsync under way, in order; before all of `pending`.
@@ -228,11 +229,13 @@ pub struct Keeper<F: Filesystem> {
     effects: VecDeque<Effect>,
     /// See [`Keeper::hurry_starts`].
     hurries: bool,
-    out: Vec<Output>,
+    pub(super) out: Vec<Output>,
     random: fn() -> [u8; 10],
-    draining: bool,
+    pub(super) draining: bool,
     /// What a pass of the scan saw.
-    seen: ScanCounts,
+    pub(super) seen: ScanCounts,
+    /// What is remembered of names that may not be claimed yet.
+    pub(super) waits: Waits,
 }
 
 /// What the last whole pass over `incoming/` saw.
@@ -321,6 +324,7 @@ impl<F: Filesystem> Keeper<F> {
             out: Vec::new(),
             draining: false,
             seen: ScanCounts::default(),
+            waits: Waits::default(),
         })
     }
 
@@ -331,6 +335,7 @@ impl<F: Filesystem> Keeper<F> {
         info: JobInfo,
         now: Millis,
     ) -> Result<(), KeeperError> {
+        self.waits.adopted(found.job, &info);
         self.jobs.insert(found.job, info);
         self.step(Event::Recovered(found), now)
     }
@@ -426,7 +431,7 @@ impl<F: Filesystem> Keeper<F> {
             job: *job,
             rel: info.rel.to_string(),
             route: self.route_name(info.route),
-            state: state.to_owned(),
+            state: self.waits.state_of(*job).unwrap_or(state).to_owned(),
             attempt: info.begun,
             reason: info.attempt.as_ref().map(|attempt| attempt.reason.clone()),
             wait_ms: at.map(|at| at.saturating_sub(now)),
@@ -757,7 +762,7 @@ impl<F: Filesystem> Keeper<F> {
         self.routes.get(route).map_or_else(String::new, |route| route.name.clone())
     }
 
-    fn step(&mut self, event: Event, now: Millis) -> Result<(), KeeperError> {
+    pub(super) fn step(&mut self, event: Event, now: Millis) -> Result<(), KeeperError> {
         let mut effects = Vec::new();
         self.core.step(event, now, &mut effects);
         let first = self.effects.is_empty();
@@ -827,23 +832,29 @@ impl<F: Filesystem> Keeper<F> {
     }
 
     fn claim(&mut self, candidate: Candidate, begin: bool, now: Millis) -> Result<(), KeeperError> {
+        let proof = match self.judge(&candidate, now) {
+            Judged::Claim(proof) => proof,
+            Judged::Wait(until) => {
+                return self.step(Event::Held { candidate, begin, until: Some(until) }, now);
+            }
+        };
         let job = self.next_id(now);
         let claimed = Claimed { job, begun: u32::from(begin) };
         let route = candidate.route;
         let file = match self.spool.claim(&candidate.rel, claimed, &mut self.empty) {
             Claim::Made(file) => file,
             Claim::Gone => {
+                self.waits.forget(&candidate.rel);
                 return self.step(Event::Held { candidate, begin, until: None }, now);
             }
             Claim::Refused(error) => {
-                if is_shortage(&error) {
+                let until = if is_shortage(&error) {
                     self.disk_is_full(now)?;
+                    now.saturating_add(REFUSED_AGAIN_MS)
                 } else {
-                    let rel = candidate.rel.clone();
-                    let reason = error.to_string();
-                    self.out.push(Output::Notice(Notice::ClaimRefused { rel, reason }));
-                }
-                let until = Some(now.saturating_add(REFUSED_AGAIN_MS));
+                    self.refused(&candidate.rel, &error, now)
+                };
+                let until = Some(until);
                 return self.step(Event::Held { candidate, begin, until }, now);
             }
         };
@@ -865,6 +876,7 @@ impl<F: Filesystem> Keeper<F> {
         };
         self.jobs.insert(job, info);
         if file.stat.file_type == FileType::File {
+            self.claimed_with(job, claimed, proof);
             return self.step(Event::Claimed { job, route, begun: begin }, now);
         }
         let failure = Failure::new(FailClass::Permanent, "not a regular file");
@@ -888,6 +900,9 @@ impl<F: Filesystem> Keeper<F> {
         suspect: bool,
         now: Millis,
     ) -> Result<(), KeeperError> {
+        if let Some(until) = self.still_written(job, attempt, now)? {
+            return self.step(Event::Busy { job, until }, now);
+        }
         let (Some(info), Some(route)) = (self.jobs.get_mut(&job), self.routes.get(route)) else {
             return Ok(());
         };
@@ -1092,33 +1107,33 @@ impl<F: Filesystem> Keeper<F> {
     ///
     /// `most` bounds the entries looked at, so that messages do not wait for a large folder.
     pub fn scan(&mut self, most: usize, now: Millis) -> Result<bool, KeeperError> {
-        let room = self.core.room().min(most);
-        if room == 0 || self.draining {
-            return Ok(false);
-        }
+        self.scan_entering(most, &mut |_| true, now)
+    }
+
+    /// The same; `enters` is asked before a folder is entered.
+    pub(super) fn scan_entering(
+        &mut self,
+        most: usize,
+        enters: &mut dyn FnMut(&RelPath) -> bool,
+        now: Millis,
+    ) -> Result<bool, KeeperError> {
         let mut scan = self.scan.take().unwrap_or_else(|| {
             self.seen = ScanCounts::default();
+            self.waits.unrouted.clear();
             Scan::begin(&self.spool)
         });
-        let mut found: Vec<Sighting> = Vec::new();
-        let table = &self.table;
-        let over =
-            scan.slice(&self.spool, room, &|rel| table.ignored(rel).is_none(), &mut |sighting| {
-                found.push(sighting);
-            });
-        for sighting in found {
-            self.sighted(sighting, now);
-        }
-        if over {
-            self.seen.unreadable.extend(scan.unreadable.drain(..).map(describe_unreadable));
-        } else {
+        let over = self.read_on(&mut scan, most, enters, now)?;
+        if !over {
             self.scan = Some(scan);
         }
-        self.step(Event::Tick, now)?;
         Ok(over)
     }
 
-    fn sighted(&mut self, sighting: Sighting, now: Millis) {
+    pub(super) fn sighted(&mut self, sighting: Sighting, now: Millis) {
+        if self.table.announced(&sighting.rel).is_some() {
+            // A sentinel is looked for when its file is judged.
+            return;
+        }
         match self.table.find(&sighting.rel) {
             None => {
                 self.seen.unrouted += 1;
@@ -1246,7 +1261,7 @@ pub(super) fn settle_made<F: Filesystem>(
         .map_err(KeeperError::spool(format!("move what {} made", outcome.rel.0)))
 }
 
-fn describe_unreadable(it: Unreadable) -> String {
+pub(super) fn describe_unreadable(it: Unreadable) -> String {
     let rel = it.rel.map_or_else(String::new, |rel| rel.to_string());
     format!("incoming/{rel}: {}", it.error)
 }

@@ -93,6 +93,11 @@ fn notice(notice: &Notice) {
         Notice::ClaimRefused { rel, reason } => {
             warn!(path = %rel, error = %reason, "file cannot be claimed");
         }
+        Notice::IncomingReplaced => warn!("incoming was replaced"),
+        Notice::Events { is_bad: true, state } => {
+            warn!(error = %state, "some events are missing");
+        }
+        Notice::Events { .. } => info!("all events come again"),
         Notice::StartRefused { rel, reason } => {
             warn!(path = %rel, error = %reason, "attempt cannot be started");
         }

@@ -5,6 +5,8 @@
 //! - [`keeper`]: one owner of spool, journal and results; carries out what the core decides.
 //! - [`recover`]: start-up is recovery.
 //! - [`service`]: the keeper's thread and its messages.
+//! - `watcher`: hints at what happens in `incoming/`; `intake`: what the keeper's thread makes of them;
+//!   `sight`: whether a name that was seen may be claimed; `writers`: who still writes.
 //! - [`pool`]: one thread a slot.
 //! - [`stager`]: brings the sources of `batch` in.
 //! - [`hand_in`]: a file handed in by `submit` becomes a job, with a daemon or without.
@@ -30,6 +32,9 @@
 //! | `submitted` | debug | job | a file handed in is durable |
 //! | `submission refused` | warn | job, error | no route takes it |
 //! | `file cannot be claimed` | warn | path, error | it waits and is tried again |
+//! | `incoming was replaced` | warn | | removed or moved away; the folder there now, or a new one, is served |
+//! | `some events are missing` | warn | error | new files are noticed by the clock, too |
+//! | `all events come again` | info | | that is over |
 //! | `attempt cannot be started` | warn | path, error | it waits and is tried again |
 //! | `attempt failed` | info | job, path, route, attempt, wait_ms, error | another one follows |
 //! | `file is incomplete` | debug | job, path, route, attempt, error | says the worker; it is asked again |
@@ -51,6 +56,7 @@ pub mod children;
 pub mod control;
 pub mod hand_in;
 pub mod history;
+pub mod intake;
 pub mod keeper;
 pub mod log;
 pub mod notice;
@@ -61,5 +67,8 @@ pub mod readiness;
 pub mod recover;
 pub mod service;
 pub mod shell;
+pub mod sight;
 pub mod stager;
 pub mod supervisor;
+mod watcher;
+mod writers;

@@ -20,6 +20,15 @@ pub enum Notice {
         /// What the system said.
         reason: String,
     },
+    /// `incoming/` was removed or replaced; the one that stands there now is served.
+    IncomingReplaced,
+    /// How new files are noticed has changed.
+    Events {
+        /// Later than by events, for some of them at least.
+        is_bad: bool,
+        /// `ok`, or what is not.
+        state: String,
+    },
     /// A claimed job could not be started; it is tried again.
     StartRefused {
         /// Which.

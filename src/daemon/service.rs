@@ -23,10 +23,12 @@ use crate::fs::{Filesystem, RealFs};
 use crate::journal::Group;
 
 use super::history::{History, JobLine};
+use super::intake::Intake;
 use super::keeper::{Input, Keeper, KeeperError, Output};
 use super::notice::Notice;
 use super::pool::{Pool, SlotEnded};
 use super::readiness::Progress;
+use super::sight::Held;
 use crate::worker::Stop;
 
 /// Entries a scan looks at between two looks at the messages.
@@ -58,6 +60,8 @@ pub enum Message {
     SourcesOver(SourcesSeen),
     /// Look into `incoming/` now.
     Scan,
+    /// The watcher has marks to be taken.
+    Dirty,
     /// Finish what runs, then end.
     Drain,
     /// End what runs, then end.
@@ -68,6 +72,8 @@ pub enum Message {
     Id(Box<dyn FnOnce(JobId) + Send>),
     /// What of this job, or of the file at this path below `incoming/`?
     Find(Wanted, Box<dyn FnOnce(Option<Found>) + Send>),
+    /// Why does the file at this path in `incoming/` wait?
+    Why(RelPath, Box<dyn FnOnce(Option<Held>) + Send>),
 }
 
 /// What [`Message::Find`] looks for.
@@ -146,6 +152,12 @@ pub struct Status {
     pub running: usize,
     /// Claims that wait for what stands in their way.
     pub held: usize,
+    /// Some of these, with the reason.
+    pub held_files: Vec<Held>,
+    /// `ok`, or which new files are noticed later than by events; `None` where nothing is watched.
+    pub events: Option<String>,
+    /// Times that the kernel lost events, each followed by a scan of everything.
+    pub overflows: u64,
     /// Incomplete files among those that wait.
     pub incomplete: usize,
     /// Jobs done since the start.
@@ -202,6 +214,10 @@ pub struct Service<F: Filesystem, L: Listener> {
     pub progress: Progress,
     /// The timer of the scan.
     pub rescan: Duration,
+    /// The user's own word on how long a file must be still.
+    pub quiet_for: Option<Duration>,
+    /// The watcher, and what it has told.
+    pub intake: Intake,
     /// Claims stop below so many free bytes.
     pub min_free_disk: u64,
     /// State of the loop.
@@ -215,13 +231,13 @@ pub struct LoopState {
     status: Status,
     sources: SourcesSeen,
     granted: usize,
-    scanning: bool,
+    pub(super) scanning: bool,
     last_pass_offered: u64,
     next_scan: Instant,
     next_look: Instant,
     paused: BTreeMap<String, (Instant, Option<SystemTime>)>,
     is_ready: bool,
-    draining: bool,
+    pub(super) draining: bool,
     low_disk: bool,
     /// Jobs that had ended at the last sweep, and when the next may be.
     swept: u64,
@@ -263,6 +279,7 @@ impl<L: Listener> Service<RealFs, L> {
     /// Serves until the mode's end, a drain, or an error that ends the promise.
     pub fn run(mut self, messages: &Receiver<Message>) -> Result<Summary, KeeperError> {
         let groups = self.start_syncing()?;
+        self.begin_intake();
         self.keeper.hurry_starts();
         self.outputs()?;
         loop {
@@ -285,7 +302,9 @@ impl<L: Listener> Service<RealFs, L> {
                     self.tell();
                 }
             }
+            self.go_on_intake()?;
             self.scan()?;
+            self.say_ready();
             if self.keeper.checkpoint_is_due() {
                 self.keeper.checkpoint(now_ms())?;
                 self.outputs()?;
@@ -341,7 +360,7 @@ impl<L: Listener> Service<RealFs, L> {
 
     fn wait(&self) -> Duration {
         let now = now_ms();
-        if self.wants_scan() || self.keeper.has_durable() {
+        if self.wants_scan() || self.wants_intake() || self.keeper.has_durable() {
             return Duration::ZERO;
         }
         let look = self.state.next_look.saturating_duration_since(Instant::now());
@@ -380,6 +399,11 @@ impl<L: Listener> Service<RealFs, L> {
                 self.state.scanning = true;
                 Ok(())
             }
+            Message::Dirty => self.take_marks(),
+            Message::Why(rel, answer) => {
+                answer(self.keeper.held_file(&rel, now));
+                Ok(())
+            }
             Message::Drain => {
                 self.state.draining = true;
                 self.grants = None;
@@ -406,7 +430,7 @@ impl<L: Listener> Service<RealFs, L> {
         }
     }
 
-    fn outputs(&mut self) -> Result<(), KeeperError> {
+    pub(super) fn outputs(&mut self) -> Result<(), KeeperError> {
         loop {
             for output in self.keeper.take_outputs() {
                 match output {
@@ -421,7 +445,7 @@ impl<L: Listener> Service<RealFs, L> {
         }
     }
 
-    fn notice(&mut self, notice: Notice) {
+    pub(super) fn notice(&mut self, notice: Notice) {
         let status = &mut self.state.status;
         match &notice {
             Notice::Finished(finished) => {
@@ -449,7 +473,7 @@ impl<L: Listener> Service<RealFs, L> {
 
     /// The job log and the listener hear what has happened: once a group, since each time another
     /// thread wakes up for it, on a core that a worker could have.
-    fn tell(&mut self) {
+    pub(super) fn tell(&mut self) {
         self.flush_history();
         for notice in self.state.notices.drain(..) {
             self.listener.notice(notice);
@@ -477,7 +501,14 @@ impl<L: Listener> Service<RealFs, L> {
     }
 
     fn wants_scan(&self) -> bool {
-        self.state.scanning && !self.state.draining && self.keeper.wants_names()
+        self.state.scanning
+            && !self.state.draining
+            && self.intake.may_scan()
+            && self.keeper.wants_names()
+    }
+
+    fn wants_intake(&self) -> bool {
+        self.intake.has_work() && !self.state.draining && self.keeper.wants_names()
     }
 
     fn scan(&mut self) -> Result<(), KeeperError> {
@@ -486,18 +517,26 @@ impl<L: Listener> Service<RealFs, L> {
         }
         let is_busy = self.keeper.counts().running > 0;
         let slice = if is_busy { SCAN_SLICE_BUSY } else { SCAN_SLICE };
-        let over = self.keeper.scan(slice, now_ms())?;
+        let over = self.scan_slice(slice)?;
         self.outputs()?;
         if over {
             self.state.scanning = false;
             self.state.last_pass_offered = self.keeper.seen().offered;
-            self.state.next_scan = Instant::now() + self.rescan;
-            if !self.state.is_ready {
-                self.state.is_ready = true;
-                self.listener.ready();
-            }
+            self.state.next_scan = Instant::now() + self.scan_interval();
         }
         Ok(())
+    }
+
+    /// Ready is who has seen what was there at the start, or has more of it than fits the window.
+    fn say_ready(&mut self) {
+        if self.state.is_ready {
+            return;
+        }
+        let has_seen_all = !self.state.scanning && self.intake.is_still();
+        if has_seen_all || !self.keeper.wants_names() {
+            self.state.is_ready = true;
+            self.listener.ready();
+        }
     }
 
     /// What is looked at every second: paused routes, free disk, the scan's timer.
@@ -516,6 +555,7 @@ impl<L: Listener> Service<RealFs, L> {
         if now >= self.state.next_scan {
             self.state.scanning = true;
         }
+        self.look_at_intake()?;
         self.look_at_disk()?;
         self.sweep(now);
         self.look_at_paused(now)
@@ -591,6 +631,9 @@ impl<L: Listener> Service<RealFs, L> {
         status.running = counts.running;
         status.held = counts.held;
         status.incomplete = counts.incomplete;
+        status.held_files = self.keeper.held(limits::HELD_SHOWN, now_ms());
+        status.events = self.intake.events();
+        status.overflows = self.intake.overflows;
         status.unrouted = seen.unrouted;
         status.unrouted_example = seen.unrouted_example.as_ref().map(ToString::to_string);
         status.trouble.clone_from(&seen.unreadable);
@@ -609,7 +652,9 @@ impl<L: Listener> Service<RealFs, L> {
             return false;
         }
         let counts = self.keeper.counts();
-        !self.state.scanning
+        let patience = u64::try_from(limits::BATCH_PATIENCE.as_millis()).unwrap_or(u64::MAX);
+        !self.keeper.expects_files(patience, now_ms())
+            && !self.state.scanning
             && self.state.last_pass_offered == 0
             && counts.candidates == counts.stuck_candidates
             && counts.ready == 0

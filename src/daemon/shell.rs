@@ -28,6 +28,7 @@ use crate::worker::{Stop, orphans};
 use super::children;
 use super::control;
 use super::history::History;
+use super::intake::Intake;
 use super::keeper::{Keeper, KeeperError};
 use super::notice::Notice;
 use super::pool::Pool;
@@ -339,6 +340,8 @@ async fn run(
         grants,
         sender: sender.clone(),
         rescan: options.settings.rescan,
+        quiet_for: options.settings.quiet_for,
+        intake: Intake::default(),
         min_free_disk: options.settings.min_free_disk,
         state: LoopState::default(),
     };
@@ -347,7 +350,8 @@ async fn run(
         .spawn(move || drop(end.send(service.run(&messages))))
         .map_err(ShellError::start("the keeper's thread"))?;
     let listener = control::bind(&opened.path).map_err(ShellError::start("the control socket"))?;
-    let control = tokio::spawn(control::serve(listener, sender.clone(), notices));
+    let control =
+        tokio::spawn(control::serve(listener, sender.clone(), notices, opened.path.clone()));
     let mut signals = signal_hook_tokio::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(ShellError::start("listening to signals"))?;
     let mut pulse = Pulse::new(progress, sender.clone());

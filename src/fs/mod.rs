@@ -16,6 +16,7 @@ use std::path::Path;
 
 #[cfg(test)]
 pub mod faults;
+mod lease;
 pub mod real;
 #[cfg(test)]
 pub mod sim;
@@ -56,6 +57,17 @@ pub struct Stat {
     pub uid: u32,
     /// Number of links.
     pub nlink: u32,
+}
+
+/// Whether anything that can write into a file is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// Nothing on this machine.
+    Clear,
+    /// A descriptor or a shared mapping.
+    Busy,
+    /// The system does not say: not our file, or a filesystem without leases.
+    Unknown,
 }
 
 /// A directory entry.
@@ -115,6 +127,10 @@ pub trait Filesystem: Clone + Send + Sync + 'static {
     fn sync_dir(&self, dir: &Self::Dir) -> io::Result<()>;
     /// After it returns, everything done on this filesystem before the call is durable.
     fn sync_all(&self, dir: &Self::Dir) -> io::Result<()>;
+    /// Whether anybody can write into a file. Where nothing is known of leases: not known.
+    fn lease(&self, _at: &Self::Dir, _path: &Path) -> Lease {
+        Lease::Unknown
+    }
 }
 
 /// Removes a socket that nobody listens to: not durable, not input.

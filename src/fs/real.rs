@@ -15,7 +15,7 @@ use rustix::fs::{
     AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, ResolveFlags, Statx, StatxFlags,
 };
 
-use super::{Entry, FileType, Filesystem, Stat};
+use super::{Entry, FileType, Filesystem, Lease, Stat};
 
 /// The kernel's filesystem.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,6 +25,48 @@ pub struct RealFs;
 pub fn free_space(path: &Path) -> io::Result<(u64, u64)> {
     let stat = rustix::fs::statvfs(path)?;
     Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
+}
+
+/// What is known of a filesystem's ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Everything that happens in it happens on this machine.
+    Local,
+    /// Others may change it without an event or a lease: its name, for people.
+    Shared(&'static str),
+}
+
+/// Magic numbers of statfs(2) and of `linux/magic.h`, for filesystems that tell only part of what
+/// happens in them.
+const SHARED: [(u32, &str); 14] = [
+    (0x6969, "NFS"),
+    (0x517b, "SMB"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB"),
+    (0x6573_5546, "FUSE"),
+    (0x0102_1997, "9p"),
+    (0x5346_414f, "AFS"),
+    (0x00c3_6400, "Ceph"),
+    (0x7375_7245, "Coda"),
+    (0x0bd0_0bd0, "Lustre"),
+    (0x0116_1970, "GFS2"),
+    (0x7461_636f, "OCFS2"),
+    (0x786f_4256, "a shared folder of VirtualBox"),
+    (0x794c_7630, "overlayfs"),
+];
+
+/// Which kind of filesystem holds `path`: `statfs`.
+pub fn kind(path: &Path) -> io::Result<Kind> {
+    Ok(kind_of(rustix::fs::statfs(path)?.f_type))
+}
+
+/// The type has 32 bits, in a field that may be signed and wider.
+fn kind_of(f_type: impl TryInto<i128>) -> Kind {
+    let low = f_type.try_into().unwrap_or(0) & 0xffff_ffff;
+    match SHARED.iter().find(|(magic, _)| i128::from(*magic) == low) {
+        Some((_, name)) => Kind::Shared(name),
+        None => Kind::Local,
+    }
 }
 
 /// An open directory; clones share the descriptor.
@@ -245,6 +287,14 @@ impl Filesystem for RealFs {
     fn sync_all(&self, dir: &RealDir) -> io::Result<()> {
         Ok(rustix::fs::syncfs(dir)?)
     }
+
+    fn lease(&self, at: &RealDir, path: &Path) -> Lease {
+        match self.open(at, path, false) {
+            Ok(file) => super::lease::ask(&file),
+            // Gone, or not ours to read: whoever claims it will see.
+            Err(_) => Lease::Unknown,
+        }
+    }
 }
 
 fn rename_with(
@@ -270,6 +320,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let fd = RealFs.open_root(dir.path()).unwrap();
         (dir, fd)
+    }
+
+    /// Goal: a filesystem is known by its number however wide and signed the field is.
+    /// Method: NFS, CIFS as a negative number, ext4; and /proc, which is none of them.
+    #[test]
+    fn filesystems_are_told_apart() {
+        assert_eq!(kind_of(0x6969_i64), Kind::Shared("NFS"));
+        assert_eq!(kind_of(0xff53_4d42_u32.cast_signed()), Kind::Shared("CIFS"));
+        assert_eq!(kind_of(0xff53_4d42_i64), Kind::Shared("CIFS"));
+        assert_eq!(kind_of(0xef53_i64), Kind::Local);
+        assert_eq!(kind(Path::new("/proc")).unwrap(), Kind::Local);
     }
 
     /// Goal: a rename replaces nothing. Method: two files, one name.

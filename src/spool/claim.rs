@@ -80,6 +80,13 @@ impl<F: Filesystem> Spool<F> {
             Ok(file) => Claim::Made(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Claim::Gone,
             Err(error) if error.kind() == io::ErrorKind::IsADirectory => Claim::Gone,
+            // A folder on its way is a file or a link now: the name that was seen is gone.
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Claim::Gone,
+            Err(error)
+                if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::LOOP) =>
+            {
+                Claim::Gone
+            }
             Err(error) => Claim::Refused(error),
         }
     }
@@ -171,6 +178,20 @@ impl<F: Filesystem> Spool<F> {
             fs::remove_tree(&self.fs, &self.processing, Path::new(&place.name()))?;
         }
         Ok(())
+    }
+
+    /// Renames a claimed file's sentinel beside it, so that it is settled along with it. That it is gone,
+    /// or that the worker's input has the same name, changes nothing.
+    pub fn claim_sentinel(&self, rel: &RelPath, name: &[u8], claimed: Claimed) -> io::Result<()> {
+        let parent = Path::new(OsStr::from_bytes(rel.parent()));
+        let from = if rel.parent().is_empty() {
+            self.incoming.clone()
+        } else {
+            self.fs.open_dir(&self.incoming, parent)?
+        };
+        let name = Path::new(OsStr::from_bytes(name));
+        let target = Path::new(&Place::Job(claimed).name()).join(parent).join(name);
+        self.fs.rename(&from, name, &self.processing, &target)
     }
 
     /// Renames `ID.M` to `ID.N`: an attempt begins (N = M + 1) or is taken back (N = M - 1).

@@ -65,6 +65,27 @@ pub fn make(spool: &Path) -> Result<(), (String, io::Error)> {
 }
 
 impl<F: Filesystem> Spool<F> {
+    /// Opens the `incoming/` that stands there now, made if there is none. `false`: it is still ours.
+    pub fn reopen_incoming(&mut self) -> io::Result<bool> {
+        let name = Path::new("incoming");
+        let mode = FOLDERS.iter().find(|(folder, _)| *folder == "incoming").map(|(_, mode)| *mode);
+        let opened = match self.fs.open_dir(&self.root, name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                match self.fs.make_dir(&self.root, name, mode.unwrap_or(0o750)) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(error);
+                    }
+                    _ => self.fs.open_dir(&self.root, name)?,
+                }
+            }
+            other => other?,
+        };
+        let here = Path::new(".");
+        let is_ours = self.fs.stat(&opened, here)?.ino == self.fs.stat(&self.incoming, here)?.ino;
+        self.incoming = opened;
+        Ok(!is_ours)
+    }
+
     /// Opens the folders, making those that are missing, durably: a power cut must not take the
     /// journal's name with all that was recorded in it. The error names the folder.
     pub fn open(fs: F, root: F::Dir) -> Result<Self, (String, io::Error)> {

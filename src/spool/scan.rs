@@ -37,6 +37,14 @@ pub struct Unreadable {
     pub error: io::Error,
 }
 
+/// What a scan may look at.
+pub struct Bounds<'a> {
+    /// Asked about each folder and name before it is looked at; ignored ones are not.
+    pub looks_at: &'a dyn Fn(&RelPath) -> bool,
+    /// Asked about each folder before it is entered.
+    pub enters: &'a mut dyn FnMut(&RelPath) -> bool,
+}
+
 /// One pass over the tree, taken in slices.
 pub struct Scan<F: Filesystem> {
     stack: Vec<Level<F>>,
@@ -63,15 +71,23 @@ impl<F: Filesystem> Scan<F> {
         scan
     }
 
+    /// Begins a pass over one folder and those below it; `None` is `incoming/`.
+    pub fn begin_at(spool: &Spool<F>, rel: Option<&RelPath>) -> Self {
+        let Some(rel) = rel else { return Self::begin(spool) };
+        let mut scan = Self { stack: Vec::new(), unreadable: Vec::new() };
+        let opened = spool.fs.open_dir(&spool.incoming, rel.as_path());
+        scan.push(spool, rel.clone(), opened);
+        scan
+    }
+
     /// Reads on until `most` entries were looked at or the pass is over; `true` when it is over.
     ///
-    /// `enters` is asked about each folder and name before it is looked at (ignored ones are not).
     /// Entries that vanish meanwhile are not reported: that race is the producers' right.
     pub fn slice(
         &mut self,
         spool: &Spool<F>,
         most: usize,
-        enters: &dyn Fn(&RelPath) -> bool,
+        bounds: &mut Bounds<'_>,
         found: &mut dyn FnMut(Sighting),
     ) -> bool {
         for _ in 0..most {
@@ -94,14 +110,20 @@ impl<F: Filesystem> Scan<F> {
                 path.push(b'/');
             }
             path.extend_from_slice(entry.name.as_bytes());
-            let Some(rel) = RelPath::new(path).filter(|rel| enters(rel)) else { continue };
+            let Some(rel) = RelPath::new(path).filter(|rel| (bounds.looks_at)(rel)) else {
+                continue;
+            };
             if entry.file_type == Some(FileType::Dir) {
-                self.enter(spool, rel);
+                if (bounds.enters)(&rel) {
+                    self.enter(spool, rel);
+                }
                 continue;
             }
             let Ok(stat) = spool.fs.stat(&level.dir, Path::new(&entry.name)) else { continue };
             if stat.file_type == FileType::Dir {
-                self.enter(spool, rel);
+                if (bounds.enters)(&rel) {
+                    self.enter(spool, rel);
+                }
             } else {
                 found(Sighting { rel, stat });
             }
@@ -116,6 +138,10 @@ impl<F: Filesystem> Scan<F> {
         } else {
             Err(io::Error::other(format!("more than {DEPTH_MAX} folders deep")))
         };
+        self.push(spool, rel, opened);
+    }
+
+    fn push(&mut self, spool: &Spool<F>, rel: RelPath, opened: io::Result<F::Dir>) {
         match opened.and_then(|dir| spool.fs.list(&dir).map(|list| (dir, list))) {
             Ok((dir, list)) => {
                 self.stack.push(Level { prefix: rel.as_bytes().to_vec(), dir, list });

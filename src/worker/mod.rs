@@ -83,37 +83,15 @@ mod tests {
     //! What the tests of several rooms begin with.
 
     use super::*;
-    use crate::config::{StdoutFormat, Worker, limits};
+    use crate::config::StdoutFormat;
 
     /// A route with the defaults and this command.
     pub(super) fn route(argv: &[&str]) -> Route {
         Route {
-            name: "main".to_owned(),
             origin: "inboxd.toml:1".to_owned(),
-            glob: Vec::new(),
-            worker: Worker::Command { argv: argv.iter().map(|&a| a.to_owned()).collect() },
             stdout: StdoutFormat::None,
-            require_output: false,
-            stdin: false,
-            timeout: limits::TIMEOUT,
-            grace: limits::GRACE,
-            retries: limits::RETRIES,
-            try_again_after: limits::TRY_AGAIN_AFTER.to_vec(),
-            max_workers: None,
-            priority: 0,
             trace_columns: false,
-            columns: None,
-            output: false,
-            env: Vec::new(),
-            pass_env: Vec::new(),
-            segment_rows: limits::SEGMENT_ROWS,
-            segment_bytes: limits::SEGMENT_BYTES,
-            max_output: limits::MAX_OUTPUT,
-            max_memory: None,
-            max_file_size: None,
-            max_open_files: None,
-            pause_after_failures: None,
-            warm: crate::config::WarmRules::default(),
+            ..Route::new("main", argv.iter().map(|&a| a.to_owned()).collect())
         }
     }
 }

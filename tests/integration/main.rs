@@ -16,6 +16,9 @@ mod batch;
 /// Every command, once, and its messages.
 #[cfg(test)]
 mod cli;
+/// How files come in: events, open files, producers.
+#[cfg(test)]
+mod intake;
 /// Kill, crash, restart, retry, drain.
 #[cfg(test)]
 mod lifecycle;
