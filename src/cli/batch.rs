@@ -255,6 +255,13 @@ fn left_over(summary: &Summary) {
     if status.held > 0 {
         let files = show::plural(status.held as u64, "file", "files");
         print_line(&format!("{files} could not be claimed and stay in incoming/"));
+        for held in &status.held_files {
+            print_line(&format!("  {}   {}", held.rel, held.reason));
+        }
+        let more = status.held.saturating_sub(status.held_files.len());
+        if more > 0 {
+            print_line(&format!("  … {} more", show::count(more as u64)));
+        }
     }
 }
 

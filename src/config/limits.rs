@@ -174,3 +174,5 @@ pub const MARKED_NAMES: usize = 4096;
 pub const MARKED_FOLDERS: usize = 4096;
 /// Held files whose reason `status` shows.
 pub const HELD_SHOWN: usize = 10;
+/// With `prune`, an empty folder goes once nobody has touched it for so long: rsync makes its folders first.
+pub const PRUNE_AFTER: Duration = Duration::from_secs(60);

@@ -256,9 +256,12 @@ impl<L: Listener> Service<RealFs, L> {
                         intake.trouble = Some(reason);
                     }
                     match folder {
-                        Some(rel) => drop(intake.unwatched.insert(rel.clone())),
+                        Some(rel) => {
+                            intake.unwatched.insert(rel.clone());
+                        }
                         None => {
-                            drop(intake.trouble.get_or_insert("incoming/ is not watched".into()))
+                            let reason = || "incoming/ is not watched".to_owned();
+                            intake.trouble.get_or_insert_with(reason);
                         }
                     }
                     intake.listings.push_back(folder.clone());

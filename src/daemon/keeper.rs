@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::limits;
-use crate::config::{GlobError, Route, RouteTable, Settings};
+use crate::config::{GlobError, OnRepeat, Route, RouteTable, Settings};
 use crate::core::state::{
     Candidate, Core, Counts, Effect, Event, Limits, Millis, Recovered, RouteRules,
 };
@@ -60,6 +60,13 @@ pub enum Input {
         /// How, and what it printed.
         ended: Ended,
     },
+    /// What [`Output::Compare`] found.
+    Compared {
+        /// As it was given.
+        task: Task,
+        /// It is the file of that name in `done/`.
+        is_same: bool,
+    },
     /// A source's copy stands, durable, in `processing/ID.in/REL`.
     Staged(Staged),
     /// A segment's checkpoint: the sync of the filesystem asked for by [`Output::Sync`] returned.
@@ -97,6 +104,8 @@ pub struct Staged {
 pub enum Output {
     /// Give this to a slot; one is free.
     Start(Task),
+    /// Compare the task's file with the one of its name in `done/`, then say [`Input::Compared`].
+    Compare(Task),
     /// Something that people or logs may want to know.
     Notice(Notice),
     /// Sync the filesystem on another thread, then say [`Input::Synced`].
@@ -324,7 +333,7 @@ impl<F: Filesystem> Keeper<F> {
             out: Vec::new(),
             draining: false,
             seen: ScanCounts::default(),
-            waits: Waits::default(),
+            waits: Waits::new(settings.prune),
         })
     }
 
@@ -447,6 +456,14 @@ impl<F: Filesystem> Keeper<F> {
                     info.ended = Some(ended);
                 }
                 self.step(Event::Ended { job, verdict }, now)
+            }
+            Input::Compared { task, is_same: true } => {
+                let ended = super::repeat::skipped(&task.rel);
+                self.handle(Input::Ended { job: task.job, ended }, now)
+            }
+            Input::Compared { task, is_same: false } => {
+                self.out.push(Output::Start(task));
+                Ok(())
             }
             Input::Staged(staged) => {
                 let Some(route) = self.table.find(&staged.rel) else {
@@ -932,7 +949,11 @@ impl<F: Filesystem> Keeper<F> {
         }
         let processing = self.path.join("processing");
         let output = route.output.then(|| processing.join(Place::Output(claimed).name()));
-        self.out.push(Output::Start(Task {
+        // A source of `batch` has its own index, and `--again` means it.
+        let may_repeat = route.on_repeat == OnRepeat::Skip
+            && info.take.is_none()
+            && super::repeat::may_be_same(&self.spool, &info.rel, claimed);
+        let task = Task {
             job,
             attempt,
             route: Arc::clone(route),
@@ -941,7 +962,8 @@ impl<F: Filesystem> Keeper<F> {
             spool: self.path.clone(),
             scratch: processing.join(Place::Scratch(claimed).name()),
             output,
-        }));
+        };
+        self.out.push(if may_repeat { Output::Compare(task) } else { Output::Start(task) });
         Ok(())
     }
 

@@ -6,7 +6,8 @@
 //! - [`recover`]: start-up is recovery.
 //! - [`service`]: the keeper's thread and its messages.
 //! - `watcher`: hints at what happens in `incoming/`; `intake`: what the keeper's thread makes of them;
-//!   `sight`: whether a name that was seen may be claimed; `writers`: who still writes.
+//!   `sight`: whether a name that was seen may be claimed; `writers`: who still writes; `repeat`:
+//!   whether a file came before.
 //! - [`pool`]: one thread a slot.
 //! - [`stager`]: brings the sources of `batch` in.
 //! - [`hand_in`]: a file handed in by `submit` becomes a job, with a daemon or without.
@@ -65,6 +66,7 @@ pub mod pool;
 mod proof;
 pub mod readiness;
 pub mod recover;
+mod repeat;
 pub mod service;
 pub mod shell;
 pub mod sight;

@@ -29,7 +29,8 @@ use super::notice::Notice;
 use super::pool::{Pool, SlotEnded};
 use super::readiness::Progress;
 use super::sight::Held;
-use crate::worker::Stop;
+use crate::spool::Claimed;
+use crate::worker::{Stop, Task};
 
 /// Entries a scan looks at between two looks at the messages.
 const SCAN_SLICE: usize = 1024;
@@ -435,6 +436,7 @@ impl<L: Listener> Service<RealFs, L> {
             for output in self.keeper.take_outputs() {
                 match output {
                     Output::Start(task) => self.pool.give(task),
+                    Output::Compare(task) => self.compare(task)?,
                     Output::Notice(notice) => self.notice(notice),
                     Output::Sync { before } => self.sync(before)?,
                 }
@@ -478,6 +480,23 @@ impl<L: Listener> Service<RealFs, L> {
         for notice in self.state.notices.drain(..) {
             self.listener.notice(notice);
         }
+    }
+
+    /// Comparing reads two files to their end: on a thread of its own. The core counts it as running,
+    /// so there are no more of these than slots.
+    fn compare(&self, task: Task) -> Result<(), KeeperError> {
+        let (spool, sender) = (self.keeper.spool.clone(), self.sender.clone());
+        let work = move || {
+            let claimed = Claimed { job: task.job, begun: task.attempt };
+            let is_same = super::repeat::is_same(&spool, &task.rel, claimed);
+            // The receiver is gone only when the daemon has ended.
+            drop(sender.send(Message::Input(Input::Compared { task, is_same })));
+        };
+        std::thread::Builder::new()
+            .name("compare".to_owned())
+            .spawn(work)
+            .map(drop)
+            .map_err(KeeperError::spool("start the thread that compares files"))
     }
 
     /// The sync of a checkpoint takes as long as the disk is busy: on a thread of its own.

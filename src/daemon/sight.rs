@@ -35,6 +35,8 @@ const REFUSED_AGAIN_MOST: Millis = 5 * 60_000;
 /// What is remembered of names and jobs that may not be claimed or started yet.
 #[derive(Debug, Default)]
 pub(super) struct Waits {
+    /// Empty folders in `incoming/` are removed.
+    prunes: bool,
     /// `None`: every name that is seen is whole.
     rules: Option<Rules>,
     /// Of names in the window of which more is known than that they are there.
@@ -117,6 +119,11 @@ pub struct Held {
 }
 
 impl Waits {
+    /// Nothing waits.
+    pub(super) fn new(prunes: bool) -> Self {
+        Self { prunes, ..Self::default() }
+    }
+
     /// The name is no longer in `incoming/`.
     pub(super) fn forget(&mut self, rel: &RelPath) {
         self.table.remove(rel);
@@ -211,6 +218,9 @@ impl<F: Filesystem> Keeper<F> {
         for sighting in found {
             self.sighted(sighting, now);
         }
+        for rel in scan.empty.drain(..) {
+            self.prune(&rel, now);
+        }
         if over {
             for unreadable in scan.unreadable.drain(..).map(describe_unreadable) {
                 if !self.seen.unreadable.contains(&unreadable) {
@@ -220,6 +230,23 @@ impl<F: Filesystem> Keeper<F> {
         }
         self.step(Event::Tick, now)?;
         Ok(over)
+    }
+
+    /// Removes an empty folder that nobody has touched for a while, where the user asked for that.
+    fn prune(&self, rel: &RelPath, now: Millis) {
+        if !self.waits.prunes {
+            return;
+        }
+        let Ok(stat) = self.spool.fs.stat(&self.spool.incoming, rel.as_path()) else { return };
+        let changed = u64::try_from(stat.ctime_ns / 1_000_000).unwrap_or(u64::MAX);
+        let quiet = u64::try_from(limits::PRUNE_AFTER.as_millis()).unwrap_or(u64::MAX);
+        if now.saturating_sub(changed) < quiet {
+            return;
+        }
+        match self.spool.fs.remove_dir(&self.spool.incoming, rel.as_path()) {
+            // Filled again, gone, or not ours to remove: it stays as it is.
+            Ok(()) | Err(_) => {}
+        }
     }
 
     /// Whether a candidate may be claimed now.

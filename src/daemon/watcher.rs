@@ -127,7 +127,7 @@ impl Watching {
 }
 
 /// Our thread: watches what it is told to, until the keeper's end is dropped.
-fn watch_all(mut watcher: RecommendedWatcher, shared: &Shared, folders: &Receiver<Folder>) {
+fn watch_all(mut notify: RecommendedWatcher, shared: &Shared, folders: &Receiver<Folder>) {
     while let Ok(folder) = folders.recv() {
         let path = match &folder {
             Some(rel) => shared.root.join(rel.as_path()),
@@ -137,7 +137,7 @@ fn watch_all(mut watcher: RecommendedWatcher, shared: &Shared, folders: &Receive
         shared.lock().watched.insert(path.clone());
         // A link that took the folder's place may be watched here; its events are hints at names that
         // are then looked for below `incoming/` without following anything.
-        let watched = watcher.watch(&path, RecursiveMode::NonRecursive);
+        let watched = notify.watch(&path, RecursiveMode::NonRecursive);
         shared.mark(|state| match watched {
             Ok(()) => state.marks.watched.push(folder),
             Err(error) => {

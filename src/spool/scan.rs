@@ -19,6 +19,9 @@ use super::Spool;
 /// A tree deeper than this is not entered: each level keeps a descriptor open.
 pub const DEPTH_MAX: usize = 256;
 
+/// Empty folders noted between two looks at them; the others are met again by the next pass.
+pub const EMPTY_KEPT: usize = 1024;
+
 /// A name below `incoming/` that is not a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sighting {
@@ -50,21 +53,29 @@ pub struct Scan<F: Filesystem> {
     stack: Vec<Level<F>>,
     /// Folders that could not be read in this pass.
     pub unreadable: Vec<Unreadable>,
+    /// Folders read to their end with nothing in them, not more than [`EMPTY_KEPT`].
+    pub empty: Vec<RelPath>,
 }
 
 struct Level<F: Filesystem> {
     prefix: Vec<u8>,
     dir: F::Dir,
     list: F::List,
+    is_empty: bool,
 }
 
 impl<F: Filesystem> Scan<F> {
     /// Begins a pass over all of `incoming/`.
     pub fn begin(spool: &Spool<F>) -> Self {
-        let mut scan = Self { stack: Vec::new(), unreadable: Vec::new() };
+        let mut scan = Self { stack: Vec::new(), unreadable: Vec::new(), empty: Vec::new() };
         match spool.fs.list(&spool.incoming) {
             Ok(list) => {
-                scan.stack.push(Level { prefix: vec![], dir: spool.incoming.clone(), list });
+                scan.stack.push(Level {
+                    prefix: vec![],
+                    dir: spool.incoming.clone(),
+                    list,
+                    is_empty: true,
+                });
             }
             Err(error) => scan.unreadable.push(Unreadable { rel: None, error }),
         }
@@ -74,7 +85,7 @@ impl<F: Filesystem> Scan<F> {
     /// Begins a pass over one folder and those below it; `None` is `incoming/`.
     pub fn begin_at(spool: &Spool<F>, rel: Option<&RelPath>) -> Self {
         let Some(rel) = rel else { return Self::begin(spool) };
-        let mut scan = Self { stack: Vec::new(), unreadable: Vec::new() };
+        let mut scan = Self { stack: Vec::new(), unreadable: Vec::new(), empty: Vec::new() };
         let opened = spool.fs.open_dir(&spool.incoming, rel.as_path());
         scan.push(spool, rel.clone(), opened);
         scan
@@ -94,7 +105,10 @@ impl<F: Filesystem> Scan<F> {
             let Some(level) = self.stack.last_mut() else { return true };
             let entry = match level.list.next() {
                 None => {
-                    self.stack.pop();
+                    let ended = self.stack.pop().filter(|level| level.is_empty);
+                    if self.empty.len() < EMPTY_KEPT {
+                        self.empty.extend(ended.and_then(|level| RelPath::new(level.prefix)));
+                    }
                     continue;
                 }
                 Some(Err(error)) => {
@@ -105,6 +119,7 @@ impl<F: Filesystem> Scan<F> {
                 }
                 Some(Ok(entry)) => entry,
             };
+            level.is_empty = false;
             let mut path = level.prefix.clone();
             if !path.is_empty() {
                 path.push(b'/');
@@ -144,7 +159,12 @@ impl<F: Filesystem> Scan<F> {
     fn push(&mut self, spool: &Spool<F>, rel: RelPath, opened: io::Result<F::Dir>) {
         match opened.and_then(|dir| spool.fs.list(&dir).map(|list| (dir, list))) {
             Ok((dir, list)) => {
-                self.stack.push(Level { prefix: rel.as_bytes().to_vec(), dir, list });
+                self.stack.push(Level {
+                    prefix: rel.as_bytes().to_vec(),
+                    dir,
+                    list,
+                    is_empty: true,
+                });
             }
             // Gone again: the producer's right.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -3,16 +3,14 @@
 //! Must not know: inotify, leases. What is asked is what a user sees: every file once, every file whole.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::harness::{Running, Spool, python, wait_until};
+use crate::harness::{Running, Spool, python};
 
 /// The worker says how long the file is and ends at once: what it says is what it read.
 const SIZE: &str = r#"
@@ -273,4 +271,386 @@ fn a_sentinel_is_waited_for_and_moves_along() {
     );
     assert_eq!(spool.csv("size").rows.len(), 2);
     end(daemon);
+}
+
+/// Two megabytes that no tool can send with a hole or a shortcut, and a small file.
+fn sources(spool: &Spool) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut state = 1u32;
+    let big: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    })
+    .take(2 << 20)
+    .collect();
+    let files = dropped(&[("big", &big), ("sub/small", b"small")]);
+    for (name, bytes) in &files {
+        let path = spool.home().join("out").join(std::str::from_utf8(name).unwrap());
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        // An old file keeps its old mtime on the way: it says nothing of when it arrived.
+        let old = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+    }
+    files
+}
+
+fn rsync(spool: &Spool, args: &[&str]) -> Command {
+    let mut command = Command::new("rsync");
+    command.arg("-a").args(args).current_dir(spool.home()).args(["out/", "inbox/incoming/"]);
+    command
+}
+
+/// Goal: rsync in every usual way delivers whole files, once. Method: each way into a running daemon,
+/// slowed so that a file taken early would be short.
+#[test]
+fn rsync_in_every_way_is_whole() {
+    let other = if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" };
+    for way in [
+        &["--bwlimit=8m"][..],
+        &["--bwlimit=8m", "--inplace"],
+        &["--bwlimit=8m", "--partial"],
+        &["--bwlimit=8m", "--delay-updates"],
+        &["--bwlimit=8m", "--partial-dir=.part"],
+        &["--bwlimit=8m", "-T", other],
+        &["--bwlimit=8m", "-T", "../../staging"],
+        &["--bwlimit=8m", "--remove-source-files"],
+    ] {
+        let spool = Spool::new(SIZE);
+        let files = sources(&spool);
+        let daemon = spool.daemon();
+        tool(&mut rsync(&spool, way));
+        all_done_whole(&spool, &files);
+        assert_eq!(spool.csv("size").rows.len(), files.len(), "{way:?}");
+        end(daemon);
+    }
+}
+
+/// Goal: what a second run of rsync does is what its page says: claimed files are gone from `incoming/`, so it
+/// sends them again, and they run again; with `--compare-dest` of `done/` it does not.
+/// Method: two runs without it, one with it.
+#[test]
+fn rsync_run_twice_sends_twice() {
+    let spool = Spool::new(SIZE);
+    let files = sources(&spool);
+    let daemon = spool.daemon();
+    tool(&mut rsync(&spool, &[]));
+    spool.wait_done(files.len());
+    tool(&mut rsync(&spool, &[]));
+    spool.wait_done(2 * files.len());
+    tool(&mut rsync(&spool, &["--compare-dest=../done"]));
+    spool.drop_file("last", "x");
+    spool.wait_done(2 * files.len() + 1);
+    assert_eq!(spool.csv("size").rows.len(), 2 * files.len() + 1);
+    end(daemon);
+}
+
+/// Goal: a repeated delivery is settled without a worker where the route says so; a file that differs in
+/// any way runs. Method: rsync twice with `on_repeat = "skip"`, then one with another content.
+#[test]
+fn a_repeated_delivery_can_be_skipped() {
+    let spool = Spool::new(&SIZE.replace("[routes.size]", "[routes.size]\non_repeat = \"skip\""));
+    let files = sources(&spool);
+    let daemon = spool.daemon();
+    tool(&mut rsync(&spool, &[]));
+    spool.wait_done(files.len());
+    tool(&mut rsync(&spool, &[]));
+    spool.wait_done(2 * files.len());
+    assert_eq!(spool.csv("size").rows.len(), files.len(), "{}", spool.report());
+    fs::write(spool.home().join("out/sub/small"), "SMALL").unwrap();
+    tool(&mut rsync(&spool, &["--include=sub/***", "--exclude=*"]));
+    spool.wait_done(2 * files.len() + 1);
+    assert_eq!(spool.csv("size").rows.len(), files.len() + 1);
+    end(daemon);
+}
+
+/// Goal: what cannot be known is what the producers' page says it is: a partial file that rsync leaves under
+/// the final name when it is interrupted is taken. Method: `-P`, interrupted half way.
+#[test]
+fn an_interrupted_partial_rsync_is_taken_short() {
+    let spool = Spool::new(SIZE);
+    let files = sources(&spool);
+    let daemon = spool.daemon();
+    let mut running =
+        rsync(&spool, &["-P", "--bwlimit=500k"]).stdout(Stdio::null()).spawn().unwrap();
+    spool.wait_until("some of it has come", || {
+        let temp = fs::read_dir(spool.path("incoming")).unwrap().filter_map(Result::ok);
+        temp.filter_map(|entry| entry.metadata().ok()).any(|meta| meta.len() > 100_000)
+    });
+    crate::harness::send(running.id(), rustix::process::Signal::INT);
+    running.wait().unwrap();
+    spool.wait_done(1);
+    let (done, big) = (spool.files("done"), &files[&b"big"[..]]);
+    let part = &done[&b"big"[..]];
+    assert!(part.len() < big.len() && big.starts_with(part), "{}", part.len());
+    end(daemon);
+}
+
+/// Goal: what people do at a shell is whole. Method: `cp -p`, `mv`, `ln`, a shell that appends for a while.
+#[test]
+fn shells_are_whole() {
+    let spool = Spool::new(SIZE);
+    let files = sources(&spool);
+    let big = &files[&b"big"[..]];
+    let daemon = spool.daemon();
+    let script = "cp -p out/big inbox/incoming/copied\n\
+                  cp out/big out/moving; mv out/moving inbox/incoming/moved\n\
+                  cp out/big out/linked; ln out/linked inbox/incoming/linked\n\
+                  for n in 1 2 3 4 5 6 7 8; do echo $n; sleep 0.1; done > inbox/incoming/slow\n";
+    tool(Command::new("sh").args(["-ec", script]).current_dir(spool.home()));
+    let slow = b"1\n2\n3\n4\n5\n6\n7\n8\n";
+    all_done_whole(
+        &spool,
+        &dropped(&[("copied", big), ("moved", big), ("linked", big), ("slow", slow)]),
+    );
+    end(daemon);
+}
+
+/// An sshd of our own on loopback, with its own keys; ended when dropped.
+struct Sshd {
+    child: std::process::Child,
+    folder: std::path::PathBuf,
+    port: u16,
+}
+
+impl Sshd {
+    /// `None` where there is no sshd; continuous integration must have one.
+    fn start(spool: &Spool) -> Option<Self> {
+        let sshd = Path::new("/usr/sbin/sshd");
+        if !sshd.exists() || !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "no sshd, or not root");
+            return None;
+        }
+        let folder = spool.home().join("ssh");
+        fs::create_dir(&folder).unwrap();
+        fs::create_dir_all("/run/sshd").unwrap();
+        for key in ["host", "user"] {
+            let mut keygen = Command::new("ssh-keygen");
+            tool(keygen.args(["-q", "-t", "ed25519", "-N", ""]).arg("-f").arg(folder.join(key)));
+        }
+        // Asked for and given back: nobody else takes it in the moment between.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let at = folder.display();
+        let config = format!(
+            "ListenAddress 127.0.0.1\nPort {port}\nHostKey {at}/host\nAuthorizedKeysFile {at}/user.pub\n\
+             StrictModes no\nPidFile none\nUsePAM no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n"
+        );
+        fs::write(folder.join("config"), config).unwrap();
+        let mut command = Command::new(sshd);
+        command.args(["-D", "-e", "-f"]).arg(folder.join("config"));
+        command.stdin(Stdio::null()).stderr(File::create(folder.join("log")).unwrap());
+        let child = command.spawn().unwrap();
+        spool.wait_until("sshd listens", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        Some(Self { child, folder, port })
+    }
+
+    fn client(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.args([
+            "-q",
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+        ]);
+        command.arg("-i").arg(self.folder.join("user")).arg("-P").arg(self.port.to_string());
+        command
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Goal: scp and sftp deliver whole files although they write under the final name; a client that is killed
+/// leaves a short file that nobody can tell from a whole one, as the producers' page says.
+/// Method: each against an sshd of our own, slowed; a client killed half way.
+#[test]
+fn scp_and_sftp_are_whole_unless_killed() {
+    let spool = Spool::new(SIZE);
+    let files = sources(&spool);
+    let big = &files[&b"big"[..]];
+    let Some(sshd) = Sshd::start(&spool) else { return };
+    let daemon = spool.daemon();
+    let target = |name: &str| format!("root@127.0.0.1:{}", spool.incoming(name).display());
+    let source = spool.home().join("out/big");
+    tool(sshd.client("scp").args(["-l", "64000"]).arg(&source).arg(target("scp")));
+    tool(sshd.client("scp").args(["-O", "-l", "64000"]).arg(&source).arg(target("old-scp")));
+    let batch = spool.home().join("batch");
+    let put = format!("put {} {}\n", source.display(), spool.incoming("sftp").display());
+    fs::write(&batch, put).unwrap();
+    tool(sshd.client("sftp").args(["-l", "64000"]).arg("-b").arg(&batch).arg("root@127.0.0.1"));
+    all_done_whole(&spool, &dropped(&[("scp", big), ("old-scp", big), ("sftp", big)]));
+
+    let mut killed = sshd.client("scp");
+    killed.args(["-l", "2000"]).arg(&source).arg(target("killed"));
+    let mut killed = killed.stdin(Stdio::null()).spawn().unwrap();
+    let has_begun = || fs::metadata(spool.incoming("killed")).is_ok_and(|meta| meta.len() > 10_000);
+    spool.wait_until("some of it has come", has_begun);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    spool.wait_done(4);
+    let part = &spool.files("done")[&b"killed"[..]];
+    assert!(part.len() < big.len() && big.starts_with(part), "{}", part.len());
+    end(daemon);
+}
+
+/// Goal: what is no regular file is never followed, opened or deleted, and stops nobody. Method: links to a
+/// secret and to a folder of secrets, a FIFO, a socket, a device, a link to nothing; then a plain file.
+#[test]
+fn what_is_no_file_is_set_aside() {
+    let spool = Spool::new(SIZE);
+    spool.write_home("secrets/secret", "secret");
+    let daemon = spool.daemon();
+    let incoming = spool.path("incoming");
+    symlink(spool.home().join("secrets/secret"), incoming.join("link")).unwrap();
+    symlink(spool.home().join("secrets"), incoming.join("folder")).unwrap();
+    symlink("nowhere", incoming.join("dangling")).unwrap();
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    let make = |name: &str, kind, dev| {
+        rustix::fs::mknodat(rustix::fs::CWD, incoming.join(name), kind, mode, dev)
+    };
+    make("fifo", rustix::fs::FileType::Fifo, 0).unwrap();
+    let mut odd = vec!["dangling", "fifo", "folder", "link", "socket"];
+    if make("device", rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, 5)).is_ok() {
+        odd.insert(1, "device");
+    }
+    let socket = std::os::unix::net::UnixListener::bind(incoming.join("socket")).unwrap();
+    spool.drop_file("plain", "x");
+    spool.wait_done(1);
+    spool.wait_until("the others are set aside", || {
+        fs::read_dir(spool.path("error")).unwrap().count() == odd.len() + 1
+    });
+    for name in &odd {
+        assert_eq!(spool.reason(name), "not a regular file");
+    }
+    assert_eq!(spool.csv("size").rows.len(), 1);
+    assert_eq!(fs::read(spool.home().join("secrets/secret")).unwrap(), b"secret");
+    drop(socket);
+    end(daemon);
+}
+
+/// Goal: a folder swapped for a link between sighting and claim leads nowhere. Method: a folder and a link to
+/// a folder of secrets take turns under one name while files are dropped.
+#[test]
+fn a_folder_swapped_for_a_link_leads_nowhere() {
+    let spool = Spool::new(SIZE);
+    for n in 0..100 {
+        spool.write_home(&format!("secrets/{n}"), "secret");
+        spool.write_home(&format!("real/{n}"), "");
+    }
+    let daemon = spool.daemon();
+    symlink(spool.home().join("secrets"), spool.home().join("evil")).unwrap();
+    let (real, evil, place) =
+        (spool.home().join("real"), spool.home().join("evil"), spool.incoming("d"));
+    for _ in 0..100 {
+        rustix::fs::rename(&real, &place).unwrap();
+        // What was claimed meanwhile is gone from it; the folder itself is never taken.
+        rustix::fs::rename(&place, &real).unwrap();
+        if rustix::fs::rename(&evil, &place).is_ok() {
+            // The link itself may be taken, as what it is.
+            rustix::fs::rename(&place, &evil).unwrap_or_default();
+        }
+    }
+    drop(fs::remove_file(&place));
+    rustix::fs::rename(&real, &place).unwrap();
+    spool.wait_done(100);
+    let done = spool.files("done");
+    assert!(done.values().all(Vec::is_empty), "a secret was taken\n{}", spool.report());
+    assert_eq!(fs::read_dir(spool.home().join("secrets")).unwrap().count(), 100);
+    end(daemon);
+}
+
+/// Goal: deep trees, long names, empty files, files that vanish and names that come again are nothing special.
+/// Method: all of them at once into a running daemon.
+#[test]
+fn odd_but_lawful_files_pass() {
+    let spool = Spool::new(TRUE);
+    let daemon = spool.daemon();
+    let deep = vec!["d"; 100].join("/") + "/file";
+    spool.drop_file(&deep, "deep");
+    spool.drop_file([b'n'; 255], "long");
+    for n in 0..300 {
+        spool.drop_file(format!("vanishing/{n}"), "");
+        // Gone before or after its claim: either is the producer's right.
+        drop(fs::remove_file(spool.incoming(&format!("vanishing/{n}"))));
+    }
+    let count = if cfg!(debug_assertions) { 1_000 } else { 10_000 };
+    for n in 0..count {
+        spool.drop_file(format!("empty/{n}"), "");
+    }
+    for round in 0..10 {
+        spool.drop_file("again", round.to_string());
+        spool.wait_until("it is claimed", || !spool.incoming("again").exists());
+    }
+    spool.wait_until("all are done", || {
+        spool.count("incoming") == 0 && spool.count("processing") == 0
+    });
+    assert!(spool.path("done").join(deep).exists());
+    assert_eq!(spool.count("done/empty"), count);
+    let again = fs::read_dir(spool.path("done")).unwrap().filter_map(Result::ok);
+    let again = again.filter(|entry| entry.file_name().to_string_lossy().starts_with("again"));
+    assert_eq!(again.count(), 10);
+    assert_eq!(spool.errors(), Vec::<String>::new());
+    end(daemon);
+}
+
+/// Goal: a file rewritten through a descriptor that was open all along is taken once it is closed, with its last
+/// bytes. Method: written, rewritten and cut by one writer for longer than any wait.
+#[test]
+fn a_file_rewritten_in_place_is_taken_at_its_end() {
+    let spool = Spool::new(SIZE);
+    let daemon = spool.daemon();
+    let file = File::create(spool.incoming("x")).unwrap();
+    for round in 0..8 {
+        file.set_len(0).unwrap();
+        file.write_all_at(format!("round {round}").as_bytes(), 0).unwrap();
+        std::thread::park_timeout(Duration::from_millis(100));
+        assert_eq!(spool.count("done"), 0);
+    }
+    drop(file);
+    spool.wait_done(1);
+    assert_eq!(spool.files("done")[&b"x"[..]], b"round 7");
+    end(daemon);
+}
+
+/// Goal: a folder of another user that does not let us claim is held, told of once with its reason, and taken as
+/// soon as it is mended; others go on. Method: the daemon as `nobody`, a folder of root's.
+#[test]
+fn a_folder_of_another_user_is_held_and_told_of_once() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let spool = Spool::verbatim("[routes.size]\ncommand = [\"wc\", \"-c\", \"{path}\"]\n");
+    fs::set_permissions(spool.home(), fs::Permissions::from_mode(0o755)).unwrap();
+    tool(Command::new("chown").args(["-R", "nobody"]).arg(spool.root()));
+    let binary = spool.home().join("inboxd");
+    fs::copy(env!("CARGO_BIN_EXE_inboxd"), &binary).unwrap();
+    let log = spool.home().join("logs/nobody.log");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=nobody", "--clear-groups"]).arg(&binary).arg("run");
+    command.current_dir(spool.home()).stdin(Stdio::null());
+    command.stderr(File::create(&log).unwrap()).stdout(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let said = || fs::read_to_string(&log).unwrap_or_default();
+    spool.wait_until("it is ready", || said().contains("ready"));
+    let theirs = spool.incoming("theirs");
+    fs::create_dir(&theirs).unwrap();
+    for n in 0..20 {
+        spool.drop_file(format!("theirs/{n}"), "x");
+    }
+    spool.drop_file("ours", "x");
+    spool.wait_done(1);
+    spool.wait_until("all are held", || spool.status()["held"] == 20);
+    let told = said().matches("file cannot be claimed").count();
+    assert_eq!(told, 1, "{}", said());
+    assert!(said().contains("is of user 0 with mode"), "{}", said());
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o777)).unwrap();
+    spool.wait_done(21);
+    crate::harness::send(child.id(), rustix::process::Signal::TERM);
+    assert!(child.wait().unwrap().success());
 }
