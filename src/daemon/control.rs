@@ -232,7 +232,7 @@ async fn name_writers(spool: &Path, mut held: Vec<Held>) -> Vec<Held> {
     let pids = asked.await.unwrap_or_default();
     for it in &mut held {
         if let Some(pid) = it.open_ino.and_then(|ino| pids.get(&ino)) {
-            it.reason.push_str(&format!(" by pid {pid}"));
+            it.reason = format!("{} by pid {pid}", it.reason);
         }
     }
     held

@@ -255,14 +255,11 @@ impl<L: Listener> Service<RealFs, L> {
                     if let Unwatched::Other(reason) = why {
                         intake.trouble = Some(reason);
                     }
-                    match folder {
-                        Some(rel) => {
-                            intake.unwatched.insert(rel.clone());
-                        }
-                        None => {
-                            let reason = || "incoming/ is not watched".to_owned();
-                            intake.trouble.get_or_insert_with(reason);
-                        }
+                    if let Some(rel) = folder {
+                        intake.unwatched.insert(rel.clone());
+                    } else {
+                        let reason = || "incoming/ is not watched".to_owned();
+                        intake.trouble.get_or_insert_with(reason);
                     }
                     intake.listings.push_back(folder.clone());
                 }

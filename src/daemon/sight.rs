@@ -272,13 +272,10 @@ impl<F: Filesystem> Keeper<F> {
         let past = Past::after(before.map(|wait| wait.past), look, now);
         let facts = Facts { look, writer, arrival, promised };
         match judge(&rules, &facts, &past, now) {
-            Judgement::Complete => match sentinel {
-                Some(name) => Judged::Claim(Proof::Sentinel(name)),
-                None => {
-                    let (look, first) = (Some(look), past.first);
-                    Judged::Claim(Proof::Look { look, first, is_open: false })
-                }
-            },
+            Judgement::Complete => {
+                let look = Proof::Look { look: Some(look), first: past.first, is_open: false };
+                Judged::Claim(sentinel.map_or(look, Proof::Sentinel))
+            }
             Judgement::Wait { until, why } => {
                 let changed = match before {
                     Some(wait) if wait.past.look == look => wait.changed,
