@@ -319,7 +319,8 @@ impl<'a, F: Disk> Life<'a, F> {
     pub(super) fn outputs(&mut self) {
         for output in self.keeper.take_outputs() {
             match output {
-                Output::Start(task) => self.started(task),
+                // Comparing is reading: no story's route asks for it.
+                Output::Start(task) | Output::Compare(task) => self.started(task),
                 Output::Sync { before } => self.sync = Some((before, false)),
                 Output::Notice(notice) => self.noticed(notice),
             }
