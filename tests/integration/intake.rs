@@ -296,6 +296,9 @@ fn sources(spool: &Spool) -> BTreeMap<Vec<u8>, Vec<u8>> {
 
 fn rsync(spool: &Spool, args: &[&str]) -> Command {
     let mut command = Command::new("rsync");
+    // Beside the spool, on its filesystem; rsync 3.5 refuses a temporary folder with `..` in its path.
+    let staging = spool.home().join("staging").display().to_string();
+    let args = args.iter().map(|arg| arg.replace("STAGING", &staging));
     command.arg("-a").args(args).current_dir(spool.home()).args(["out/", "inbox/incoming/"]);
     command
 }
@@ -312,7 +315,7 @@ fn rsync_in_every_way_is_whole() {
         &["--bwlimit=8m", "--delay-updates"],
         &["--bwlimit=8m", "--partial-dir=.part"],
         &["--bwlimit=8m", "-T", other],
-        &["--bwlimit=8m", "-T", "../../staging"],
+        &["--bwlimit=8m", "-T", "STAGING"],
         &["--bwlimit=8m", "--remove-source-files"],
     ] {
         let spool = Spool::new(SIZE);

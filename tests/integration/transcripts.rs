@@ -168,6 +168,8 @@ fn two_interrupts() {
 fn the_first_status() {
     use std::io::Write as _;
     let spool = Spool::new(COUNT);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("inbox/count_produce.py");
+    spool.write("count_produce.py", &std::fs::read_to_string(script).unwrap());
     let daemon = spool.daemon();
     let incoming = spool.path("incoming");
     let mut writer = std::fs::File::create(incoming.join("big.json")).unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::harness::{Spool, python};
+use crate::harness::{Spool, python, send};
 
 /// A spool of a Python function, called once a file.
 fn function(code: &str, settings: &str) -> Spool {
@@ -210,7 +210,7 @@ fn old_workers_are_gone_before_jobs_run_again() {
     }
     let mut first = spool.start(&["batch"]);
     spool.wait_until("three run", || (0..3).all(|n| spool.path(&format!("{n}.pid")).exists()));
-    first.signal(Signal::KILL);
+    send(first.daemon_pid(), Signal::KILL);
     first.wait();
     spool.run(&["batch"]).ok();
     let csv = spool.csv("r");
