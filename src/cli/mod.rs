@@ -18,6 +18,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{ConfigError, Loaded, load};
 use crate::daemon::control::{Ask, Client};
+use crate::daemon::keeper::KeeperError;
 use crate::daemon::shell::ShellError;
 use crate::daemon::supervisor::{Leash, Supervised, supervise};
 use crate::spool::lock::LockError;
@@ -93,24 +94,26 @@ pub(crate) struct Failed {
     pub(crate) message: String,
     /// 1 or 2.
     pub(crate) code: u8,
+    /// What stands before the message: `error`, or `fatal` where the daemon had to end.
+    pub(crate) word: &'static str,
 }
 
 impl Failed {
     /// A restart may help.
     pub(crate) fn runtime(message: impl Into<String>) -> Self {
-        Self { message: message.into(), code: 1 }
+        Self { message: message.into(), code: 1, word: "error" }
     }
 
     /// A restart does not help.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self { message: message.into(), code: 2 }
+        Self { message: message.into(), code: 2, word: "error" }
     }
 }
 
 impl From<ShellError> for Failed {
     fn from(error: ShellError) -> Self {
         let code = if error.is_usage() { 2 } else { 1 };
-        Self { message: chain(&error), code }
+        Self { message: chain(&error), code, word: "error" }
     }
 }
 
@@ -162,7 +165,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(failed) => {
-            eprint_line(&format!("error: {}", failed.message));
+            eprint_line(&format!("{}: {}", failed.word, failed.message));
             ExitCode::from(failed.code)
         }
     }
@@ -231,6 +234,9 @@ impl SpoolArg {
 
     /// Why a daemon could not serve it, as the user would write the spool.
     pub(crate) fn failed(&self, error: ShellError) -> Failed {
+        if let ShellError::Keeper(error) = &error {
+            return self.fatal(error);
+        }
         let ShellError::Lock(LockError::Held { pid, .. }) = &error else { return error.into() };
         let mut message = format!("{} is already served by inboxd", self.shown());
         message.extend(pid.map(|pid| format!(" pid {pid}")));
@@ -240,6 +246,21 @@ impl SpoolArg {
             message.extend([" (since ", &show::day_and_minute(since), ")"]);
         }
         Failed::runtime(message)
+    }
+
+    /// The promise cannot be kept any longer: what failed, what that means, what to do.
+    fn fatal(&self, error: &KeeperError) -> Failed {
+        let free = crate::fs::real::free_space(&self.path).map_or(0, |(free, _)| free);
+        let is_full = error.is_shortage();
+        let message = format!(
+            "{} ({}, {} free)\n  No accepted file is lost: jobs not yet recorded run again. {}, then \
+             start inboxd.",
+            chain(error),
+            self.shown(),
+            show::size(free),
+            if is_full { "Free space" } else { "Look at the disk (dmesg)" }
+        );
+        Failed { message, code: 1, word: "fatal" }
     }
 }
 

@@ -146,7 +146,7 @@ pub enum KeeperError {
 
 impl KeeperError {
     /// Waiting may help.
-    fn is_shortage(&self) -> bool {
+    pub fn is_shortage(&self) -> bool {
         match self {
             Self::Results(ResultsError::Full { .. }) | Self::Commit(CommitError::Full { .. }) => {
                 true

@@ -48,7 +48,7 @@
 //! | `disk is full, claims wait` | error | | nothing is lost |
 //! | `disk has room again` | info | | claims go on |
 //! | `CSV was changed by someone else` | warn | route | left alone; rows go on in a new segment |
-//! | `job log cannot be written` | warn | error | `jobs` and `log` know nothing more of this run |
+//! | `job log cannot be written` | warn | error | `jobs` and `log` miss what happens until it can |
 //! | `processes cannot be looked at` | warn | error | what escaped a worker's group may live on |
 //! | `events were not logged` | warn | missed | more happened than could be written |
 //! | `draining` | info | running | a signal: no new starts |

@@ -105,7 +105,7 @@ pub enum Notice {
         /// What the system said.
         reason: String,
     },
-    /// The job log cannot be written; it stops, the jobs go on.
+    /// The job log cannot be written; what happens meanwhile is missing there, the jobs go on.
     HistoryFailed {
         /// What the system said.
         reason: String,

@@ -245,6 +245,10 @@ pub struct LoopState {
     next_sweep: Instant,
     /// Not told yet: they go out together, once a group of jobs is settled.
     notices: Vec<Notice>,
+    /// Time passes for the keeper at the latest then.
+    next_tick: Instant,
+    /// The job log could not be written at the last try.
+    history_failed: bool,
 }
 
 impl Default for LoopState {
@@ -258,6 +262,8 @@ impl Default for LoopState {
             scanning: true,
             last_pass_offered: 0,
             next_scan: now,
+            next_tick: now,
+            history_failed: false,
             next_look: now,
             paused: BTreeMap::new(),
             is_ready: false,
@@ -352,7 +358,9 @@ impl<L: Listener> Service<RealFs, L> {
             // The group is bounded so that a commit is never put off by more work.
             next = if taken < limits::COMMIT_RECORDS { messages.try_recv().ok() } else { None };
         }
-        if taken == 0 {
+        // Also where messages never cease: a full disk is looked at, a wait ends.
+        if taken == 0 || Instant::now() >= self.state.next_tick {
+            self.state.next_tick = Instant::now() + LOOK_EVERY;
             self.keeper.tick(now_ms())?;
             self.outputs()?;
         }
@@ -681,10 +689,14 @@ impl<L: Listener> Service<RealFs, L> {
     }
 
     fn flush_history(&mut self) {
-        if let Some(Err(error)) = self.history.as_mut().map(History::flush) {
-            // A log that cannot be written must not stop a job: said once, then without it.
-            self.history = None;
-            self.listener.notice(Notice::HistoryFailed { reason: error.to_string() });
+        match self.history.as_mut().map(History::flush) {
+            // A log that cannot be written must not stop a job: said once, and tried again.
+            Some(Err(error)) if !self.state.history_failed => {
+                self.state.history_failed = true;
+                self.listener.notice(Notice::HistoryFailed { reason: error.to_string() });
+            }
+            Some(Ok(())) => self.state.history_failed = false,
+            _ => {}
         }
     }
 

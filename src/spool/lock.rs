@@ -25,7 +25,7 @@ pub struct Lock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process has it.
-    #[error("{spool} is already served by inboxd{}", who(*pid))]
+    #[error("{spool} is already served by inboxd{}", .pid.map_or_else(String::new, |pid| format!(" pid {pid}")))]
     Held {
         /// The spool, as the user named it.
         spool: String,
@@ -72,27 +72,6 @@ impl Lock {
             Err(error) => Err(failed(error.into())),
         }
     }
-}
-
-/// ` pid 812 (since Tue 09:14)`, as far as it is known.
-fn who(pid: Option<u32>) -> String {
-    let Some(pid) = pid else { return String::new() };
-    match started(pid) {
-        Some(time) => format!(" pid {pid} (since {})", time.strftime("%a %H:%M")),
-        None => format!(" pid {pid}"),
-    }
-}
-
-/// When a process was started, in local time: field 22 of `/proc/PID/stat` counts from boot (proc(5)).
-fn started(pid: u32) -> Option<jiff::Zoned> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in field 2 may hold spaces; the last ')' ends it.
-    let ticks: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
-    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
-    let up: f64 = uptime.split_whitespace().next()?.parse().ok()?;
-    let since_boot = Duration::from_secs(ticks / rustix::param::clock_ticks_per_second());
-    let age = Duration::try_from_secs_f64(up).ok()?.checked_sub(since_boot)?;
-    jiff::Zoned::now().checked_sub(age).ok()
 }
 
 /// The process that holds the spool's lock, as `/proc/locks` has it (proc(5)).
