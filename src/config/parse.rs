@@ -313,7 +313,12 @@ fn between_settings(
             format!("a route has one worker, and `{first}` is set too; take one of them out");
         wrong.push((second, message));
     }
-    if kinds.is_empty() && !LATER_WORKERS.iter().any(|key| given(key)) {
+    // Nor where one is misspelt: the unknown key is said, with the word that was meant.
+    let is_misspelt = table.keys().any(|key| {
+        let word: &str = key.get_ref();
+        setting::find(Place::Route, word).is_none() && suggest::nearest(word, WORKERS).is_some()
+    });
+    if kinds.is_empty() && !is_misspelt && !LATER_WORKERS.iter().any(|key| given(key)) {
         let name = route.name.escape_debug();
         let message = format!(
             "route `{name}` has no worker: set one line, such as \
