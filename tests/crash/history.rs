@@ -55,6 +55,15 @@ pub(crate) struct End {
     runs: BTreeSet<Bytes>,
 }
 
+fn content_of(name: &str) -> String {
+    format!("content of {name}\n")
+}
+
+/// Drops a file as a producer does that no history watches.
+pub(crate) fn drop_named(spool: &Spool, name: &str) {
+    spool.drop_file(name, content_of(name));
+}
+
 impl History {
     /// Drops `count` small files into `incoming/`, some of them in folders.
     pub(crate) fn drop_files(&mut self, spool: &Spool, count: usize) {
@@ -66,9 +75,13 @@ impl History {
 
     /// Drops one file.
     pub(crate) fn drop_file(&mut self, spool: &Spool, name: &str) {
-        let content = format!("content of {name}\n");
-        spool.drop_file(name, &content);
-        self.dropped.insert(name.into(), content.into());
+        drop_named(spool, name);
+        self.was_dropped(name);
+    }
+
+    /// Somebody else dropped it, by [`drop_named`].
+    pub(crate) fn was_dropped(&mut self, name: &str) {
+        self.dropped.insert(name.into(), content_of(name).into());
     }
 
     /// A dropped file must end in `error/`.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::harness::{BINARY, Running, Spool, alive, all_pids, children_of, send};
-use crate::history::{History, WORK_SH};
+use crate::history::{History, WORK_SH, drop_named};
 
 /// Kills, and jobs to be killed over.
 const KILLS: usize = 200;
@@ -167,6 +167,64 @@ fn killed_at_random() {
     assert!(recorded > JOBS / 20, "only {recorded} jobs were recorded between the kills");
     spool.run(&["batch"]).ok();
     history.check(&spool, "killed at random");
+    assert_eq!(spool.processes(), Vec::<String>::new());
+}
+
+/// Kills of a watching daemon, and files that producers drop meanwhile.
+const WATCHED_KILLS: usize = 40;
+const WATCHED_JOBS: usize = 1200;
+
+/// Goal: the same of `run`, whose files arrive while it is killed: none is lost between an event, a scan and a claim.
+/// Method: two producers rename files in without a pause, into folders old and new; the daemon is killed
+/// at random instants and started again; at the end `batch` finds what is left.
+#[test]
+fn killed_while_watching() {
+    let mut random = Random::new("killed_while_watching");
+    let spool = Spool::new(SETTINGS);
+    spool.write("work.sh", WORK_SH);
+    let names = |producer: usize| {
+        (0..WATCHED_JOBS / 2).map(move |i| match i % 3 {
+            0 => format!("{producer}-{i:04}"),
+            1 => format!("p{producer}/{i:04}"),
+            _ => format!("new{i:04}/in/{producer}"),
+        })
+    };
+    let mut history = History::default();
+    let mut kills = 0;
+    std::thread::scope(|threads| {
+        let spool = &spool;
+        let producers = [0, 1].map(|producer| {
+            threads.spawn(move || {
+                for name in names(producer) {
+                    drop_named(spool, &name);
+                    // As fast as a busy producer, not as the disk: the kills must fall among the drops.
+                    std::thread::park_timeout(Duration::from_millis(5));
+                }
+            })
+        });
+        while kills < WATCHED_KILLS
+            && !producers.iter().all(std::thread::ScopedJoinHandle::is_finished)
+        {
+            let mut running = spool.start(&["run"]);
+            let life = Duration::from_millis(random.below(LONGEST_LIFE_MS));
+            assert!(live_for(spool, &running, life, u64::MAX / 16), "{}", running.log());
+            let victim = VICTIMS[usize::try_from(random.below(4)).unwrap()];
+            kill(spool, &mut running, victim);
+            history.observe(spool);
+            kills += 1;
+        }
+    });
+    for name in [0, 1].into_iter().flat_map(names) {
+        history.was_dropped(&name);
+    }
+    let recorded = history.finals();
+    eprintln!(
+        "killed_while_watching: {kills} kills, {recorded} jobs recorded before the last of them"
+    );
+    assert!(kills > WATCHED_KILLS / 4, "the producers were done after {kills} kills");
+    assert!(recorded > 0, "nothing was recorded between the kills");
+    spool.run(&["batch"]).ok();
+    history.check(&spool, "killed while watching");
     assert_eq!(spool.processes(), Vec::<String>::new());
 }
 
