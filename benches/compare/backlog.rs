@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use inboxd::daemon::control::{Ask, Client};
 
-use super::spool::{Bench, names};
+use super::spool::{Bench, TRUE, names};
 use super::{Options, say};
 
 const BACKLOG: usize = 1_000_000;
@@ -26,7 +26,7 @@ const KEPT: usize = 40_000;
 pub(crate) fn run(options: &Options) -> Result<(), String> {
     let inboxd = options.inboxd.last().ok_or("no build")?;
     say(&format!("making {BACKLOG} files …"));
-    let bench = Bench::new(&options.folder, BACKLOG)?;
+    let bench = Bench::new(&options.folder, TRUE, BACKLOG)?;
     std::process::Command::new("sync").status().map_err(|error| error.to_string())?;
     let began = Instant::now();
     let mut daemon = Daemon(bench.start(inboxd, "run")?);

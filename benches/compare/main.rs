@@ -1,12 +1,14 @@
-//! The rate of `command` beside what else runs a program on each file. Prints figures, asserts nothing.
+//! The rate of each kind of worker beside what else does that to each file. Prints figures, asserts nothing.
 //!
 //! Must not know: how the daemon works; it starts the built binary and looks at folders, as a user does.
 //!
-//! `cargo bench --bench compare -- [--files N] [--rounds N] [--inboxd BINARY]… [--million] [--whole] [--folder DIR]`
+//! `cargo bench --bench compare -- [--files N] [--rounds N] [--inboxd BINARY]… [--python] [--million] [--whole] [--folder DIR]`
 //!
 //! - All contestants run interleaved in one process, in an order that rotates with each round, since
 //!   only ratios of one run mean anything on a machine that does other things too. Medians are shown.
 //! - `--inboxd` adds another build, to compare before with after.
+//! - `--python` compares `python` with `multiprocessing.Pool(2)`, for a function that reads the file and
+//!   gives a row, and for one that does nothing; see [`python`].
 //! - `--million` measures a backlog; see [`backlog`]. `--whole` lets it run all of it.
 //! - The durable daemon is measured as it is: start-up, recovery, commits and settling included.
 
@@ -15,6 +17,7 @@ use std::process::ExitCode;
 
 mod backlog;
 mod peers;
+mod python;
 mod spool;
 
 /// What the command line asks for.
@@ -23,6 +26,7 @@ struct Options {
     rounds: usize,
     /// Builds to measure; the first is this one.
     inboxd: Vec<PathBuf>,
+    python: bool,
     million: bool,
     whole: bool,
     /// Where spools are made: the disk that is measured.
@@ -32,7 +36,11 @@ struct Options {
 fn main() -> ExitCode {
     let result = options().and_then(|options| {
         std::fs::create_dir_all(&options.folder).map_err(|error| error.to_string())?;
-        if options.million { backlog::run(&options) } else { peers::run(&options) }
+        match (options.million, options.python) {
+            (true, _) => backlog::run(&options),
+            (false, true) => python::run(&options),
+            (false, false) => peers::run(&options),
+        }
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -48,6 +56,7 @@ fn options() -> Result<Options, String> {
         files: 10_000,
         rounds: 5,
         inboxd: vec![PathBuf::from(env!("CARGO_BIN_EXE_inboxd"))],
+        python: false,
         million: false,
         whole: false,
         folder: std::env::temp_dir().join(format!("inboxd-compare-{}", std::process::id())),
@@ -61,6 +70,7 @@ fn options() -> Result<Options, String> {
             "--rounds" => options.rounds = number(value()?)?,
             "--inboxd" => options.inboxd.push(PathBuf::from(value()?)),
             "--folder" => options.folder = PathBuf::from(value()?),
+            "--python" => options.python = true,
             "--million" => options.million = true,
             "--whole" => options.whole = true,
             // Cargo passes it to every bench.
@@ -81,6 +91,12 @@ fn median(mut values: Vec<f64>) -> f64 {
     } else {
         f64::midpoint(at(half.saturating_sub(1)), at(half))
     }
+}
+
+/// The median of the ratios of each round: noise that lasts hits both sides of one round.
+fn ratio(rates: &[f64], to: &[f64]) -> String {
+    let ratios: Vec<f64> = rates.iter().zip(to).map(|(rate, to)| rate / to).collect();
+    if ratios.is_empty() { "-".to_owned() } else { format!("{:.2}", median(ratios)) }
 }
 
 /// A line on the terminal.

@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::spool::Bench;
-use super::{Options, median, say};
+use super::spool::{Bench, TRUE};
+use super::{Options, median, ratio, say};
 
 enum Contestant {
     Limit,
@@ -38,7 +38,7 @@ impl Contestant {
     fn run(&self, options: &Options) -> Result<f64, String> {
         let share = if let Self::Peer { share, .. } = self { *share } else { 1 };
         let files = (options.files / share).max(1);
-        let bench = Bench::new(&options.folder, files)?;
+        let bench = Bench::new(&options.folder, TRUE, files)?;
         let list = bench.list()?;
         // Not measured: what making the files left to be written.
         Command::new("sync").status().map_err(|error| format!("sync: {error}"))?;
@@ -46,14 +46,7 @@ impl Contestant {
         match self {
             Self::Limit => spawn_all(&list)?,
             Self::Peer { name, words, .. } => run_peer(name, words, &list)?,
-            Self::Inboxd(inboxd) => {
-                let mut child = bench.start(inboxd, "batch")?;
-                let status = child.wait().map_err(|error| error.to_string())?;
-                let done = super::spool::names(&bench.folder("done"))?.len();
-                if !status.success() || done != files {
-                    return Err(format!("inboxd: {status}, {done} of {files} done"));
-                }
-            }
+            Self::Inboxd(inboxd) => bench.batch(inboxd, files)?,
         }
         #[expect(clippy::cast_precision_loss, reason = "a count of files")]
         Ok(files as f64 / began.elapsed().as_secs_f64())
@@ -95,11 +88,6 @@ fn print(contestants: &[Contestant], rates: &[Vec<f64>], options: &Options) {
     let of = |name: &str| {
         let at = contestants.iter().position(|it| it.name().starts_with(name));
         at.and_then(|at| rates.get(at)).cloned().unwrap_or_default()
-    };
-    // A ratio is of one round, the median of the ratios is shown: noise that lasts hits both sides.
-    let ratio = |rates: &[f64], to: &[f64]| -> String {
-        let ratios: Vec<f64> = rates.iter().zip(to).map(|(rate, to)| rate / to).collect();
-        if ratios.is_empty() { "-".to_owned() } else { format!("{:.2}", median(ratios)) }
     };
     let (limit, xargs, parallel) = (of("posix_spawn"), of("xargs"), of("GNU"));
     say(&format!(

@@ -2,9 +2,11 @@
 //!
 //! Must not know: what is compared.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+
+/// Settings of a route that runs `/bin/true` on each file.
+pub(crate) const TRUE: &str = "command = [\"/bin/true\", \"{path}\"]\nstdout = \"none\"\n";
 
 /// A spool that vanishes when this is dropped.
 pub(crate) struct Bench {
@@ -12,19 +14,20 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// A new spool in `folder` with one route that runs `/bin/true` on each file, two at once, and
-    /// `files` empty files in `incoming/`.
-    pub(crate) fn new(folder: &Path, files: usize) -> Result<Self, String> {
+    /// A new spool in `folder` with one route, of these settings, two jobs at once, and `files` files of
+    /// a line in `incoming/`.
+    pub(crate) fn new(folder: &Path, route: &str, files: usize) -> Result<Self, String> {
         let bench = Self { path: folder.join("spool") };
         remove(&bench.path)?;
         let failed = |error: std::io::Error| format!("{}: {error}", bench.path.display());
         let incoming = bench.path.join("incoming");
         std::fs::create_dir_all(&incoming).map_err(failed)?;
-        let settings = "allow_root = true\nworkers = 2\nmin_free_disk = \"1 MiB\"\n[routes.main]\n\
-                        command = [\"/bin/true\", \"{path}\"]\nstdout = \"none\"\n";
+        let settings = format!(
+            "allow_root = true\nworkers = 2\nmin_free_disk = \"1 MiB\"\n[routes.main]\n{route}"
+        );
         std::fs::write(bench.path.join("inboxd.toml"), settings).map_err(failed)?;
         for number in 0..files {
-            File::create(incoming.join(format!("f{number:07}"))).map_err(failed)?;
+            std::fs::write(incoming.join(format!("f{number:07}")), "a b c\n").map_err(failed)?;
         }
         Ok(bench)
     }
@@ -49,6 +52,17 @@ impl Bench {
             .stdout(Stdio::null())
             .spawn()
             .map_err(|error| format!("{}: {error}", inboxd.display()))
+    }
+
+    /// Runs a build's `batch` on it to its end; all of the `files` must be done.
+    pub(crate) fn batch(&self, inboxd: &Path, files: usize) -> Result<(), String> {
+        let mut child = self.start(inboxd, "batch")?;
+        let status = child.wait().map_err(|error| error.to_string())?;
+        let done = names(&self.folder("done"))?.len();
+        if status.success() && done == files {
+            return Ok(());
+        }
+        Err(format!("inboxd: {status}, {done} of {files} done"))
     }
 
     /// Paths of the files in `incoming/`, each ended by a NUL, in a file of their own.

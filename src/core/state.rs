@@ -144,7 +144,7 @@ pub enum Event {
         /// The job.
         job: JobId,
     },
-    /// Nothing but time.
+    /// Nothing but time: there is no other work now.
     Tick,
     /// No more starts, no more claims.
     Drain,
@@ -373,7 +373,11 @@ impl Core {
     }
 
     /// Takes one event in and appends what is to be done now.
+    ///
+    /// Claims ahead of a free slot come of [`Event::Tick`] only: while there is other work a claim
+    /// that is born as its first attempt is cheaper, and then no slot waits because nothing was claimed.
     pub fn step(&mut self, event: Event, now: Millis, out: &mut Vec<Effect>) {
+        let is_idle = matches!(event, Event::Tick);
         match event {
             Event::Recovered(found) => self.recovered(&found, now, out),
             Event::Claimed { job, route, begun } => self.claimed(job, route, begun, out),
@@ -407,6 +411,9 @@ impl Core {
         }
         self.fire_timers(now);
         self.dispatch(out);
+        if is_idle {
+            self.look_ahead(out);
+        }
     }
 
     /// Offers a name without starting anything; a later [`Core::step`] does. For scans, which offer many.
@@ -453,6 +460,11 @@ impl Core {
     /// The lowest order of all names in the windows.
     pub fn oldest(&self) -> Option<i64> {
         self.routes.iter().filter_map(|route| route.queue.keys().next()).map(|(at, _)| *at).min()
+    }
+
+    /// No name in a window could be claimed now: all are of paused routes.
+    pub fn is_dry(&self) -> bool {
+        self.routes.iter().all(|route| route.paused || route.queue.is_empty())
     }
 
     /// Whether this name waits after a claim that could not be made.
@@ -781,7 +793,7 @@ impl Core {
         }
     }
 
-    /// Fills free slots, then the look-ahead.
+    /// Fills free slots.
     fn dispatch(&mut self, out: &mut Vec<Effect>) {
         while !self.draining
             && self.alone.is_none()
@@ -801,7 +813,6 @@ impl Core {
                 None => break,
             }
         }
-        self.look_ahead(out);
     }
 
     fn look_ahead(&mut self, out: &mut Vec<Effect>) {

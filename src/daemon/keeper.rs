@@ -304,8 +304,8 @@ impl<F: Filesystem> Keeper<F> {
             routes: settings.routes.iter().cloned().map(Arc::new).collect(),
             table: RouteTable::new(settings)?,
             jobs: HashMap::new(),
-            // As many as two groups of records free at once, one being settled and one being filled.
-            empty: EmptyFolders::new(2 * limits::COMMIT_RECORDS + settings.workers + look_ahead),
+            // As many as a group of records frees at once, and what the next ones, filled meanwhile, need.
+            empty: EmptyFolders::new(4 * limits::COMMIT_RECORDS + settings.workers + look_ahead),
             spool: parts.spool,
             journal: parts.journal,
             results: parts.results,
@@ -363,6 +363,21 @@ impl<F: Filesystem> Keeper<F> {
     /// How many of each.
     pub fn counts(&self) -> Counts {
         self.core.counts()
+    }
+
+    /// Whether a slot has a job.
+    pub fn is_busy(&self) -> bool {
+        self.core.running() > 0
+    }
+
+    /// Nothing that is known in `incoming/` could be claimed now.
+    pub fn is_dry(&self) -> bool {
+        self.core.is_dry()
+    }
+
+    /// There is no other work now: claims ahead of the next free slot.
+    pub fn look_ahead(&mut self, now: Millis) -> Result<(), KeeperError> {
+        self.step(Event::Tick, now)
     }
 
     /// What the last whole pass over `incoming/` saw.

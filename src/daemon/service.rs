@@ -38,6 +38,9 @@ const SCAN_SLICE: usize = 1024;
 const SCAN_SLICE_BUSY: usize = 32;
 /// Jobs settled between two looks at the messages.
 const SETTLE_SLICE: usize = 4;
+/// Messages taken in between two such slices. Fewer than are settled: else, with jobs that take no
+/// time, what is not settled would grow, and with it each folder and each next group of records.
+const MESSAGES_WHILE_SETTLING: usize = SETTLE_SLICE / 2;
 /// A paused route is tried again after this long, whatever changed.
 const PAUSED_TRY: Duration = Duration::from_secs(60);
 /// How often paused programs and free disk are looked at.
@@ -339,24 +342,29 @@ impl<L: Listener> Service<RealFs, L> {
 
     /// Waits for a message, then takes in all that are there.
     fn receive(&mut self, messages: &Receiver<Message>) -> Result<(), KeeperError> {
+        let mut first = messages.try_recv().ok();
+        if first.is_none() {
+            self.keeper.look_ahead(now_ms())?;
+            self.outputs()?;
+        }
         let wait = self.wait();
-        let first = if wait.is_zero() {
-            messages.try_recv().ok()
-        } else {
+        if first.is_none() && !wait.is_zero() {
             // What belongs to no group goes out before it sleeps; and on a full disk nothing settles.
             if self.keeper.is_settled() || self.keeper.full_wait().is_some() {
                 self.tell();
             }
-            messages.recv_timeout(wait).ok()
-        };
+            first = messages.recv_timeout(wait).ok();
+        }
+        // A group is bounded so that a commit is never put off by more work.
+        let is_settling = self.keeper.has_durable();
+        let most = if is_settling { MESSAGES_WHILE_SETTLING } else { limits::COMMIT_RECORDS };
         let mut next = first;
         let mut taken = 0;
         while let Some(message) = next {
             self.handle(message)?;
             self.outputs()?;
             taken += 1;
-            // The group is bounded so that a commit is never put off by more work.
-            next = if taken < limits::COMMIT_RECORDS { messages.try_recv().ok() } else { None };
+            next = if taken < most { messages.try_recv().ok() } else { None };
         }
         // Also where messages never cease: a full disk is looked at, a wait ends.
         if taken == 0 || Instant::now() >= self.state.next_tick {
@@ -542,8 +550,7 @@ impl<L: Listener> Service<RealFs, L> {
         if !self.wants_scan() {
             return Ok(());
         }
-        let is_busy = self.keeper.counts().running > 0;
-        let slice = if is_busy { SCAN_SLICE_BUSY } else { SCAN_SLICE };
+        let slice = if self.keeper.is_busy() { SCAN_SLICE_BUSY } else { SCAN_SLICE };
         let over = self.scan_slice(slice)?;
         self.outputs()?;
         if over {
@@ -569,9 +576,7 @@ impl<L: Listener> Service<RealFs, L> {
     /// What is looked at every second: paused routes, free disk, the scan's timer.
     fn look(&mut self) -> Result<(), KeeperError> {
         let now = Instant::now();
-        let counts = self.keeper.counts();
-        let window_dry = counts.candidates == counts.stuck_candidates;
-        if !self.state.scanning && window_dry && self.state.last_pass_offered > 0 {
+        if !self.state.scanning && self.state.last_pass_offered > 0 && self.keeper.is_dry() {
             // The window ran dry: what came meanwhile is in the folder.
             self.state.scanning = true;
         }

@@ -97,6 +97,10 @@ pub trait Filesystem: Clone + Send + Sync + 'static {
     fn make_dir(&self, at: &Self::Dir, path: &Path, mode: u32) -> io::Result<()>;
     /// Reads a directory, in no order, without `.` and `..`.
     fn list(&self, at: &Self::Dir) -> io::Result<Self::List>;
+    /// Whether nothing stands in a directory.
+    fn is_empty(&self, at: &Self::Dir) -> io::Result<bool> {
+        Ok(self.list(at)?.next().transpose()?.is_none())
+    }
     /// Asks about a name itself, never about what a link points to.
     fn stat(&self, at: &Self::Dir, path: &Path) -> io::Result<Stat>;
     /// Asks about an open file.

@@ -192,6 +192,19 @@ impl Filesystem for RealFs {
         Ok(RealList(rustix::fs::Dir::new(fd)?))
     }
 
+    fn is_empty(&self, at: &RealDir) -> io::Result<bool> {
+        // On the descriptor itself, whose offset nothing else uses: `list` has its own.
+        rustix::fs::seek(at, rustix::fs::SeekFrom::Start(0))?;
+        let mut buffer = [const { std::mem::MaybeUninit::uninit() }; 512];
+        let mut entries = rustix::fs::RawDir::new(at, &mut buffer);
+        while let Some(entry) = entries.next() {
+            if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn stat(&self, at: &RealDir, path: &Path) -> io::Result<Stat> {
         at_parent(at, path, |dir, name| {
             rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, wanted())

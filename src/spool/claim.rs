@@ -253,8 +253,7 @@ impl<F: Filesystem> Spool<F> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        let is_empty = self.fs.list(&dir)?.next().is_none();
-        if is_empty && empty.scratch.len() < empty.most {
+        if self.fs.is_empty(&dir)? && empty.scratch.len() < empty.most {
             // On a full disk an outcome is planned, and its scratch cleared, several times.
             if !empty.scratch.contains(&claimed) {
                 empty.scratch.push(claimed);
