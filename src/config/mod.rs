@@ -165,6 +165,14 @@ impl Route {
     }
 }
 
+impl Route {
+    /// Whether a job fares the same with both: they may stand at other lines.
+    pub fn works_like(&self, other: &Self) -> bool {
+        let with_origin = |origin: &str| Self { origin: origin.to_owned(), ..other.clone() };
+        *self == with_origin(&self.origin)
+    }
+}
+
 /// What runs for a route.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Worker {
