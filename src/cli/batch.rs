@@ -69,6 +69,7 @@ fn serve_batch(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, 
         settings,
         mode: Mode::Batch { seal: args.seal },
         sources,
+        follow: None,
         leash,
     };
     let began = Instant::now();

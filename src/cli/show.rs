@@ -95,6 +95,9 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
         Notice::ScratchRefused { rel, reason } => {
             format!("cannot remove the scratch of {rel}: {reason}")
         }
+        Notice::SlotsRefused { workers, reason } => {
+            format!("{workers} workers, and no more: {reason}")
+        }
         Notice::HistoryFailed { reason } => format!("the job log cannot be written: {reason}"),
         Notice::Reappeared { rel, .. } => {
             format!("settled {rel}: it was recorded before the power cut")

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
-use crate::config::limits;
+use crate::config::{Settings, limits};
 use crate::core::state::{Counts, Millis};
 use crate::core::{JobId, RelPath};
 use crate::fs::{Filesystem, RealFs};
@@ -28,6 +28,8 @@ use super::notice::Notice;
 use super::pool::{Pool, SlotEnded};
 use super::readiness::Progress;
 use crate::worker::Stop;
+
+mod reload;
 
 /// Entries a scan looks at between two looks at the messages.
 const SCAN_SLICE: usize = 1024;
@@ -58,6 +60,8 @@ pub enum Message {
     SourcesOver(SourcesSeen),
     /// Look into `incoming/` now.
     Scan,
+    /// New settings come into force; then the function is called.
+    Reload(Box<Settings>, Box<dyn FnOnce() + Send>),
     /// Finish what runs, then end.
     Drain,
     /// End what runs, then end.
@@ -378,6 +382,11 @@ impl<L: Listener> Service<RealFs, L> {
             }
             Message::Scan => {
                 self.state.scanning = true;
+                Ok(())
+            }
+            Message::Reload(settings, done) => {
+                self.reload(&settings)?;
+                done();
                 Ok(())
             }
             Message::Drain => {

@@ -70,9 +70,8 @@ impl<F: Filesystem> Keeper<F> {
     fn route_the_unrouted(&mut self, now: Millis) -> Result<(), KeeperError> {
         let unrouted = self.jobs.iter().filter(|(_, info)| info.route >= self.routes.len());
         // `usize::MAX` is beyond all routes.
-        let found: Vec<(JobId, usize)> = unrouted
-            .filter_map(|(job, info)| Some((*job, self.route_of(&info.rel)?)))
-            .collect();
+        let found: Vec<(JobId, usize)> =
+            unrouted.filter_map(|(job, info)| Some((*job, self.route_of(&info.rel)?))).collect();
         for (job, route) in found {
             let Some(info) = self.jobs.get_mut(&job) else { continue };
             info.route = route;
