@@ -9,6 +9,7 @@ use crate::harness::{Running, Spool, alive};
 /// Every worker says its name and argument, and ends when told.
 const SETTINGS: &str = r#"
 workers = 1
+rescan = "1s"
 [routes.first]
 glob = "*.txt"
 command = ["sh", "wait.sh", "first", "{name}"]
@@ -128,10 +129,10 @@ fn routes_come_and_go_by_themselves() {
     daemon.wait_for_log("route refused, its old version stays in force");
     spool.write("routes.d/third.toml", "glub = \"*.dat\"\n");
     daemon.wait_for_log("route refused, the others go on");
-    std::fs::remove_file(spool.path("routes.d/third.toml")).unwrap();
+    rustix::fs::unlink(spool.path("routes.d/third.toml")).unwrap();
 
     let before = said(&daemon, "settings reloaded");
-    std::fs::remove_file(spool.path("routes.d/second.toml")).unwrap();
+    rustix::fs::unlink(spool.path("routes.d/second.toml")).unwrap();
     spool.wait_until("the removal is seen", || said(&daemon, "settings reloaded") > before);
     spool.drop_file("2.dat", "2");
     spool.write("go", "");
