@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{Settings, limits};
 use crate::core::state::{Counts, Millis};
@@ -28,7 +28,9 @@ use super::notice::Notice;
 use super::pool::{Pool, SlotEnded};
 use super::readiness::Progress;
 use crate::worker::Stop;
+use guest::{Guests, Request};
 
+pub mod guest;
 mod reload;
 
 /// Entries a scan looks at between two looks at the messages.
@@ -58,6 +60,8 @@ pub enum Message {
     SyncFailed(std::io::Error),
     /// `batch` has no more sources; `known` of them were recorded before.
     SourcesOver(SourcesSeen),
+    /// `batch SRC…` beside this daemon.
+    Batch(Request),
     /// Look into `incoming/` now.
     Scan,
     /// New settings come into force; then the function is called.
@@ -103,7 +107,7 @@ pub struct Found {
 }
 
 /// What `batch` found of its sources.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SourcesSeen {
     /// Recorded before, and unchanged.
     pub known: u64,
@@ -230,6 +234,7 @@ pub struct LoopState {
     /// Jobs that had ended at the last sweep, and when the next may be.
     swept: u64,
     next_sweep: Instant,
+    guests: Guests,
     /// Not told yet: they go out together, once a group of jobs is settled.
     notices: Vec<Notice>,
 }
@@ -252,6 +257,7 @@ impl Default for LoopState {
             low_disk: false,
             swept: 0,
             next_sweep: now,
+            guests: Guests::default(),
             notices: Vec::new(),
         }
     }
@@ -287,6 +293,7 @@ impl<L: Listener> Service<RealFs, L> {
                 self.outputs()?;
                 if !self.keeper.has_durable() {
                     self.tell();
+                    self.tell_guests()?;
                 }
             }
             self.scan()?;
@@ -368,6 +375,9 @@ impl<L: Listener> Service<RealFs, L> {
                 if matches!(input, Input::Staged(_)) {
                     self.state.granted = self.state.granted.saturating_sub(1);
                 }
+                if let Some(job) = guest::source_of(&input) {
+                    self.state.guests.staged(job);
+                }
                 self.keeper.handle(input, now)
             }
             Message::Synced(synced) => self.keeper.end_commit(synced, now),
@@ -375,11 +385,15 @@ impl<L: Listener> Service<RealFs, L> {
                 Err(KeeperError::Spool { what: "sync the spool's filesystem".to_owned(), source })
             }
             Message::SourcesOver(seen) => {
-                self.state.sources = seen;
                 self.state.granted = 0;
                 self.grants = None;
+                if self.state.guests.sources_over(&seen) {
+                    return self.next_guest();
+                }
+                self.state.sources = seen;
                 Ok(())
             }
+            Message::Batch(request) => self.let_in(request),
             Message::Scan => {
                 self.state.scanning = true;
                 Ok(())
@@ -431,6 +445,7 @@ impl<L: Listener> Service<RealFs, L> {
     }
 
     fn notice(&mut self, notice: Notice) {
+        self.state.guests.heard(&notice);
         let status = &mut self.state.status;
         match &notice {
             Notice::Finished(finished) => {
@@ -527,6 +542,7 @@ impl<L: Listener> Service<RealFs, L> {
         }
         self.look_at_disk()?;
         self.sweep(now);
+        self.tell_guests()?;
         self.look_at_paused(now)
     }
 
