@@ -293,7 +293,7 @@ impl<L: Listener> Service<RealFs, L> {
                 self.outputs()?;
                 if !self.keeper.has_durable() {
                     self.tell();
-                    self.tell_guests()?;
+                    self.tell_guests();
                 }
             }
             self.scan()?;
@@ -542,7 +542,7 @@ impl<L: Listener> Service<RealFs, L> {
         }
         self.look_at_disk()?;
         self.sweep(now);
-        self.tell_guests()?;
+        self.tell_guests();
         self.look_at_paused(now)
     }
 

@@ -180,9 +180,9 @@ impl<L: Listener> Service<RealFs, L> {
     }
 
     /// Tells the guests how far they are, and lets those go that are over or gone.
-    pub(super) fn tell_guests(&mut self) -> Result<(), KeeperError> {
+    pub(super) fn tell_guests(&mut self) {
         if self.state.guests.present.is_empty() {
-            return Ok(());
+            return;
         }
         let now = now_ms();
         let mut left: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
@@ -220,7 +220,6 @@ impl<L: Listener> Service<RealFs, L> {
                 self.grants = None;
             }
         }
-        Ok(())
     }
 }
 
