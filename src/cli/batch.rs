@@ -2,7 +2,7 @@
 //!
 //! Must not know: how jobs run. It shows progress, failures and the summary.
 
-use std::io::{BufRead, BufReader, IsTerminal};
+use std::io::{self, BufRead, BufReader, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -11,8 +11,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Failed, SpoolArg, below, eprint_line, print_line, show};
 use crate::config::Route;
+use crate::daemon::control::{Ask, Refusal};
 use crate::daemon::notice::Notice;
-use crate::daemon::service::{Mode, SourcesSeen, Summary};
+use crate::daemon::service::guest::GuestSeen;
+use crate::daemon::service::{Mode, SourcesSeen, Status, Summary};
 use crate::daemon::shell::{Options, SourceOptions, Told, serve};
 use crate::daemon::supervisor::Leash;
 use crate::spool::import::How;
@@ -38,7 +40,75 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
-    super::supervised(|leash| serve_batch(args, spool, leash))
+    match beside(args, spool)? {
+        Some(code) => Ok(code),
+        None => super::supervised(|leash| serve_batch(args, spool, leash)),
+    }
+}
+
+/// Beside a daemon that runs, the sources become its jobs, and here is told how they fare.
+/// `None`: there is none, or it cannot have guests.
+fn beside(args: &Args, spool: &SpoolArg) -> Result<Option<ExitCode>, Failed> {
+    if args.sources.is_empty() || args.seal {
+        return Ok(None);
+    }
+    let mut named = Vec::new();
+    for source in &args.sources {
+        // Its own name stays, also where it is a symbolic link: that is what a worker sees.
+        let absolute = std::fs::metadata(source).and_then(|_| std::path::absolute(source));
+        named.push(absolute.map_err(|error| {
+            Failed::usage(format!("cannot read {}: {error}", source.display()))
+        })?);
+    }
+    let began = Instant::now();
+    let ask = Ask::Batch { named, link: args.link, again: args.again };
+    let Some(mut client) = spool.ask(&ask)? else { return Ok(None) };
+    let loaded = spool.load()?;
+    let header = format!(
+        "spool {}   {}   beside the running inboxd",
+        spool.shown(),
+        show::routes(&loaded.settings.routes)
+    );
+    let mut screen = Screen::new(true, header);
+    let mut shown = 0;
+    let seen = loop {
+        let Some(answer) = client.next_answer()? else {
+            return Err(Failed::runtime(
+                "inboxd ended meanwhile; what it took in is done at its next start",
+            ));
+        };
+        if let Ok(Refusal { error }) = serde_json::from_value(answer.clone()) {
+            return Err(Failed::runtime(error));
+        }
+        let seen: GuestSeen = serde_json::from_value(answer).map_err(io::Error::from)?;
+        if seen.refused.is_some() {
+            return Ok(None);
+        }
+        for line in seen.failures.iter().skip(shown) {
+            screen.head();
+            screen.say(&show::failed_line(line));
+            shown += 1;
+            if shown == 1 {
+                screen.say(&format!("        inboxd explain {}", line.rel.0));
+            }
+        }
+        screen.bar.set_position(seen.done + seen.failed);
+        if seen.over {
+            break seen;
+        }
+    };
+    screen.failures = seen.failed;
+    screen.end();
+    let status = Status {
+        done: seen.done,
+        failed: seen.failed,
+        rows: seen.rows,
+        paused: seen.paused,
+        stuck: seen.stuck,
+        ..Status::default()
+    };
+    let summary = Summary { status, sources: seen.sources };
+    Ok(Some(conclude(&summary, spool, &loaded.settings.routes, &mut screen, began)))
 }
 
 fn serve_batch(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, Failed> {
@@ -69,6 +139,7 @@ fn serve_batch(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, 
         settings,
         mode: Mode::Batch { seal: args.seal },
         sources,
+        follow: None,
         leash,
     };
     let began = Instant::now();

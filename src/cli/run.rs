@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::{Failed, SpoolArg, eprint_line, print_line, show};
 use crate::daemon::log;
 use crate::daemon::notice::Notice;
+use crate::daemon::reload::{Follow, RouteRefused};
 use crate::daemon::service::Mode;
 use crate::daemon::shell::{Options, Told, serve};
 use crate::daemon::supervisor::Leash;
@@ -46,8 +47,16 @@ fn serve_run(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, Fa
         show::routes(&settings.routes),
         show::plural(settings.workers as u64, "worker", "workers"),
     );
-    let options =
-        Options { spool: spool.path.clone(), settings, mode: Mode::Watch, sources: None, leash };
+    // The end of a terminal is a HUP, too, and nobody is there to see what goes on.
+    let has_terminal = std::io::stdout().is_terminal() || std::io::stderr().is_terminal();
+    let options = Options {
+        spool: spool.path.clone(),
+        settings,
+        mode: Mode::Watch,
+        sources: None,
+        follow: Some(Follow { broken: loaded.broken, on_hup: !has_terminal }),
+        leash,
+    };
     if std::io::stdout().is_terminal() {
         let mut screen = Screen { ready, second: Instant::now(), lines: 0, hidden: 0 };
         serve(options, &mut |told| screen.tell(&told)).map_err(|e| spool.failed(e))?;
@@ -86,6 +95,25 @@ impl Screen {
                 "waiting for {}; Ctrl-C again stops now (their files run again at the next start)",
                 show::plural(*running as u64, "worker", "workers")
             )),
+            Told::Reloaded { settings, broken } => {
+                for RouteRefused { error, is_kept } in broken {
+                    let what = if *is_kept {
+                        "Its old version stays in force"
+                    } else {
+                        "The other routes go on"
+                    };
+                    eprint_line(&format!("error: {error}\n  {what}."));
+                }
+                print_line(&format!(
+                    "settings reloaded   {}   {}",
+                    show::routes(&settings.routes),
+                    show::plural(settings.workers as u64, "worker", "workers"),
+                ));
+            }
+            Told::SettingsRefused(reasons) => {
+                let reasons = reasons.join("\nerror: ");
+                eprint_line(&format!("error: {reasons}\n  The old settings stay in force."));
+            }
             Told::Missed(missed) => self.hidden += missed,
             Told::Notice(it) => self.notice(it),
             Told::Recovered(_) | Told::Sources(_) | Told::Status(_) => {}

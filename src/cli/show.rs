@@ -67,6 +67,12 @@ pub(crate) fn done(finished: &Finished) -> String {
     format!("done    {}   {}   {took}   {}", it.rel.0, it.route, plural(it.rows, "row", "rows"))
 }
 
+/// The same of a job of the log.
+pub(crate) fn failed_line(line: &JobLine) -> String {
+    let (reason, attempts) = (line.reason.as_deref().unwrap_or_default(), line.attempts);
+    format!("failed  {}   {}   attempt {attempts} of {attempts}   {reason}", line.rel.0, line.route)
+}
+
 /// `failed  bad.json   count  attempt 1 of 1   ValueError: boom`
 pub(crate) fn failed(outcome: &Outcome) -> String {
     let reason = outcome.failure.as_ref().map_or("", |failure| failure.reason.as_str());
@@ -97,6 +103,9 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
         Notice::StartRefused { rel, reason } => format!("cannot start {rel}: {reason}"),
         Notice::ScratchRefused { rel, reason } => {
             format!("cannot remove the scratch of {rel}: {reason}")
+        }
+        Notice::SlotsRefused { workers, reason } => {
+            format!("{workers} workers, and no more: {reason}")
         }
         Notice::HistoryFailed { reason } => format!("the job log cannot be written: {reason}"),
         Notice::Reappeared { rel, .. } => {

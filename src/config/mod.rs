@@ -180,6 +180,14 @@ pub enum OnRepeat {
     Skip,
 }
 
+impl Route {
+    /// Whether a job fares the same with both: they may stand at other lines.
+    pub fn works_like(&self, other: &Self) -> bool {
+        let with_origin = |origin: &str| Self { origin: origin.to_owned(), ..other.clone() };
+        *self == with_origin(&self.origin)
+    }
+}
+
 /// What runs for a route.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Worker {

@@ -13,6 +13,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+mod reconfigure;
+
 use super::backoff;
 use super::{FailClass, Failure, JobId, RelPath, Spent, Verdict};
 
@@ -82,7 +84,7 @@ pub struct Recovered {
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Start-up found a claimed job.
+    /// Start-up found a claimed job; or a reload brought a route for one that had none.
     Recovered(Recovered),
     /// [`Effect::Claim`] succeeded: S1 → S2. `begun` as in the effect.
     Claimed {
@@ -340,19 +342,7 @@ pub struct Core {
 impl Core {
     /// An idle core.
     pub fn new(limits: Limits, routes: Vec<RouteRules>) -> Self {
-        let routes = routes
-            .into_iter()
-            .map(|rules| RouteState {
-                rules,
-                queue: BTreeMap::new(),
-                ready: BTreeSet::new(),
-                running: 0,
-                promised: 0,
-                asked: 0,
-                failures_in_row: 0,
-                paused: false,
-            })
-            .collect();
+        let routes = routes.into_iter().map(RouteState::new).collect();
         Self {
             limits,
             routes,
@@ -573,6 +563,9 @@ impl Core {
     }
 
     fn recovered(&mut self, found: &Recovered, now: Millis, out: &mut Vec<Effect>) {
+        if self.jobs.get(&found.job).is_some_and(|job| job.phase == Phase::Unrouted) {
+            self.jobs.remove(&found.job);
+        }
         let Some(route) = found.route.filter(|at| *at < self.routes.len()) else {
             self.insert(found.job, usize::MAX, Phase::Unrouted, found.begun, found.spent);
             return;

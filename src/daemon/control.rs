@@ -10,6 +10,7 @@
 //! | `{"ask":"why","rel":REL}` | one [`Held`]: why a file in `incoming/` waits, or `null` |
 //! | `{"ask":"submit","job":ID,"rel":REL}` | `{"taken":ID}` once durable, or `{"error":…}` |
 //! | `{"ask":"id"}` | `{"job":ID}`, a fresh id for a copy that is to be submitted |
+//! | `{"ask":"batch","named":[…],"link":false,"again":false}` | a [`GuestSeen`] each time it changes, until `over` |
 //! | `{"ask":"scan"}` | `{}`; a scan of `incoming/` begins |
 //! | `{"ask":"follow"}` | `{}`, then a [`JobLine`] for each job that ends |
 //!
@@ -26,7 +27,7 @@ use std::sync::mpsc::Sender;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::core::JobId;
 use crate::journal::record::Rel;
@@ -34,9 +35,11 @@ use crate::journal::record::Rel;
 use super::history::JobLine;
 use super::keeper::{Input, Staged};
 use super::notice::Notice;
+use super::service::guest::{GuestSeen, Request};
 use super::service::{Message, Wanted};
 use super::sight::Held;
 use super::writers;
+use crate::spool::import::How;
 
 /// A request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -67,14 +70,23 @@ pub enum Ask {
         /// Its path.
         rel: Rel,
     },
+    /// `batch SRC…` beside this daemon.
+    Batch {
+        /// Absolute paths.
+        named: Vec<PathBuf>,
+        /// Hard links instead of copies.
+        link: bool,
+        /// Also what is recorded already.
+        again: bool,
+    },
     /// Look into `incoming/` now.
     Scan,
     /// Tell of each job that ends.
     Follow,
 }
 
-/// The longest request, in bytes: a path is below 4 KiB, base64 and JSON around it.
-const REQUEST_MAX: u64 = 64 << 10;
+/// The longest request, in bytes: the paths of a `batch`, which are at most what a command line holds.
+const REQUEST_MAX: u64 = 4 << 20;
 
 /// The socket's path in a spool.
 pub fn path(spool: &Path) -> PathBuf {
@@ -128,6 +140,9 @@ async fn answer(
     spool: PathBuf,
 ) -> io::Result<()> {
     use tokio::io::AsyncReadExt;
+    // Who may speak here may read the spool, but not all that this user may read.
+    let peer = stream.peer_cred().map(|peer| peer.uid());
+    let is_trusted = peer.is_ok_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw());
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     tokio::io::BufReader::new(read.take(REQUEST_MAX)).read_line(&mut line).await?;
@@ -201,6 +216,25 @@ async fn answer(
                 Ok(job) => say(&mut write, &Fresh { job }).await,
                 Err(_) => Ok(()),
             }
+        }
+        Ask::Batch { named, link, again } => {
+            if !is_trusted {
+                let error = "only the user that inboxd runs as may say which files it reads; \
+                             use submit, or drop them into incoming/";
+                return say(&mut write, &Refusal { error: error.to_owned() }).await;
+            }
+            let (send, mut seen) = watch::channel(GuestSeen::default());
+            let report = Box::new(move |now: &GuestSeen| send.send(now.clone()).is_ok());
+            let how = if link { How::Link } else { How::Copy };
+            drop(keeper.send(Message::Batch(Request { named, how, again, report })));
+            while seen.changed().await.is_ok() {
+                let now = seen.borrow_and_update().clone();
+                say(&mut write, &now).await?;
+                if now.over {
+                    break;
+                }
+            }
+            Ok(())
         }
         Ask::Scan => {
             drop(keeper.send(Message::Scan));

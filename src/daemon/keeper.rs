@@ -42,6 +42,8 @@ use super::notice::{Finished, Notice};
 use super::service::{Found, Wanted};
 use super::sight::{Judged, Waits};
 
+mod reconfigure;
+
 /// A claim that failed for want of something is tried again after this long, in milliseconds.
 const REFUSED_AGAIN_MS: Millis = 10_000;
 /// A full disk is looked at again after this long, in milliseconds.
@@ -181,6 +183,8 @@ pub(super) struct JobInfo {
     pub(super) attempt: Option<Attempt>,
     /// What the last attempt printed and gave.
     pub(super) ended: Option<Ended>,
+    /// Its route as it was when the last attempt began: a reload may have changed it since.
+    pub(super) begun_as: Option<Arc<Route>>,
 }
 
 /// What an outcome's record will say, with all that had to be made for it.
@@ -200,8 +204,11 @@ pub struct Keeper<F: Filesystem> {
     pub(super) results: Results<F>,
     pub(super) sources: Sources<F>,
     pub(super) core: Core,
+    /// By the core's index. Also routes that a reload removed, as long as a job has them.
     pub(super) routes: Vec<Arc<Route>>,
     pub(super) table: RouteTable,
+    /// Where in `routes` those of `table` are.
+    places: Vec<usize>,
     pub(super) jobs: HashMap<JobId, JobInfo>,
     pub(super) empty: EmptyFolders,
     pub(super) last_id: JobId,
@@ -260,6 +267,11 @@ pub struct ScanCounts {
     pub unreadable: Vec<String>,
 }
 
+/// Claims that wait for a slot, for so many slots.
+fn look_ahead(slots: usize) -> usize {
+    slots.clamp(2, 64)
+}
+
 /// Settings in the core's terms.
 pub fn rules(route: &Route) -> RouteRules {
     RouteRules {
@@ -291,7 +303,7 @@ pub(super) struct Parts<F: Filesystem> {
 
 impl<F: Filesystem> Keeper<F> {
     pub(super) fn assemble(settings: &Settings, parts: Parts<F>) -> Result<Self, KeeperError> {
-        let look_ahead = settings.workers.clamp(2, 64);
+        let look_ahead = look_ahead(settings.workers);
         let core_limits = Limits {
             slots: settings.workers,
             look_ahead,
@@ -303,6 +315,7 @@ impl<F: Filesystem> Keeper<F> {
             core: Core::new(core_limits, settings.routes.iter().map(rules).collect()),
             routes: settings.routes.iter().cloned().map(Arc::new).collect(),
             table: RouteTable::new(settings)?,
+            places: (0..settings.routes.len()).collect(),
             jobs: HashMap::new(),
             // As many as a group of records frees at once, and what the next ones, filled meanwhile, need.
             empty: EmptyFolders::new(4 * limits::COMMIT_RECORDS + settings.workers + look_ahead),
@@ -481,7 +494,7 @@ impl<F: Filesystem> Keeper<F> {
                 Ok(())
             }
             Input::Staged(staged) => {
-                let Some(route) = self.table.find(&staged.rel) else {
+                let Some(route) = self.route_of(&staged.rel) else {
                     return self.refuse(&staged, format!("no route takes {}", staged.rel));
                 };
                 // Who speaks on the socket may be wrong, and a `Take` without its copy would end us.
@@ -501,6 +514,7 @@ impl<F: Filesystem> Keeper<F> {
                     take: Some(take.clone()),
                     attempt: None,
                     ended: None,
+                    begun_as: None,
                 };
                 self.jobs.insert(staged.job, info);
                 self.append(Record::Take(take), now)
@@ -790,6 +804,16 @@ impl<F: Filesystem> Keeper<F> {
         Ok(())
     }
 
+    /// The index of the route that takes a name.
+    fn route_of(&self, rel: &RelPath) -> Option<usize> {
+        self.places.get(self.table.find(rel)?).copied()
+    }
+
+    /// The route by which a job's last attempt was run.
+    fn attempted_as<'a>(&'a self, info: &'a JobInfo) -> Option<&'a Arc<Route>> {
+        info.begun_as.as_ref().or_else(|| self.routes.get(info.route))
+    }
+
     fn route_name(&self, route: usize) -> String {
         self.routes.get(route).map_or_else(String::new, |route| route.name.clone())
     }
@@ -905,6 +929,7 @@ impl<F: Filesystem> Keeper<F> {
             take: None,
             attempt: None,
             ended: None,
+            begun_as: None,
         };
         self.jobs.insert(job, info);
         if file.stat.file_type == FileType::File {
@@ -940,6 +965,7 @@ impl<F: Filesystem> Keeper<F> {
         };
         let claimed = Claimed { job, begun: attempt };
         let from = Claimed { job, begun: info.begun };
+        info.begun_as = Some(Arc::clone(route));
         let made = || -> io::Result<()> {
             if from != claimed {
                 self.spool.set_begun(from, claimed)?;
@@ -987,7 +1013,7 @@ impl<F: Filesystem> Keeper<F> {
         let Some(info) = self.jobs.get(&job) else { return };
         let claimed = Claimed { job, begun: info.begun };
         let cleared = self.spool.clear_scratch(claimed, &mut self.empty).and_then(|()| {
-            let has_output = self.routes.get(info.route).is_some_and(|route| route.output);
+            let has_output = self.attempted_as(info).is_some_and(|route| route.output);
             if made_files && has_output { self.spool.clear_output(claimed) } else { Ok(()) }
         });
         // What a worker made unremovable stays and is said; it must not stop the others.
@@ -1073,8 +1099,8 @@ impl<F: Filesystem> Keeper<F> {
         mut failure: Option<Failure>,
         now: Millis,
     ) -> Result<Option<OutcomePlan>, KeeperError> {
-        let Some(info) = self.jobs.get_mut(&job) else { return Ok(None) };
-        let route = self.routes.get(info.route).map(Arc::clone);
+        let Some(info) = self.jobs.get(&job) else { return Ok(None) };
+        let route = self.attempted_as(info).map(Arc::clone);
         let claimed = Claimed { job, begun: info.begun };
         let rel = info.rel.clone();
         let output = failure.is_none() && route.as_ref().is_some_and(|route| route.output);
@@ -1084,7 +1110,8 @@ impl<F: Filesystem> Keeper<F> {
                 .sync_output(claimed)
                 .map_err(KeeperError::spool("sync the made files in processing/"))?;
         }
-        let rows = info.ended.as_mut().map_or_else(Vec::new, |it| std::mem::take(&mut it.rows));
+        let ended = self.jobs.get_mut(&job).and_then(|info| info.ended.as_mut());
+        let rows = ended.map_or_else(Vec::new, |it| std::mem::take(&mut it.rows));
         let mut planned = Planned::default();
         if let (None, Some(route)) = (&failure, &route) {
             match self.plan_rows(route, &rows, &rel, job, now) {
@@ -1171,7 +1198,7 @@ impl<F: Filesystem> Keeper<F> {
             // A sentinel is looked for when its file is judged.
             return;
         }
-        match self.table.find(&sighting.rel) {
+        match self.route_of(&sighting.rel) {
             None => {
                 self.seen.unrouted += 1;
                 self.seen.unrouted_example.get_or_insert(sighting.rel);

@@ -11,6 +11,7 @@ use tracing::{debug, error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use super::notice::{Finished, Notice};
+use super::reload::RouteRefused;
 use super::service::Status;
 use super::shell::Told;
 
@@ -62,8 +63,28 @@ pub fn tell(told: &Told) {
         Told::Notice(it) => notice(it),
         Told::Missed(missed) => warn!(missed, "events were not logged"),
         Told::Status(it) => status(it),
+        Told::Reloaded { settings, broken } => {
+            for RouteRefused { error, is_kept } in broken {
+                route_refused(error, *is_kept);
+            }
+            let (routes, workers) = (settings.routes.len(), settings.workers);
+            info!(routes, workers, "settings reloaded");
+        }
+        Told::SettingsRefused(reasons) => {
+            for reason in reasons {
+                error!(error = %reason, "settings refused, the old settings stay in force");
+            }
+        }
         Told::Draining(running) => info!(running, "draining"),
         Told::Sources(_) => {}
+    }
+}
+
+fn route_refused(reason: &str, is_kept: bool) {
+    if is_kept {
+        error!(error = %reason, "route refused, its old version stays in force");
+    } else {
+        error!(error = %reason, "route refused, the others go on");
     }
 }
 
@@ -110,6 +131,9 @@ fn notice(notice: &Notice) {
         Notice::LowDisk { free, floor } => error!(free, floor, "disk is low, claims wait"),
         Notice::DiskHasRoom => info!("disk has room again"),
         Notice::CsvTouched { route } => warn!(route, "CSV was changed by someone else"),
+        Notice::SlotsRefused { workers, reason } => {
+            error!(workers, error = %reason, "workers cannot be added");
+        }
         Notice::HistoryFailed { reason } => warn!(error = %reason, "job log cannot be written"),
         Notice::SweepFailed { reason } => warn!(error = %reason, "processes cannot be looked at"),
     }

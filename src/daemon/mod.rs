@@ -14,6 +14,7 @@
 //! - [`history`]: the log of recent jobs. [`notice`]: what there is to tell.
 //! - [`control`]: the socket by which commands speak with a running daemon.
 //! - [`shell`]: puts all of it together, listens to signals; the only async code.
+//! - [`reload`]: when settings are read again, and which come into force.
 //! - [`supervisor`]: the small process above, which ends every worker when the daemon dies;
 //!   [`children`]: how both of them do it.
 //! - [`log`]: the log of a service. [`readiness`]: what systemd is told.
@@ -51,6 +52,11 @@
 //! | `job log cannot be written` | warn | error | `jobs` and `log` miss what happens until it can |
 //! | `processes cannot be looked at` | warn | error | what escaped a worker's group may live on |
 //! | `events were not logged` | warn | missed | more happened than could be written |
+//! | `settings reloaded` | info | routes, workers | by SIGHUP, or because their files changed |
+//! | `settings refused, the old settings stay in force` | error | error | nothing of the new ones holds |
+//! | `route refused, its old version stays in force` | error | error | a file of `routes.d/` is broken |
+//! | `route refused, the others go on` | error | error | the same, where there is no old version |
+//! | `workers cannot be added` | error | workers, error | a reload wanted more than there can be |
 //! | `draining` | info | running | a signal: no new starts |
 
 pub mod children;
@@ -66,6 +72,7 @@ pub mod pool;
 mod proof;
 pub mod readiness;
 pub mod recover;
+pub mod reload;
 mod repeat;
 pub mod service;
 pub mod shell;

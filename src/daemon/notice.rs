@@ -100,6 +100,13 @@ pub enum Notice {
         /// Claims go on above this many.
         floor: u64,
     },
+    /// A reload wanted more workers than there can be.
+    SlotsRefused {
+        /// How many there are.
+        workers: usize,
+        /// What the system said.
+        reason: String,
+    },
     /// Processes that escaped from ended workers could not be looked for.
     SweepFailed {
         /// What the system said.

@@ -31,12 +31,16 @@ pub struct SlotEnded {
     pub ended: Ended,
 }
 
+/// Starts the thread of the slot with this number.
+type StartSlot = Box<dyn Fn(usize) -> io::Result<(SyncSender<Task>, JoinHandle<()>)> + Send>;
+
 /// The slots. Dropping it lets idle threads end; call [`Pool::join`] to wait for them.
 pub struct Pool {
     /// One sender a slot; the slot's thread holds the receiver and ends when this is dropped.
     tasks: Vec<SyncSender<Task>>,
     idle: Vec<usize>,
     threads: Vec<JoinHandle<()>>,
+    start: StartSlot,
     /// The slots hold clones; ended here once they are gone.
     warm: WarmPool,
 }
@@ -49,20 +53,42 @@ impl Pool {
         report: impl Fn(SlotEnded) + Clone + Send + 'static,
     ) -> io::Result<Self> {
         let warm = WarmPool::new(stop);
-        let mut pool = Self { tasks: Vec::new(), idle: Vec::new(), threads: Vec::new(), warm };
-        for slot in 0..slots {
+        let (stop, shared) = (stop.clone(), warm.clone());
+        let start: StartSlot = Box::new(move |slot| {
             let (send, receive) = sync_channel(1);
-            let (stop, report) = (stop.clone(), report.clone());
-            let warm = pool.warm.clone();
+            let (stop, report, warm) = (stop.clone(), report.clone(), shared.clone());
             let thread = Builder::new()
                 .name(format!("slot-{slot}"))
                 .stack_size(STACK)
                 .spawn(move || serve(slot, &receive, &stop, warm, &report))?;
-            pool.tasks.push(send);
-            pool.threads.push(thread);
-        }
-        pool.idle.extend((0..slots).rev());
+            Ok((send, thread))
+        });
+        let (tasks, idle, threads) = (Vec::new(), Vec::new(), Vec::new());
+        let mut pool = Self { tasks, idle, threads, start, warm };
+        pool.grow(slots)?;
         Ok(pool)
+    }
+
+    /// Sees to it that there are so many slots, or more: idle threads cost nothing, so none is ended.
+    /// After an error there are as many as could be started.
+    pub fn grow(&mut self, slots: usize) -> io::Result<()> {
+        for slot in self.tasks.len()..slots {
+            let (send, thread) = (self.start)(slot)?;
+            self.tasks.push(send);
+            self.threads.push(thread);
+            self.idle.insert(0, slot);
+        }
+        Ok(())
+    }
+
+    /// How many slots there are.
+    pub fn slots(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// From now on only these routes have warm workers.
+    pub fn keep_warm(&self, routes: impl IntoIterator<Item = String>) {
+        self.warm.keep_only(routes.into_iter().collect());
     }
 
     /// Gives a task to an idle slot. The core never starts more than there are slots.

@@ -49,6 +49,14 @@ pub fn feed_watchdog() {
     tell(&[NotifyState::Watchdog]);
 }
 
+/// Settings are about to come into force; [`ready`] ends it.
+pub fn reloading() {
+    // systemd tells by the time which READY answers which reload.
+    if let Ok(now) = NotifyState::monotonic_usec_now() {
+        tell(&[NotifyState::Reloading, now]);
+    }
+}
+
 /// It drains.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);

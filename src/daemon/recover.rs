@@ -420,6 +420,7 @@ fn take_up<F: Filesystem>(
             take: take.filter(|take| take.job == claimed.job).cloned(),
             attempt: mine.cloned(),
             ended: None,
+            begun_as: None,
         };
         let recovered = Recovered {
             job: claimed.job,

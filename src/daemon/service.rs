@@ -14,9 +14,9 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::config::limits;
+use crate::config::{Settings, limits};
 use crate::core::state::{Counts, Millis};
 use crate::core::{JobId, RelPath};
 use crate::fs::{Filesystem, RealFs};
@@ -31,6 +31,10 @@ use super::readiness::Progress;
 use super::sight::Held;
 use crate::spool::Claimed;
 use crate::worker::{Stop, Task};
+use guest::{Guests, Request};
+
+pub mod guest;
+mod reload;
 
 /// Entries a scan looks at between two looks at the messages.
 const SCAN_SLICE: usize = 1024;
@@ -62,10 +66,14 @@ pub enum Message {
     SyncFailed(std::io::Error),
     /// `batch` has no more sources; `known` of them were recorded before.
     SourcesOver(SourcesSeen),
+    /// `batch SRC…` beside this daemon.
+    Batch(Request),
     /// Look into `incoming/` now.
     Scan,
     /// The watcher has marks to be taken.
     Dirty,
+    /// New settings come into force; then the function is called.
+    Reload(Box<Settings>, Box<dyn FnOnce() + Send>),
     /// Finish what runs, then end.
     Drain,
     /// End what runs, then end.
@@ -109,7 +117,7 @@ pub struct Found {
 }
 
 /// What `batch` found of its sources.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SourcesSeen {
     /// Recorded before, and unchanged.
     pub known: u64,
@@ -246,6 +254,7 @@ pub struct LoopState {
     /// Jobs that had ended at the last sweep, and when the next may be.
     swept: u64,
     next_sweep: Instant,
+    guests: Guests,
     /// Not told yet: they go out together, once a group of jobs is settled.
     notices: Vec<Notice>,
     /// Time passes for the keeper at the latest then.
@@ -274,6 +283,7 @@ impl Default for LoopState {
             low_disk: false,
             swept: 0,
             next_sweep: now,
+            guests: Guests::default(),
             notices: Vec::new(),
         }
     }
@@ -310,6 +320,7 @@ impl<L: Listener> Service<RealFs, L> {
                 self.outputs()?;
                 if !self.keeper.has_durable() {
                     self.tell();
+                    self.tell_guests();
                 }
             }
             self.go_on_intake()?;
@@ -400,6 +411,9 @@ impl<L: Listener> Service<RealFs, L> {
                 if matches!(input, Input::Staged(_)) {
                     self.state.granted = self.state.granted.saturating_sub(1);
                 }
+                if let Some(job) = guest::source_of(&input) {
+                    self.state.guests.staged(job);
+                }
                 self.keeper.handle(input, now)
             }
             Message::Synced(synced) => self.keeper.end_commit(synced, now),
@@ -407,11 +421,15 @@ impl<L: Listener> Service<RealFs, L> {
                 Err(KeeperError::Spool { what: "sync the spool's filesystem".to_owned(), source })
             }
             Message::SourcesOver(seen) => {
-                self.state.sources = seen;
                 self.state.granted = 0;
                 self.grants = None;
+                if self.state.guests.sources_over(&seen) {
+                    return self.next_guest();
+                }
+                self.state.sources = seen;
                 Ok(())
             }
+            Message::Batch(request) => self.let_in(request),
             Message::Scan => {
                 self.state.scanning = true;
                 Ok(())
@@ -419,6 +437,11 @@ impl<L: Listener> Service<RealFs, L> {
             Message::Dirty => self.take_marks(),
             Message::Why(rel, answer) => {
                 answer(self.keeper.held_file(&rel, now));
+                Ok(())
+            }
+            Message::Reload(settings, done) => {
+                self.reload(&settings)?;
+                done();
                 Ok(())
             }
             Message::Drain => {
@@ -464,6 +487,7 @@ impl<L: Listener> Service<RealFs, L> {
     }
 
     pub(super) fn notice(&mut self, notice: Notice) {
+        self.state.guests.heard(&notice);
         let status = &mut self.state.status;
         match &notice {
             Notice::Finished(finished) => {
@@ -590,6 +614,7 @@ impl<L: Listener> Service<RealFs, L> {
         self.look_at_intake()?;
         self.look_at_disk()?;
         self.sweep(now);
+        self.tell_guests();
         self.look_at_paused(now)
     }
 

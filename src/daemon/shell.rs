@@ -34,6 +34,7 @@ use super::notice::Notice;
 use super::pool::Pool;
 use super::readiness::{self, Progress};
 use super::recover::{Report, Surroundings, recover};
+use super::reload::{Follow, Reload, Reloader, RouteRefused};
 use super::service::{
     Listener, LoopState, Message, Mode, Service, SourcesSeen, Status, Summary, now_ms,
 };
@@ -54,6 +55,8 @@ pub struct Options {
     pub mode: Mode,
     /// Sources of `batch`.
     pub sources: Option<SourceOptions>,
+    /// How it follows its settings while it serves; `None`: not at all.
+    pub follow: Option<Follow>,
     /// Tells when the supervisor is dead.
     pub leash: Leash,
 }
@@ -83,6 +86,15 @@ pub enum Told {
     Sources(SourcesSeen),
     /// The state, once a minute if anything changed.
     Status(Box<Status>),
+    /// New settings are in force.
+    Reloaded {
+        /// All of them.
+        settings: Box<Settings>,
+        /// Files of `routes.d/` that cannot be used.
+        broken: Vec<RouteRefused>,
+    },
+    /// New settings cannot be used; the old ones stay in force.
+    SettingsRefused(Vec<String>),
     /// A signal: so many workers still run.
     Draining(usize),
 }
@@ -191,7 +203,10 @@ pub fn check_places(path: &Path) -> Result<(), ShellError> {
     let us = rustix::process::geteuid().as_raw();
     let ours = ["inboxd.toml", "routes.d", "journal", "processing"].map(|name| path.join(name));
     let parents = path.ancestors().map(Path::to_owned);
-    for place in ours.into_iter().chain(parents) {
+    // A file of a plug-in may come from elsewhere with its own mode, and says which program runs.
+    let plug_ins = std::fs::read_dir(path.join("routes.d")).into_iter().flatten().flatten();
+    let plug_ins = plug_ins.map(|entry| entry.path());
+    for place in ours.into_iter().chain(plug_ins).chain(parents) {
         let Ok(meta) = std::fs::symlink_metadata(&place) else { continue };
         if let Some(who) = others_who_may_write(&meta, us) {
             return Err(ShellError::Unsafe(format!(
@@ -356,6 +371,11 @@ async fn run(
         .map_err(ShellError::start("listening to signals"))?;
     let mut pulse = Pulse::new(progress, sender.clone());
     let mut second = tokio::time::interval(Duration::from_secs(1));
+    let mut follower = options.follow.map(|follow| Follower {
+        on_hup: follow.on_hup,
+        reloader: Reloader::new(options.spool, options.settings.clone(), &follow),
+        keeper: sender.clone(),
+    });
     let mut drain = Drain { timeout: options.settings.drain_timeout, begun: false };
 
     let result = loop {
@@ -366,8 +386,28 @@ async fn run(
                 readiness::ready("watching incoming/");
                 tell(Told::Ready);
             }
-            _ = second.tick() => pulse.beat(tell).await,
-            Some(_) = signals.next() => drain.signal(&sender, tell).await,
+            _ = second.tick() => {
+                pulse.beat(tell).await;
+                if let Some(follower) = follower.as_mut().filter(|_| !drain.begun) {
+                    let reload = follower.reloader.look();
+                    drain.timeout = follower.take(reload, tell).await.unwrap_or(drain.timeout);
+                }
+            }
+            Some(signal) = signals.next() => match &mut follower {
+                // Before it is ready there is no READY to take back; systemd waits for the first one.
+                Some(follower) if signal == SIGHUP && follower.on_hup => if !drain.begun {
+                    let is_serving = is_ready.is_terminated();
+                    if is_serving {
+                        readiness::reloading();
+                    }
+                    let reload = follower.reloader.read();
+                    drain.timeout = follower.take(reload, tell).await.unwrap_or(drain.timeout);
+                    if is_serving {
+                        readiness::ready("watching incoming/");
+                    }
+                },
+                _ => drain.signal(&sender, tell).await,
+            },
             heard = heard.recv() => match heard {
                 Ok(notice) => tell(Told::Notice(notice)),
                 Err(broadcast::error::RecvError::Lagged(missed)) => tell(Told::Missed(missed)),
@@ -448,6 +488,38 @@ impl Pulse {
             ));
             self.last = Some(status.clone());
             tell(Told::Status(Box::new(status)));
+        }
+    }
+}
+
+/// Follows the settings while it serves.
+struct Follower {
+    reloader: Reloader,
+    /// SIGHUP means: read them again.
+    on_hup: bool,
+    keeper: Sender<Message>,
+}
+
+impl Follower {
+    /// Puts into force what can be; returns the new `drain_timeout` then.
+    async fn take(&mut self, reload: Reload, tell: &mut dyn FnMut(Told)) -> Option<Duration> {
+        match reload {
+            Reload::Same => None,
+            Reload::Refused(reasons) => {
+                tell(Told::SettingsRefused(reasons));
+                None
+            }
+            Reload::Take { settings, broken } => {
+                let (send, done) = oneshot::channel();
+                let reply = Box::new(move || send.send(()).unwrap_or_default());
+                drop(self.keeper.send(Message::Reload(settings.clone(), reply)));
+                // Without an answer the keeper is gone, which ends the shell by itself.
+                done.await.ok()?;
+                let timeout = settings.drain_timeout;
+                self.reloader.took((*settings).clone());
+                tell(Told::Reloaded { settings, broken });
+                Some(timeout)
+            }
         }
     }
 }

@@ -213,3 +213,44 @@ fn a_missing_source_is_a_usage_error() {
     spool.run(&["batch", "no-such-folder"]).code(2).says("no-such-folder");
     assert_eq!(spool.names("done"), Vec::<String>::new());
 }
+
+/// Goal: beside a running daemon `batch` takes its sources in, tells of these and no others, and knows
+/// repeats; the daemon stays. Method: a file dropped and a folder with a failure in it; twice.
+#[test]
+fn beside_a_daemon() {
+    let spool = with_source();
+    spool.write_home("source/bad.json", "no JSON");
+    let daemon = spool.daemon();
+    let pid = daemon.daemon_pid();
+    let said = spool.run(&["batch", "source"]).code(3).says("5 files   4 done   1 failed   4 rows");
+    let said = said.both();
+    assert!(said.contains("failed  bad.json   count   attempt 1 of 1"), "{said}");
+    assert_eq!(numbers(&spool), ["0", "1", "2", "3"]);
+    assert_eq!(spool.errors(), ["bad.json"]);
+    spool.run(&["batch", "source"]).ok().says("nothing to do: 5 already done");
+    spool.run(&["batch", "--again", "source/0.json"]).ok().says("1 file   1 done   0 failed");
+    assert_eq!(daemon.daemon_pid(), pid);
+    assert_eq!(daemon.end().code(), Some(0));
+    assert_eq!(numbers(&spool), ["0", "0", "1", "2", "3"]);
+    assert_eq!(files_below(&spool.home().join("source")).len(), 5);
+}
+
+/// Goal: a route that cannot run ends the guest, not the daemon, however many sources are left.
+/// Method: more sources than are staged ahead, a program that is not there; then it is there.
+#[test]
+fn beside_a_daemon_whose_route_is_paused() {
+    let spool = Spool::new(&ROWS.replace("\"cat\"", "\"./later.sh\""));
+    for i in 0..400 {
+        spool.write_home(&format!("source/{i}.json"), "{\"n\":1}");
+    }
+    let daemon = spool.daemon();
+    spool.run(&["batch", "source"]).code(1).says("route count PAUSED").says("none failed");
+    assert_eq!(spool.errors(), Vec::<String>::new());
+    spool.write("later.sh", "#!/bin/sh\ncat \"$1\"\n");
+    fs::set_permissions(spool.path("later.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    let said = spool.run(&["batch", "source"]).ok();
+    spool.wait_until("all are done", || spool.names("done").len() == 400);
+    drop(said);
+    assert_eq!(daemon.end().code(), Some(0));
+    assert_eq!(numbers(&spool).len(), 400);
+}

@@ -31,6 +31,9 @@ mod readme;
 /// What a worker prints, and the rows it becomes.
 #[cfg(test)]
 mod results;
+/// HUP, TERM and what a running daemon makes of new settings.
+#[cfg(test)]
+mod signals;
 /// What the first ten minutes look like on the screen.
 #[cfg(test)]
 mod transcripts;

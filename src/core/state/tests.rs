@@ -73,6 +73,7 @@ enum Act {
     Crash,
     Resume(usize),
     Claims(bool),
+    Reload(usize),
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -86,6 +87,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::Crash),
         1 => (0..ROUTES).prop_map(Act::Resume),
         1 => any::<bool>().prop_map(Act::Claims),
+        1 => (0..=ROUTES).prop_map(Act::Reload),
     ];
     proptest::collection::vec(act, 1..120)
 }
@@ -343,6 +345,15 @@ impl World {
             }
             Act::Crash => self.crash(),
             Act::Resume(route) => self.step(Event::Resume { route }),
+            Act::Reload(changed) => {
+                // The names are offered again by a scan; here they are other ones.
+                self.names = 0;
+                self.paused.remove(&changed);
+                let all = rules().into_iter().enumerate();
+                let new = all.map(|(at, rules)| (at == changed).then_some(rules));
+                self.core.reconfigure(SLOTS, 2, new);
+                self.step(Event::Tick);
+            }
             Act::Claims(allowed) => self.step(Event::Claims { allowed }),
         }
     }

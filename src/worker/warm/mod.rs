@@ -25,7 +25,7 @@ mod message;
 mod process;
 mod session;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -56,6 +56,8 @@ struct State {
     is_over: bool,
     next_number: u64,
     routes: BTreeMap<String, Workers>,
+    /// After a reload: the routes that there are. Others keep no worker between jobs.
+    kept: Option<BTreeSet<String>>,
     housekeeper: Option<JoinHandle<()>>,
     /// Ends of old workers and starts of new ones that are under way.
     threads: Vec<JoinHandle<()>>,
@@ -95,6 +97,22 @@ impl WarmPool {
         ended
     }
 
+    /// Ends idle workers of all other routes, and those that are at work once they are not.
+    pub fn keep_only(&self, routes: BTreeSet<String>) {
+        let mut state = self.lock();
+        let mut gone = Vec::new();
+        for (name, workers) in &mut state.routes {
+            if !routes.contains(name) {
+                gone.append(&mut workers.idle);
+            }
+        }
+        state.kept = Some(routes);
+        drop(state);
+        for session in gone {
+            self.in_thread("worker-end", move || session.end());
+        }
+    }
+
     /// Ends all workers. Nothing runs any more when it is called.
     pub fn end(&self) {
         let mut state = self.lock();
@@ -126,7 +144,8 @@ impl WarmPool {
     /// An idle worker that is sound, or a new one.
     fn obtain(&self, task: &Task) -> Result<Session, (Verdict, Vec<u8>)> {
         while let Some(mut session) = self.pop(&task.route.name) {
-            let is_ours = Arc::ptr_eq(&session.route, &task.route) || session.route == task.route;
+            let is_ours =
+                Arc::ptr_eq(&session.route, &task.route) || session.route.works_like(&task.route);
             if is_ours && session.is_current() && session.tend(Instant::now()) {
                 return Ok(session);
             }
@@ -209,8 +228,9 @@ impl WarmPool {
         let route = Arc::clone(&session.route);
         let number = session.number;
         let mut state = self.lock();
+        let is_gone = state.kept.as_ref().is_some_and(|kept| !kept.contains(&route.name));
         let workers = state.routes.entry(route.name.clone()).or_default();
-        let has_successor = workers.replaced.contains(&number);
+        let has_successor = is_gone || workers.replaced.contains(&number);
         workers.replaced.retain(|n| *n != number);
         let is_leaving = session.leaves.is_some();
         if has_successor || (is_leaving && !route.warm.overlap) {

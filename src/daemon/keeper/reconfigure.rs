@@ -1,0 +1,93 @@
+//! New settings while jobs are on their way.
+//!
+//! Must not know: where the settings come from, or what the pool makes of them.
+//!
+//! Invariants
+//! - A route keeps its index as long as a job has it; by its name it gets the same one again.
+//! - What runs is recorded by the route as it was when the attempt began ([`JobInfo::begun_as`]).
+//! - A job of a route that is no more goes on with it until it ends; then its index is free.
+
+use std::collections::HashSet;
+
+use super::{
+    Arc, Event, Filesystem, JobId, Keeper, KeeperError, Millis, Recovered, RouteTable, Settings,
+    Spent, look_ahead, rules,
+};
+
+impl<F: Filesystem> Keeper<F> {
+    /// Puts new settings into force; the caller begins a scan. Returns the names of the routes that are
+    /// new or changed: their pauses are over.
+    pub fn reconfigure(
+        &mut self,
+        settings: &Settings,
+        now: Millis,
+    ) -> Result<Vec<String>, KeeperError> {
+        self.table = RouteTable::new(settings)?;
+        let mut changed = Vec::new();
+        let mut new_rules: Vec<_> = self.routes.iter().map(|_| None).collect();
+        let mut free = self.free_places(settings);
+        self.places.clear();
+        for route in &settings.routes {
+            let mut place = self.routes.iter().position(|known| known.name == route.name);
+            let is_same = place
+                .and_then(|place| self.routes.get(place))
+                .is_some_and(|known| known.works_like(route));
+            if !is_same {
+                changed.push(route.name.clone());
+                place = place.or_else(|| free.pop());
+            }
+            let route = Arc::new(route.clone());
+            let core_rules = (!is_same).then(|| rules(&route));
+            let at = place.unwrap_or(self.routes.len());
+            self.places.push(at);
+            if let (Some(known), Some(its)) = (self.routes.get_mut(at), new_rules.get_mut(at)) {
+                (*known, *its) = (route, core_rules);
+            } else {
+                self.routes.push(route);
+                new_rules.push(core_rules);
+            }
+        }
+        self.core.reconfigure(settings.workers, look_ahead(settings.workers), new_rules);
+        // The pass that was under way knew the old globs.
+        self.scan = None;
+        self.route_the_unrouted(now)?;
+        self.step(Event::Tick, now)?;
+        Ok(changed)
+    }
+
+    /// Places of routes that are no more and that no job has.
+    fn free_places(&self, settings: &Settings) -> Vec<usize> {
+        let used: HashSet<usize> = self.jobs.values().map(|info| info.route).collect();
+        let is_wanted = |name: &str| settings.routes.iter().any(|route| route.name == name);
+        let routes = self.routes.iter().enumerate();
+        routes
+            .filter(|(at, route)| !used.contains(at) && !is_wanted(&route.name))
+            .map(|(at, _)| at)
+            .collect()
+    }
+
+    /// Jobs that recovery found and no route took may have one now.
+    fn route_the_unrouted(&mut self, now: Millis) -> Result<(), KeeperError> {
+        let unrouted = self.jobs.iter().filter(|(_, info)| info.route >= self.routes.len());
+        // `usize::MAX` is beyond all routes.
+        let found: Vec<(JobId, usize)> =
+            unrouted.filter_map(|(job, info)| Some((*job, self.route_of(&info.rel)?))).collect();
+        for (job, route) in found {
+            let Some(info) = self.jobs.get_mut(&job) else { continue };
+            info.route = route;
+            let attempt = info.attempt.as_ref();
+            let ended = attempt.map_or(0, |attempt| attempt.attempt);
+            let recovered = Recovered {
+                job,
+                route: Some(route),
+                begun: info.begun.max(ended),
+                ended,
+                spent: attempt.map_or_else(Spent::default, |attempt| attempt.spent),
+                not_before: attempt.map_or(0, |attempt| attempt.not_before_ms),
+                incomplete_since: attempt.and_then(|attempt| attempt.incomplete_since_ms),
+            };
+            self.step(Event::Recovered(recovered), now)?;
+        }
+        Ok(())
+    }
+}

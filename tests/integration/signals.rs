@@ -1,0 +1,201 @@
+//! Signals, and what a running daemon makes of new settings.
+//!
+//! Must not know: how settings are read. What is seen is the log, the spool and the processes.
+
+use rustix::process::Signal;
+
+use crate::harness::{Running, Spool, alive};
+
+/// Every worker says its name and argument, and ends when told.
+const SETTINGS: &str = r#"
+workers = 1
+rescan = "1s"
+[routes.first]
+glob = "*.txt"
+command = ["sh", "wait.sh", "first", "{name}"]
+stdout = "json"
+"#;
+
+const WAIT_SH: &str = r#"
+echo "$1 $2" >> up.txt
+until [ -e go ]; do sleep 0.02; done
+echo "{\"by\":\"$1\"}"
+"#;
+
+fn waiting() -> Spool {
+    let spool = Spool::new(SETTINGS);
+    spool.write("wait.sh", WAIT_SH);
+    spool
+}
+
+fn begun(spool: &Spool) -> Vec<String> {
+    let text = std::fs::read_to_string(spool.path("up.txt")).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Changes a text in the settings at once, as an editor does that renames.
+fn change(spool: &Spool, from: &str, to: &str) {
+    let old = std::fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    assert!(old.contains(from), "{from:?} is not in {old}");
+    spool.write("new.toml", &old.replace(from, to));
+    rustix::fs::rename(spool.path("new.toml"), spool.path("inboxd.toml")).unwrap();
+}
+
+/// How often a text is in the log.
+fn said(daemon: &Running, text: &str) -> usize {
+    daemon.log().matches(text).count()
+}
+
+/// Goal: HUP reloads, in the same process; more workers begin at once, and what runs is not touched.
+/// Method: one worker that waits and two files behind it; `workers = 3`; HUP.
+#[test]
+fn hup_adds_workers() {
+    let spool = waiting();
+    for name in ["1.txt", "2.txt", "3.txt"] {
+        spool.drop_file(name, name);
+    }
+    let daemon = spool.daemon();
+    let pid = daemon.daemon_pid();
+    spool.wait_until("one runs", || begun(&spool).len() == 1);
+    change(&spool, "workers = 1", "workers = 3");
+    daemon.signal(Signal::HUP);
+    spool.wait_until("three run", || begun(&spool).len() == 3);
+    spool.write("go", "");
+    spool.wait_until("all are done", || spool.names("done").len() == 3);
+    assert_eq!(daemon.daemon_pid(), pid);
+    assert_eq!(daemon.end().code(), Some(0));
+    assert_eq!(begun(&spool).len(), 3, "an attempt was run again: {:?}", begun(&spool));
+    assert_eq!(spool.csv("first").rows.len(), 3);
+}
+
+/// Goal: settings that cannot be used are refused with their line, and the old ones stay in force.
+/// Method: a misspelt key, HUP, a file that the old settings serve; mended, HUP, the new ones hold.
+#[test]
+fn bad_settings_leave_the_old_ones_in_force() {
+    let spool = waiting();
+    spool.write("go", "");
+    let daemon = spool.daemon();
+    change(&spool, "glob = \"*.txt\"", "glub = \"*.dat\"");
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log("settings refused, the old settings stay in force");
+    daemon.wait_for_log("unknown key `glub` in [routes.first]; did you mean `glob`?");
+    spool.drop_file("1.txt", "1");
+    spool.wait_until("the old route serves", || spool.names("done") == ["1.txt"]);
+    change(&spool, "glub = \"*.dat\"", "glob = \"*.dat\"");
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log("settings reloaded");
+    spool.drop_file("2.dat", "2");
+    spool.wait_until("the new route serves", || spool.names("done").contains(&"2.dat".to_owned()));
+    assert_eq!(daemon.end().code(), Some(0));
+}
+
+/// Goal: on a terminal a person reads what is wrong and what holds. Method: a screen, a misspelt key.
+#[test]
+fn a_person_is_told_which_settings_hold() {
+    let spool = waiting();
+    let mut daemon = spool.start_on_terminal(&["run"]);
+    daemon.wait_for_log("ready");
+    change(&spool, "workers = 1", "wrokers = 1");
+    daemon.wait_for_log("unknown key `wrokers`; did you mean `workers`?");
+    daemon.wait_for_log("  The old settings stay in force.");
+    change(&spool, "wrokers = 1", "workers = 2");
+    daemon.wait_for_log("settings reloaded   route first → ");
+    // A terminal that goes away says HUP: nobody would see what goes on.
+    daemon.signal(Signal::HUP);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(daemon.log().contains("waiting for 0 workers"), "{}", daemon.log());
+}
+
+/// Goal: a new file in `routes.d/` is a new algorithm, without a signal and without touching what runs;
+/// a broken one hurts nobody; a removed one takes no more files, and its running job is recorded.
+/// Method: files of two kinds, one without a route; a route for it; a broken change of it; its removal.
+#[test]
+fn routes_come_and_go_by_themselves() {
+    let spool = waiting();
+    spool.drop_file("1.txt", "1");
+    spool.drop_file("1.dat", "1");
+    let daemon = spool.daemon();
+    let pid = daemon.daemon_pid();
+    spool.wait_until("the first runs", || begun(&spool).len() == 1);
+    change(&spool, "workers = 1", "workers = 2");
+    let second = "glob = \"*.dat\"\ncommand = [\"sh\", \"wait.sh\", \"second\", \"{name}\"]\n\
+                  stdout = \"json\"\n";
+    spool.write("routes.d/second.toml", second);
+    spool.wait_until("the file that waited for it runs", || {
+        begun(&spool).contains(&"second 1.dat".to_owned())
+    });
+
+    spool.write("routes.d/second.toml", "glub = \"*.dat\"\n");
+    daemon.wait_for_log("route refused, its old version stays in force");
+    spool.write("routes.d/third.toml", "glub = \"*.dat\"\n");
+    daemon.wait_for_log("route refused, the others go on");
+    rustix::fs::unlink(spool.path("routes.d/third.toml")).unwrap();
+
+    let before = said(&daemon, "settings reloaded");
+    rustix::fs::unlink(spool.path("routes.d/second.toml")).unwrap();
+    spool.wait_until("the removal is seen", || said(&daemon, "settings reloaded") > before);
+    spool.drop_file("2.dat", "2");
+    spool.write("go", "");
+    spool.wait_until("both jobs are done", || spool.names("done") == ["1.dat", "1.txt"]);
+    spool.drop_file("2.txt", "2");
+    spool.wait_until("a later file is done", || spool.names("done").contains(&"2.txt".to_owned()));
+    assert_eq!(spool.names("incoming"), ["2.dat"], "a file without a route stays");
+    assert_eq!(spool.csv("second").column("by"), ["second"]);
+    assert_eq!(spool.errors(), Vec::<String>::new());
+    assert_eq!(daemon.daemon_pid(), pid);
+    assert_eq!(daemon.end().code(), Some(0));
+}
+
+/// Goal: a route whose program is missing pauses, eats nothing, and goes on once its settings are mended.
+/// Method: a program that is not there; a file; the settings name another one.
+#[test]
+fn a_mended_route_goes_on() {
+    let spool = Spool::new("[routes.main]\ncommand = [\"no-such-program\", \"{path}\"]\n");
+    spool.drop_file("1.txt", "content");
+    let daemon = spool.daemon();
+    daemon.wait_for_log("route paused");
+    change(&spool, "no-such-program", "cat");
+    spool.wait_until("it is done", || spool.names("done") == ["1.txt"]);
+    assert_eq!(daemon.end().code(), Some(0));
+    assert_eq!(spool.csv("main").column("text"), ["content"]);
+}
+
+/// Goal: what runs while its route changes is recorded by the route it was started with.
+/// Method: a job that waits; its route gets `output`, whose folder this attempt never had; then it ends.
+#[test]
+fn a_change_under_a_running_job_is_none_for_it() {
+    let spool = waiting();
+    spool.drop_file("1.txt", "1");
+    let daemon = spool.daemon();
+    spool.wait_until("it runs", || begun(&spool).len() == 1);
+    let more = "output = true\nstdout = \"none\"";
+    change(&spool, "stdout = \"json\"", more);
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log("settings reloaded");
+    spool.write("go", "");
+    spool.wait_until("it is done", || spool.names("done") == ["1.txt"]);
+    assert_eq!(daemon.end().code(), Some(0), "{}", spool.report());
+    assert_eq!(spool.csv("first").column("by"), ["first"]);
+}
+
+/// Goal: the second signal stops what runs, at no cost. Method: a job that waits; TERM, TERM; then it is
+/// run to its end.
+#[test]
+fn the_second_signal_stops_now() {
+    let spool = waiting();
+    spool.drop_file("1.txt", "1");
+    let mut daemon = spool.daemon();
+    spool.wait_until("it runs", || begun(&spool).len() == 1);
+    let workers = daemon.workers();
+    daemon.signal(Signal::TERM);
+    daemon.wait_for_log("draining");
+    assert!(workers.iter().all(|pid| alive(*pid)), "the first signal ended a worker");
+    daemon.signal(Signal::HUP);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", spool.report());
+    assert_eq!(spool.processes(), Vec::<String>::new());
+    spool.write("go", "");
+    spool.run(&["batch"]).ok();
+    assert_eq!(begun(&spool), ["first 1.txt", "first 1.txt"]);
+    assert_eq!(spool.names("done"), ["1.txt"]);
+}
