@@ -21,6 +21,9 @@ use super::{FailClass, Failure, JobId, RelPath, Spent, Verdict};
 /// Unix milliseconds, passed in by whoever has a clock.
 pub type Millis = u64;
 
+/// A held name whose time has come finds no room in the window: it waits so much longer, in milliseconds.
+const FULL_WINDOW_AGAIN: Millis = 1_000;
+
 /// How much may be going on at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -773,15 +776,18 @@ impl Core {
             }
             self.enter(job, Phase::Ready);
         }
-        // They had their place in the window before, so they come back whatever room there is.
         while let Some((at, rel)) = self.hold_timers.first().cloned() {
             if at > now {
                 break;
             }
             self.hold_timers.remove(&(at, rel.clone()));
-            let Some(Hold { route, order, .. }) = self.held.remove(&rel) else { continue };
-            if !self.known.contains(&rel) {
-                self.enqueue(Candidate { rel, route, order });
+            let Some(hold) = self.held.remove(&rel) else { continue };
+            let Hold { route, order, .. } = hold;
+            let candidate = Candidate { rel, route, order };
+            if self.known.len() >= self.limits.window {
+                self.hold(candidate, now.saturating_add(FULL_WINDOW_AGAIN));
+            } else if !self.known.contains(&candidate.rel) {
+                self.enqueue(candidate);
             }
         }
     }

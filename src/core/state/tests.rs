@@ -141,6 +141,8 @@ impl World {
                 match candidate.order % 7 {
                     3 => return Some(Event::Held { candidate, begin, until: None }),
                     5 => {
+                        // It comes back by itself.
+                        self.names += 1;
                         let until = Some(self.now + 10);
                         return Some(Event::Held { candidate, begin, until });
                     }
@@ -415,4 +417,49 @@ proptest! {
         world.act(&Act::RecordAll);
         prop_assert!(world.running.is_empty() && world.core.is_still());
     }
+}
+
+/// Goal: a held name comes back by itself at its time, sooner if something happened to it, and takes no place
+/// in the window meanwhile. Method: one name, held twice.
+#[test]
+fn held_names_come_back_by_themselves() {
+    let mut core = Core::new(limits(), rules());
+    let rel = RelPath::new("x").unwrap();
+    let candidate = Candidate { rel: rel.clone(), route: 0, order: 1 };
+    let mut out = Vec::new();
+    core.offer(candidate.clone(), 0);
+    core.step(Event::Tick, 0, &mut out);
+    let asked = Effect::Claim { candidate: candidate.clone(), begin: true };
+    assert_eq!(out.drain(..).collect::<Vec<_>>(), [asked.clone()]);
+    let held =
+        |until| Event::Held { candidate: candidate.clone(), begin: true, until: Some(until) };
+    core.step(held(100), 0, &mut out);
+    core.offer(candidate.clone(), 50);
+    core.step(Event::Tick, 50, &mut out);
+    assert!(out.is_empty() && core.holds(&rel) && core.next_timer() == Some(100));
+    assert_eq!((core.counts().held, core.counts().candidates), (1, 0));
+    core.step(Event::Tick, 100, &mut out);
+    assert_eq!(out.drain(..).collect::<Vec<_>>(), [asked.clone()]);
+    core.step(held(200), 100, &mut out);
+    core.unhold(&rel);
+    core.offer(candidate.clone(), 110);
+    core.step(Event::Tick, 110, &mut out);
+    assert_eq!(out, [asked]);
+    assert_eq!(core.next_timer(), None);
+}
+
+/// Goal: a job whose file is still written waits for its time and spends no attempt. Method: one job, told
+/// busy once; then it starts as the attempt that it would have been.
+#[test]
+fn a_busy_job_waits_and_spends_nothing() {
+    let mut core = Core::new(limits(), rules());
+    let job = JobId::next(JobId::MIN, 1, [3; 10]);
+    let mut out = Vec::new();
+    core.step(Event::Taken { job, route: 0 }, 0, &mut out);
+    let start = Effect::Start { job, route: 0, attempt: 1, suspect: false };
+    assert_eq!(out.drain(..).collect::<Vec<_>>(), [start.clone()]);
+    core.step(Event::Busy { job, until: 100 }, 0, &mut out);
+    assert!(out.is_empty() && core.running() == 0 && core.next_timer() == Some(100));
+    core.step(Event::Tick, 100, &mut out);
+    assert_eq!(out, [start]);
 }
