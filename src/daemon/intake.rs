@@ -149,8 +149,8 @@ impl Intake {
 }
 
 impl<L: Listener> Service<RealFs, L> {
-    /// Finds out what the filesystem can tell, and begins to watch.
-    pub(super) fn begin_intake(&mut self) {
+    /// How long files must be still, by the settings and by what the filesystem can tell.
+    pub(super) fn set_waits(&mut self) -> Kind {
         let path = self.keeper.path.join("incoming");
         let kind = real::kind(&path).unwrap_or(Kind::Local);
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -163,13 +163,19 @@ impl<L: Listener> Service<RealFs, L> {
             open_again: ms(limits::OPEN_AGAIN),
             open_again_most: ms(limits::OPEN_AGAIN_MOST),
         });
+        kind
+    }
+
+    /// Finds out what the filesystem can tell, and begins to watch.
+    pub(super) fn begin_intake(&mut self) {
+        let kind = self.set_waits();
         if self.mode != Mode::Watch {
             return;
         }
         if let Kind::Shared(name) = kind {
             self.intake.shared = Some(name);
         }
-        self.intake.root = Some(path);
+        self.intake.root = Some(self.keeper.path.join("incoming"));
         self.watch_anew();
     }
 

@@ -451,6 +451,11 @@ impl<F: Filesystem> Keeper<F> {
         crate::fs::real::free_space(&self.path).ok()
     }
 
+    /// Whether empty folders of `incoming/` are removed, from now on.
+    pub fn set_prunes(&mut self, prunes: bool) {
+        self.waits.set_prunes(prunes);
+    }
+
     /// Whether a slot has the job of this id, as text.
     pub fn is_running(&self, job: &[u8]) -> bool {
         let job = std::str::from_utf8(job).ok().and_then(|text| text.parse().ok());

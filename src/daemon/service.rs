@@ -705,10 +705,13 @@ impl<L: Listener> Service<RealFs, L> {
         if self.state.draining {
             return true;
         }
-        if self.mode == Mode::Watch || self.grants.is_some() || !self.state.is_ready {
+        let counts = self.keeper.counts();
+        // With so many jobs of paused routes no further source is let in: it ends, and says so.
+        let is_blocked = counts.stuck > STAGE_AHEAD / 2;
+        let has_sources = self.grants.is_some() && !is_blocked;
+        if self.mode == Mode::Watch || has_sources || !self.state.is_ready {
             return false;
         }
-        let counts = self.keeper.counts();
         let patience = u64::try_from(limits::BATCH_PATIENCE.as_millis()).unwrap_or(u64::MAX);
         !self.keeper.expects_files(patience, now_ms())
             && !self.state.scanning

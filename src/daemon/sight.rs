@@ -124,6 +124,11 @@ impl Waits {
         Self { prunes, ..Self::default() }
     }
 
+    /// Follows a change of the settings.
+    pub(super) fn set_prunes(&mut self, prunes: bool) {
+        self.prunes = prunes;
+    }
+
     /// The name is no longer in `incoming/`.
     pub(super) fn forget(&mut self, rel: &RelPath) {
         self.table.remove(rel);
@@ -261,7 +266,8 @@ impl<F: Filesystem> Keeper<F> {
         if stat.file_type != FileType::File {
             return Judged::Claim(Proof::Whole);
         }
-        let sentinel = self.table.sentinel(candidate.route, rel);
+        let route = self.table.find(rel);
+        let sentinel = route.and_then(|route| self.table.sentinel(route, rel));
         let promised = sentinel.as_ref().map(|name| self.is_promised(rel, name, &stat));
         let writer = match promised {
             None => writer_of(self.spool.fs.lease(&self.spool.incoming, rel.as_path())),

@@ -430,7 +430,7 @@ fn held_names_come_back_by_themselves() {
     core.offer(candidate.clone(), 0);
     core.step(Event::Tick, 0, &mut out);
     let asked = Effect::Claim { candidate: candidate.clone(), begin: true };
-    assert_eq!(out.drain(..).collect::<Vec<_>>(), [asked.clone()]);
+    assert_eq!(std::mem::take(&mut out), std::slice::from_ref(&asked));
     let held =
         |until| Event::Held { candidate: candidate.clone(), begin: true, until: Some(until) };
     core.step(held(100), 0, &mut out);
@@ -439,7 +439,7 @@ fn held_names_come_back_by_themselves() {
     assert!(out.is_empty() && core.holds(&rel) && core.next_timer() == Some(100));
     assert_eq!((core.counts().held, core.counts().candidates), (1, 0));
     core.step(Event::Tick, 100, &mut out);
-    assert_eq!(out.drain(..).collect::<Vec<_>>(), [asked.clone()]);
+    assert_eq!(std::mem::take(&mut out), std::slice::from_ref(&asked));
     core.step(held(200), 100, &mut out);
     core.unhold(&rel);
     core.offer(candidate.clone(), 110);

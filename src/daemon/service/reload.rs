@@ -25,6 +25,9 @@ impl<L: Listener> Service<RealFs, L> {
         self.pool.keep_warm(settings.routes.iter().map(|route| route.name.clone()));
         self.rescan = settings.rescan;
         self.min_free_disk = settings.min_free_disk;
+        self.quiet_for = settings.quiet_for;
+        self.set_waits();
+        self.keeper.set_prunes(settings.prune);
         self.state.scanning = true;
         Ok(())
     }
