@@ -457,7 +457,7 @@ fn a_busy_job_waits_and_spends_nothing() {
     let mut out = Vec::new();
     core.step(Event::Taken { job, route: 0 }, 0, &mut out);
     let start = Effect::Start { job, route: 0, attempt: 1, suspect: false };
-    assert_eq!(out.drain(..).collect::<Vec<_>>(), [start.clone()]);
+    assert_eq!(std::mem::take(&mut out), std::slice::from_ref(&start));
     core.step(Event::Busy { job, until: 100 }, 0, &mut out);
     assert!(out.is_empty() && core.running() == 0 && core.next_timer() == Some(100));
     core.step(Event::Tick, 100, &mut out);
