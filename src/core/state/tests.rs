@@ -419,7 +419,7 @@ fn held_names_come_back_by_themselves() {
     core.offer(candidate.clone(), 0);
     core.step(Event::Tick, 0, &mut out);
     let asked = Effect::Claim { candidate: candidate.clone(), begin: true };
-    assert_eq!(out.drain(..).collect::<Vec<_>>(), [asked.clone()]);
+    assert_eq!(std::mem::take(&mut out), vec![asked.clone()]);
     let held =
         |until| Event::Held { candidate: candidate.clone(), begin: true, until: Some(until) };
     core.step(held(100), 0, &mut out);
@@ -428,7 +428,7 @@ fn held_names_come_back_by_themselves() {
     assert!(out.is_empty() && core.holds(&rel) && core.next_timer() == Some(100));
     assert_eq!((core.counts().held, core.counts().candidates), (1, 0));
     core.step(Event::Tick, 100, &mut out);
-    assert_eq!(out.drain(..).collect::<Vec<_>>(), [asked.clone()]);
+    assert_eq!(std::mem::take(&mut out), vec![asked.clone()]);
     core.step(held(200), 100, &mut out);
     core.unhold(&rel);
     core.offer(candidate.clone(), 110);
@@ -446,7 +446,7 @@ fn a_busy_job_waits_and_spends_nothing() {
     let mut out = Vec::new();
     core.step(Event::Taken { job, route: 0 }, 0, &mut out);
     let start = Effect::Start { job, route: 0, attempt: 1, suspect: false };
-    assert_eq!(out.drain(..).collect::<Vec<_>>(), [start.clone()]);
+    assert_eq!(std::mem::take(&mut out), vec![start.clone()]);
     core.step(Event::Busy { job, until: 100 }, 0, &mut out);
     assert!(out.is_empty() && core.running() == 0 && core.next_timer() == Some(100));
     core.step(Event::Tick, 100, &mut out);
