@@ -5,6 +5,7 @@
 //! Invariants
 //! - A folder is listed after it is watched, or after it is known that it cannot be; a scan that
 //!   meets a folder of which neither is known asks for it and goes on, and the answer lists it.
+//! - A folder that comes is a new one, also under a known name.
 //! - Lost events, a dead watcher and a new `incoming/` end the same way: everything is watched anew,
 //!   and then a fresh scan of everything begins.
 //! - Marks are worked off in slices, so that no message waits for a burst.
@@ -42,6 +43,8 @@ pub struct Intake {
     is_root_known: bool,
     /// Asked for, not answered.
     asked: HashSet<Folder>,
+    /// Of these, folders that came anew meanwhile: the answer may speak of an earlier one of that name.
+    asked_again: HashSet<RelPath>,
     /// Folders that are not watched, and what the system said of one of them.
     unwatched: BTreeSet<RelPath>,
     limit_met: bool,
@@ -112,6 +115,19 @@ impl Intake {
         let Some(watching) = &self.watching else { return };
         if self.asked.insert(folder.clone()) {
             watching.want(folder);
+        }
+    }
+
+    /// A folder came under this name. Whatever was known of the name was of another one, and notify
+    /// keeps watches by name: it is watched anew, and then listed.
+    fn came(&mut self, rel: RelPath) {
+        self.forget(&rel);
+        if self.watching.is_none() {
+            self.listings.push_back(Some(rel));
+        } else if self.asked.contains(&Some(rel.clone())) {
+            self.asked_again.insert(rel);
+        } else {
+            self.ask(Some(rel));
         }
     }
 
@@ -188,6 +204,7 @@ impl<L: Listener> Service<RealFs, L> {
         intake.known.clear();
         intake.unwatched.clear();
         intake.asked.clear();
+        intake.asked_again.clear();
         intake.names.clear();
         intake.listings.clear();
         intake.listing = None;
@@ -230,6 +247,7 @@ impl<L: Listener> Service<RealFs, L> {
                 // Not at once: whatever ended it may end the next one, too.
                 self.intake.watching = None;
                 self.intake.asked.clear();
+                self.intake.asked_again.clear();
                 self.intake.trouble = Some("the watcher ended".to_owned());
                 self.intake.retry = Some(Instant::now() + Duration::from_secs(1));
                 self.scan_again();
@@ -286,12 +304,7 @@ impl<L: Listener> Service<RealFs, L> {
             let Some((rel, arrival)) = self.intake.names.pop_front() else { break };
             match self.keeper.sight(&rel, arrival, now) {
                 Sight::Seen => {}
-                Sight::Folder => {
-                    if self.intake.enters(&rel) && !self.intake.known.contains(&rel) {
-                        // Nothing is watched: it is listed as it is.
-                        self.intake.listings.push_back(Some(rel));
-                    }
-                }
+                Sight::Folder => self.intake.came(rel),
                 Sight::NoRoom => {
                     // The folder is the queue: it is listed when there is room.
                     self.intake.names.clear();
@@ -396,7 +409,10 @@ impl Intake {
     fn answered(&mut self, folder: &Folder) {
         self.asked.remove(folder);
         match folder {
-            Some(rel) => drop(self.known.insert(rel.clone())),
+            Some(rel) if self.asked_again.remove(rel) => self.ask(Some(rel.clone())),
+            Some(rel) => {
+                self.known.insert(rel.clone());
+            }
             None => self.is_root_known = true,
         }
     }

@@ -350,6 +350,27 @@ fn file_of<F: Filesystem>(
     }
 }
 
+/// Like [`file_of`], never taking a sentinel for the file that it announces, however old it is. One
+/// that is alone goes back: a power cut kept its move and lost the file's, which waits for it.
+fn file_beside_sentinel<F: Filesystem>(
+    keeper: &Keeper<F>,
+    claimed: Claimed,
+) -> Result<Option<(RelPath, Stat)>, KeeperError> {
+    let spool = &keeper.spool;
+    let Some((rel, stat)) = file_of(spool, claimed)? else { return Ok(None) };
+    let Some(announced) = keeper.table.announced(&rel) else { return Ok(Some((rel, stat))) };
+    let files = spool.files_of(claimed).map_err(KeeperError::spool("read processing/"))?;
+    if let Some(found) = files.into_iter().find(|(rel, _)| *rel == announced) {
+        return Ok(Some(found));
+    }
+    let path = Path::new(&Place::Job(claimed).name()).join(rel.as_path());
+    match spool.fs.rename(&spool.processing, &path, &spool.incoming, rel.as_path()) {
+        Ok(()) => Ok(None),
+        // Its name is taken, or its folder gone: it is worked on like any other file.
+        Err(_) => Ok(Some((rel, stat))),
+    }
+}
+
 /// Step 5.
 fn take_up<F: Filesystem>(
     keeper: &mut Keeper<F>,
@@ -361,7 +382,7 @@ fn take_up<F: Filesystem>(
     let mut found = Vec::new();
     for place in places {
         match *place {
-            Place::Job(claimed) => match file_of(&keeper.spool, claimed)? {
+            Place::Job(claimed) => match file_beside_sentinel(keeper, claimed)? {
                 Some((rel, stat)) => found.push((claimed, rel, stat)),
                 // An empty folder is no job.
                 None => remove(&keeper.spool, *place)?,
