@@ -4,7 +4,7 @@
 //!
 //! Invariants
 //! - No job changes its route or its phase. What runs goes on, also where fewer slots are left.
-//! - No name stays in a window: another route may take it now, and the next scan offers it again.
+//! - No name stays in a window or held: another route may take it now, and the next scan offers it again.
 
 use super::{BTreeMap, BTreeSet, Core, RouteRules, RouteState};
 
@@ -52,6 +52,8 @@ impl Core {
             route.queue.clear();
         }
         self.known.clear();
+        self.held.clear();
+        self.hold_timers.clear();
     }
 }
 

@@ -1,0 +1,258 @@
+//! From appended to settled: the group commit, the CSVs, the last moves; and the wait on a full disk.
+//!
+//! Must not know: which thread syncs. [`Keeper::begin_commit`] gives the group to be synced away, and
+//! [`Keeper::end_commit`] hears what came of it.
+//!
+//! Invariants
+//! - The commit instant is the successful sync that `end_commit` hears of; nothing is applied or settled before.
+//! - What is durable is applied, settled and told in the order in which it was appended.
+//! - A shortage stops claims and is tried again; every other failure ends the daemon.
+
+use std::io;
+
+use super::{Keeper, KeeperError, Output, is_shortage, settle_outcome};
+use crate::config::limits;
+use crate::core::state::{Event, Millis};
+use crate::daemon::notice::{Finished, Notice};
+use crate::fs::Filesystem;
+use crate::journal::record::{Attempt, Outcome, Record, Take};
+use crate::journal::{CommitError, Group};
+use crate::results::ResultsError;
+use crate::spool::Claimed;
+
+/// A full disk is looked at again after this long, in milliseconds.
+const FULL_AGAIN_MS: Millis = 1_000;
+
+impl<F: Filesystem> Keeper<F> {
+    /// The next time at which [`Keeper::tick`] or [`Keeper::commit`] has something to do.
+    pub fn next_time(&self) -> Option<Millis> {
+        let delay = u64::try_from(limits::COMMIT_DELAY.as_millis()).unwrap_or(0);
+        let commit = match self.full_since {
+            // Its answer wakes the caller, or `has_durable` says that there is work now.
+            _ if self.is_committing() => None,
+            Some(_) => self.pending_since.map(|_| Millis::MAX),
+            None => self.pending_since.map(|at| at.saturating_add(delay)),
+        };
+        [self.core.next_timer(), commit].into_iter().flatten().min()
+    }
+
+    /// Whether a group is large or old enough to be committed, or nothing else is going on.
+    pub fn commit_is_due(&self, now: Millis) -> bool {
+        let Some(since) = self.pending_since else { return false };
+        if self.is_committing() {
+            return false;
+        }
+        let delay = u64::try_from(limits::COMMIT_DELAY.as_millis()).unwrap_or(0);
+        self.pending.len() >= limits::COMMIT_RECORDS
+            || self.core.running() == 0
+            || now.saturating_sub(since) >= delay
+    }
+
+    /// The last group is not durable, or not settled: the next one waits.
+    pub(super) fn is_committing(&self) -> bool {
+        !self.committing.is_empty() || !self.durable.is_empty()
+    }
+
+    /// Nothing waits for an fsync.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.pending.is_empty() && self.committing.is_empty()
+    }
+
+    /// Makes everything appended so far durable, then applies and settles it.
+    ///
+    /// On a full disk nothing is lost and nothing happens; claims stop, and the next call tries again.
+    pub fn commit(&mut self, now: Millis) -> Result<(), KeeperError> {
+        if !self.pending.is_empty() {
+            let Some(group) = self.begin_commit(now)? else { return Ok(()) };
+            let synced = group.sync();
+            self.end_commit(synced, now)?;
+        }
+        self.settle(usize::MAX, now)
+    }
+
+    /// Writes everything appended so far. The caller syncs the group, on any thread, and gives the
+    /// result to [`Keeper::end_commit`]. `None`: there is nothing, or the disk is full.
+    pub fn begin_commit(&mut self, now: Millis) -> Result<Option<Group<F>>, KeeperError> {
+        let group = match self.journal.begin_commit() {
+            Ok(group) => group,
+            Err(CommitError::Full { .. }) => return self.disk_is_full(now).map(|()| None),
+            Err(error) => return Err(error.into()),
+        };
+        self.committing.append(&mut self.pending);
+        self.pending_since = None;
+        Ok(group)
+    }
+
+    /// Takes in what the fsync said. What is durable by it is settled by [`Keeper::settle`].
+    pub fn end_commit(&mut self, synced: io::Result<()>, now: Millis) -> Result<(), KeeperError> {
+        self.journal.end_commit(synced)?;
+        // Durable from here: every outcome in the group is final. CSVs and moves may lag;
+        // recovery redoes them.
+        self.durable.extend(self.committing.drain(..));
+        self.settle(0, now)
+    }
+
+    /// Something is durable and not settled, and no full disk stands in the way.
+    pub fn has_durable(&self) -> bool {
+        !self.durable.is_empty() && self.full_since.is_none()
+    }
+
+    /// Applies what is durable to the CSVs and settles at most so many jobs, so that a free slot
+    /// need not wait for a whole group.
+    pub fn settle(&mut self, most: usize, now: Millis) -> Result<(), KeeperError> {
+        if self.durable.is_empty() {
+            return Ok(());
+        }
+        if self.applied < self.durable.len() || self.results.has_pending() {
+            match self.apply_results(now) {
+                Ok(()) => {}
+                Err(KeeperError::Results(ResultsError::Full { .. })) => {
+                    return self.disk_is_full(now);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for _ in 0..most {
+            let Some(record) = self.durable.front().cloned() else { break };
+            match self.follow_up(record, now) {
+                Ok(()) => {}
+                Err(KeeperError::Spool { source, .. }) if is_shortage(&source) => {
+                    return self.disk_is_full(now);
+                }
+                Err(error) => return Err(error),
+            }
+            self.durable.pop_front();
+            self.applied = self.applied.saturating_sub(1);
+        }
+        if !self.durable.is_empty() {
+            return Ok(());
+        }
+        if self.full_since.is_some() && self.is_recorded() && self.deferred.is_empty() {
+            self.disk_has_room(now)?;
+        }
+        if !self.journal.has_spare() {
+            // Without one a full disk only waits sooner; it is tried again after the next commit.
+            match self.journal.reserve_spare() {
+                Ok(()) | Err(CommitError::Full { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn apply_results(&mut self, now: Millis) -> Result<(), KeeperError> {
+        while let Some(record) = self.durable.get(self.applied) {
+            self.applied += 1;
+            self.results.apply(record)?;
+        }
+        let touched = self.results.flush()?;
+        if touched.is_empty() {
+            return Ok(());
+        }
+        for it in &touched {
+            self.out.push(Output::Notice(Notice::CsvTouched { route: it.route.clone() }));
+        }
+        // What could not be written goes to a new segment, by records of its own.
+        let moves = self.results.plan_moves(now)?;
+        for record in &moves {
+            self.journal.append(record)?;
+        }
+        self.journal.commit()?;
+        for record in &moves {
+            self.results.apply(record)?;
+        }
+        self.results.flush()?;
+        Ok(())
+    }
+
+    pub(super) fn disk_has_room(&mut self, now: Millis) -> Result<(), KeeperError> {
+        self.full_since = None;
+        self.out.push(Output::Notice(Notice::DiskHasRoom));
+        self.step(Event::Claims { allowed: true }, now)
+    }
+
+    pub(super) fn disk_is_full(&mut self, now: Millis) -> Result<(), KeeperError> {
+        if self.full_since.is_none() {
+            self.full_since = Some(now);
+            self.out.push(Output::Notice(Notice::DiskFull));
+        }
+        self.step(Event::Claims { allowed: false }, now)
+    }
+
+    /// Whether the disk is full, and how long to wait before the next try, in milliseconds.
+    pub fn full_wait(&self) -> Option<Millis> {
+        self.full_since.map(|_| FULL_AGAIN_MS)
+    }
+
+    /// A record is durable and applied: settle, tell the core, tell the world.
+    pub(super) fn follow_up(&mut self, record: Record, now: Millis) -> Result<(), KeeperError> {
+        match record {
+            Record::Outcome(outcome) => {
+                let job = outcome.job;
+                self.settle_job(&outcome)?;
+                self.new_sources.extend(outcome.source);
+                self.step(Event::Recorded { job }, now)
+            }
+            Record::Attempt(attempt) => {
+                let job = attempt.job;
+                self.retry_notice(&attempt, now);
+                if let Some(info) = self.jobs.get_mut(&job) {
+                    info.attempt = Some(attempt);
+                }
+                self.step(Event::Recorded { job }, now)
+            }
+            Record::Take(take) => self.taken(&take, now),
+            Record::CsvSeal(_) => {
+                self.sealed = true;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn retry_notice(&mut self, attempt: &Attempt, now: Millis) {
+        let Some(info) = self.jobs.get(&attempt.job) else { return };
+        self.out.push(Output::Notice(Notice::Retry {
+            job: attempt.job,
+            rel: info.rel.clone(),
+            route: self.route_name(info.route),
+            attempt: attempt.attempt,
+            incomplete: attempt.incomplete_since_ms.is_some(),
+            reason: attempt.reason.clone(),
+            wait_ms: attempt.not_before_ms.saturating_sub(now),
+        }));
+    }
+
+    /// The staged copy becomes a job: S2. Its `Take` is durable, so recovery would do the same.
+    pub(super) fn taken(&mut self, take: &Take, now: Millis) -> Result<(), KeeperError> {
+        let Some(info) = self.jobs.get_mut(&take.job) else { return Ok(()) };
+        crate::daemon::recover::unstage(&self.spool, take.job)?;
+        info.mark = crate::daemon::recover::mark_unstaged(&self.spool, take.job, &take.rel.0)?;
+        let route = info.route;
+        self.out.push(Output::Notice(Notice::Taken { job: take.job }));
+        self.step(Event::Taken { job: take.job, route }, now)
+    }
+
+    pub(super) fn settle_job(&mut self, outcome: &Outcome) -> Result<(), KeeperError> {
+        let Some(info) = self.jobs.get(&outcome.job) else { return Ok(()) };
+        let claimed = Claimed { job: outcome.job, begun: info.begun };
+        let settled = settle_outcome(&self.spool, outcome, claimed, false, &mut self.empty)?;
+        let ended = self.jobs.remove(&outcome.job).and_then(|info| info.ended);
+        let (log, stderr) = ended.map_or_else(Default::default, |it| (it.log, it.stderr));
+        self.out.push(Output::Notice(Notice::Finished(Box::new(Finished {
+            outcome: outcome.clone(),
+            settled,
+            log,
+            stderr,
+        }))));
+        Ok(())
+    }
+
+    pub(super) fn append(&mut self, record: Record, now: Millis) -> Result<(), KeeperError> {
+        self.journal.append(&record)?;
+        self.pending.push(record);
+        self.has_news = true;
+        self.pending_since.get_or_insert(now);
+        Ok(())
+    }
+}

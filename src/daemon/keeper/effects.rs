@@ -1,0 +1,251 @@
+//! Carries out what the core decides, in the core's order, and tells it what came of it.
+//!
+//! Must not know: why something was decided.
+//!
+//! Invariant: the answer to an effect is an event whose effects come after those that already wait,
+//! but a start comes before the next claim, so that a free slot waits for nothing.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{JobInfo, Keeper, KeeperError, Output, is_shortage, settle_outcome};
+use crate::config::OnRepeat;
+use crate::core::state::{Candidate, Effect, Event, Millis};
+use crate::core::{FailClass, Failure, JobId, Verdict};
+use crate::daemon::notice::Notice;
+use crate::daemon::sight::Judged;
+use crate::fs::{FileType, Filesystem};
+use crate::journal::record::{Attempt, FileMark, Outcome, Record};
+use crate::spool::claim::Claim;
+use crate::spool::{Claimed, Place};
+use crate::worker::Task;
+
+/// A claim that failed for want of something is tried again after this long, in milliseconds.
+const REFUSED_AGAIN_MS: Millis = 10_000;
+
+impl<F: Filesystem> Keeper<F> {
+    pub(in crate::daemon) fn step(&mut self, event: Event, now: Millis) -> Result<(), KeeperError> {
+        let mut effects = Vec::new();
+        self.core.step(event, now, &mut effects);
+        let first = self.effects.is_empty();
+        // Starts first: they need nothing of what else one event leads to, and a slot waits for them.
+        effects.sort_by_key(|effect| !matches!(effect, Effect::Start { .. }));
+        self.effects.extend(effects);
+        // An effect's answer is an event whose effects come after those already waiting.
+        if first { self.carry_out_all(now) } else { Ok(()) }
+    }
+
+    /// From now on a call returns as soon as it has put out an [`Output::Start`], and
+    /// [`Keeper::go_on`] does the rest: a slot should not wait for the next claim.
+    pub fn hurry_starts(&mut self) {
+        self.hurries = true;
+    }
+
+    /// Does what the last call left to do. To be called until `false`, with the outputs taken each
+    /// time, before anything else.
+    pub fn go_on(&mut self, now: Millis) -> Result<bool, KeeperError> {
+        if self.effects.is_empty() {
+            return Ok(false);
+        }
+        self.carry_out_all(now)?;
+        Ok(true)
+    }
+
+    pub(super) fn carry_out_all(&mut self, now: Millis) -> Result<(), KeeperError> {
+        while let Some(effect) = self.effects.front().cloned() {
+            let is_start = matches!(effect, Effect::Start { .. });
+            self.carry_out(effect, now)?;
+            self.effects.pop_front();
+            if is_start && self.hurries {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn carry_out(&mut self, effect: Effect, now: Millis) -> Result<(), KeeperError> {
+        match effect {
+            Effect::Claim { candidate, begin } => self.claim(candidate, begin, now),
+            Effect::Start { job, route, attempt, suspect } => {
+                self.start(job, route, attempt, suspect, now)
+            }
+            Effect::RecordAttempt { job, attempt, spent, not_before, incomplete_since, reason } => {
+                self.clear_attempt(job, true);
+                let record = Attempt {
+                    job,
+                    attempt,
+                    spent,
+                    not_before_ms: not_before,
+                    incomplete_since_ms: incomplete_since,
+                    reason,
+                };
+                self.append(Record::Attempt(record), now)
+            }
+            Effect::RecordOutcome { job, attempts, spent, failure } => {
+                self.record_outcome(job, attempts, spent, failure, now)
+            }
+            Effect::Release { job, begun } => self.release(job, begun),
+            Effect::Pause { route, reason } => {
+                let route = self.route_name(route);
+                self.out.push(Output::Notice(Notice::Paused { route, reason }));
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn claim(
+        &mut self,
+        candidate: Candidate,
+        begin: bool,
+        now: Millis,
+    ) -> Result<(), KeeperError> {
+        let proof = match self.judge(&candidate, now) {
+            Judged::Claim(proof) => proof,
+            Judged::Wait(until) => {
+                return self.step(Event::Held { candidate, begin, until: Some(until) }, now);
+            }
+        };
+        let job = self.next_id(now);
+        let claimed = Claimed { job, begun: u32::from(begin) };
+        let route = candidate.route;
+        let file = match self.spool.claim(&candidate.rel, claimed, &mut self.empty) {
+            Claim::Made(file) => file,
+            Claim::Gone => {
+                self.waits.forget(&candidate.rel);
+                return self.step(Event::Held { candidate, begin, until: None }, now);
+            }
+            Claim::Refused(error) => {
+                let until = if is_shortage(&error) {
+                    self.disk_is_full(now)?;
+                    now.saturating_add(REFUSED_AGAIN_MS)
+                } else {
+                    self.refused(&candidate.rel, &error, now)
+                };
+                let until = Some(until);
+                return self.step(Event::Held { candidate, begin, until }, now);
+            }
+        };
+        if let Some(outcome) = self.reappeared(&file.mark) {
+            // Recorded before a power cut that undid its claim: it is settled, not run again.
+            let settled = settle_outcome(&self.spool, &outcome, claimed, true, &mut self.empty)?;
+            self.out
+                .push(Output::Notice(Notice::Reappeared { rel: candidate.rel.clone(), settled }));
+            return self.step(Event::Held { candidate, begin, until: None }, now);
+        }
+        let info = JobInfo {
+            rel: candidate.rel,
+            route,
+            begun: claimed.begun,
+            mark: file.mark,
+            take: None,
+            attempt: None,
+            ended: None,
+            begun_as: None,
+        };
+        self.jobs.insert(job, info);
+        if file.stat.file_type == FileType::File {
+            self.claimed_with(job, claimed, proof);
+            return self.step(Event::Claimed { job, route, begun: begin }, now);
+        }
+        let failure = Failure::new(FailClass::Permanent, "not a regular file");
+        self.step(Event::Rejected { job, route, begun: begin, failure }, now)
+    }
+
+    pub(super) fn reappeared(&mut self, mark: &FileMark) -> Option<Outcome> {
+        let known = self.reappearing.get(&mark.ino)?;
+        let old = &known.file;
+        // ctime as before the claim, or as after it: the rename may be lost and the inode kept.
+        let same = old.btime_ns == mark.btime_ns
+            && (old.before_ns == mark.before_ns || old.after_ns == mark.before_ns);
+        if same { self.reappearing.remove(&mark.ino) } else { None }
+    }
+
+    pub(super) fn start(
+        &mut self,
+        job: JobId,
+        route: usize,
+        attempt: u32,
+        suspect: bool,
+        now: Millis,
+    ) -> Result<(), KeeperError> {
+        if let Some(until) = self.still_written(job, attempt, now)? {
+            return self.step(Event::Busy { job, until }, now);
+        }
+        let (Some(info), Some(route)) = (self.jobs.get_mut(&job), self.routes.get(route)) else {
+            return Ok(());
+        };
+        let claimed = Claimed { job, begun: attempt };
+        let from = Claimed { job, begun: info.begun };
+        info.begun_as = Some(Arc::clone(route));
+        let made = || -> io::Result<()> {
+            if from != claimed {
+                self.spool.set_begun(from, claimed)?;
+            }
+            info.begun = attempt;
+            if suspect {
+                // The name with this attempt is durable from here: if it takes the machine down again, that counts.
+                self.spool.fs.sync_dir(&self.spool.processing)?;
+            }
+            self.spool.make_attempt_folders(claimed, route.output, &mut self.empty)
+        }();
+        if let Err(error) = made {
+            let rel = info.rel.clone();
+            if error.kind() == io::ErrorKind::NotFound {
+                let failure =
+                    Failure::new(FailClass::Permanent, "its folder vanished from processing/");
+                return self.step(Event::Ended { job, verdict: Verdict::Failed(failure) }, now);
+            }
+            let reason = error.to_string();
+            self.out.push(Output::Notice(Notice::StartRefused { rel, reason }));
+            return self.step(Event::StartFailed { job }, now);
+        }
+        let processing = self.path.join("processing");
+        let output = route.output.then(|| processing.join(Place::Output(claimed).name()));
+        // A source of `batch` has its own index, and `--again` means it.
+        let may_repeat = route.on_repeat == OnRepeat::Skip
+            && info.take.is_none()
+            && crate::daemon::repeat::may_be_same(&self.spool, &info.rel, claimed);
+        let task = Task {
+            job,
+            attempt,
+            route: Arc::clone(route),
+            path: processing.join(Place::Job(claimed).name()).join(info.rel.as_path()),
+            rel: info.rel.clone(),
+            spool: self.path.clone(),
+            scratch: processing.join(Place::Scratch(claimed).name()),
+            output,
+        };
+        self.out.push(if may_repeat { Output::Compare(task) } else { Output::Start(task) });
+        Ok(())
+    }
+
+    /// Scratch goes; made files too where the attempt did not succeed.
+    pub(super) fn clear_attempt(&mut self, job: JobId, made_files: bool) {
+        let Some(info) = self.jobs.get(&job) else { return };
+        let claimed = Claimed { job, begun: info.begun };
+        let cleared = self.spool.clear_scratch(claimed, &mut self.empty).and_then(|()| {
+            let has_output = self.attempted_as(info).is_some_and(|route| route.output);
+            if made_files && has_output { self.spool.clear_output(claimed) } else { Ok(()) }
+        });
+        // What a worker made unremovable stays and is said; it must not stop the others.
+        if let Err(error) = cleared {
+            let rel = info.rel.clone();
+            let reason = error.to_string();
+            self.out.push(Output::Notice(Notice::ScratchRefused { rel, reason }));
+        }
+    }
+
+    pub(super) fn release(&mut self, job: JobId, begun: u32) -> Result<(), KeeperError> {
+        self.clear_attempt(job, true);
+        let Some(info) = self.jobs.get_mut(&job) else { return Ok(()) };
+        let (from, to) = (Claimed { job, begun: info.begun }, Claimed { job, begun });
+        info.begun = begun;
+        if from == to {
+            return Ok(());
+        }
+        match self.spool.set_begun(from, to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(KeeperError::spool("take an attempt back in processing/")),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The one final record of a job: what it says, and all that must be made before it can be written.
+//!
+//! Must not know: when it becomes durable, or what follows.
+//!
+//! Invariant: everything that may fail for want of space happens before the first line is appended, so
+//! that an outcome is deferred as a whole.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{Keeper, KeeperError};
+use crate::config::{Route, limits};
+use crate::core::state::{Effect, Millis};
+use crate::core::{FailClass, Failure, JobId, RelPath, Row, Spent};
+use crate::fs::Filesystem;
+use crate::journal::record::{Outcome, PieceBytes, Record, Rel};
+use crate::results::{CsvSpec, PlanError, Planned};
+use crate::spool::Claimed;
+
+/// Columns of `errors.csv`.
+const ERROR_COLUMNS: [&str; 9] =
+    ["time", "file", "reason", "route", "record", "job", "attempts", "exit", "signal"];
+
+/// What an outcome's record will say, with all that had to be made for it.
+struct OutcomePlan {
+    before: Vec<Record>,
+    csv: Vec<crate::journal::record::Piece>,
+    rows: u64,
+    failure: Option<Failure>,
+    output: bool,
+    route: String,
+}
+
+impl<F: Filesystem> Keeper<F> {
+    pub(super) fn record_outcome(
+        &mut self,
+        job: JobId,
+        attempts: u32,
+        spent: Spent,
+        failure: Option<Failure>,
+        now: Millis,
+    ) -> Result<(), KeeperError> {
+        self.clear_attempt(job, failure.is_some());
+        let planned = self.plan_outcome(job, attempts, failure.clone(), now);
+        let planned = match planned {
+            Ok(Some(planned)) => planned,
+            Ok(None) => return Ok(()),
+            Err(error) if error.is_shortage() => {
+                self.deferred.push(Effect::RecordOutcome { job, attempts, spent, failure });
+                return self.disk_is_full(now);
+            }
+            Err(error) => return Err(error),
+        };
+        let Some(info) = self.jobs.get_mut(&job) else { return Ok(()) };
+        let ended = info.ended.as_mut();
+        let took = ended.as_ref().map_or(std::time::Duration::ZERO, |ended| ended.took);
+        let stderr = match (&planned.failure, ended) {
+            (Some(_), Some(ended)) => String::from_utf8_lossy(&ended.stderr).into_owned(),
+            _ => String::new(),
+        };
+        let outcome = Outcome {
+            job,
+            rel: Rel(info.rel.clone()),
+            route: planned.route,
+            attempts,
+            spent,
+            stderr,
+            failure: planned.failure,
+            at_ms: now,
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            file: info.mark,
+            rows: planned.rows,
+            csv: planned.csv,
+            output: planned.output,
+            source: info.take.as_ref().and_then(|take| take.source),
+        };
+        let is_big =
+            |piece: &crate::journal::record::Piece| matches!(piece.bytes, PieceBytes::File { .. });
+        if outcome.csv.iter().any(is_big) {
+            self.rows_files.push(job);
+        }
+        for record in planned.before {
+            self.append(record, now)?;
+        }
+        self.append(Record::Outcome(outcome), now)
+    }
+
+    /// Everything about an outcome that may still fail for want of space; `None`: the job is unknown.
+    fn plan_outcome(
+        &mut self,
+        job: JobId,
+        attempts: u32,
+        mut failure: Option<Failure>,
+        now: Millis,
+    ) -> Result<Option<OutcomePlan>, KeeperError> {
+        let Some(info) = self.jobs.get(&job) else { return Ok(None) };
+        let route = self.attempted_as(info).map(Arc::clone);
+        let claimed = Claimed { job, begun: info.begun };
+        let rel = info.rel.clone();
+        let output = failure.is_none() && route.as_ref().is_some_and(|route| route.output);
+        if output {
+            // Durable before the record that names them: rule 8.
+            self.spool
+                .sync_output(claimed)
+                .map_err(KeeperError::spool("sync the made files in processing/"))?;
+        }
+        let ended = self.jobs.get_mut(&job).and_then(|info| info.ended.as_mut());
+        let rows = ended.map_or_else(Vec::new, |it| std::mem::take(&mut it.rows));
+        let mut planned = Planned::default();
+        if let (None, Some(route)) = (&failure, &route) {
+            match self.plan_rows(route, &rows, &rel, job, now) {
+                Ok(done) => planned = done,
+                Err(PlanError::Columns(reason)) => {
+                    failure = Some(Failure::new(FailClass::Permanent, reason));
+                }
+                Err(PlanError::Io(error)) => {
+                    // They are needed again when there is space.
+                    if let Some(ended) = self.jobs.get_mut(&job).and_then(|it| it.ended.as_mut()) {
+                        ended.rows = rows;
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+        let mut csv: Vec<_> = planned.piece.into_iter().collect();
+        let mut before = planned.before;
+        let route = route.map_or_else(String::new, |route| route.name.clone());
+        if let Some(failure) = &failure {
+            let row = error_row(now, &rel, &route, job, attempts, failure);
+            match self.results.plan(&error_spec(), &[row], &rel, job, now) {
+                Ok(errors) => {
+                    before.extend(errors.before);
+                    csv.extend(errors.piece);
+                }
+                Err(PlanError::Io(error)) => return Err(error.into()),
+                Err(PlanError::Columns(reason)) => {
+                    let source = io::Error::other(reason);
+                    return Err(KeeperError::Spool { what: "plan errors.csv".into(), source });
+                }
+            }
+        }
+        let output = output && failure.is_none();
+        Ok(Some(OutcomePlan { before, csv, rows: planned.rows, failure, output, route }))
+    }
+
+    fn plan_rows(
+        &mut self,
+        route: &Route,
+        rows: &[Row],
+        rel: &RelPath,
+        job: JobId,
+        now: Millis,
+    ) -> Result<Planned, PlanError> {
+        let spec = CsvSpec {
+            route: &route.name,
+            trace_columns: route.trace_columns,
+            columns: route.columns.as_deref(),
+            segment_rows: route.segment_rows,
+            segment_bytes: route.segment_bytes,
+        };
+        self.results.plan(&spec, rows, rel, job, now)
+    }
+}
+
+fn error_spec() -> CsvSpec<'static> {
+    CsvSpec {
+        route: "errors",
+        trace_columns: false,
+        columns: None,
+        segment_rows: limits::SEGMENT_ROWS,
+        segment_bytes: limits::SEGMENT_BYTES,
+    }
+}
+
+fn error_row(
+    now: Millis,
+    rel: &RelPath,
+    route: &str,
+    job: JobId,
+    attempts: u32,
+    failure: &Failure,
+) -> Row {
+    let number = |n: Option<i32>| n.map_or_else(Vec::new, |n| n.to_string().into_bytes());
+    let cells = [
+        crate::daemon::notice::utc(now).into_bytes(),
+        rel.as_bytes().to_vec(),
+        failure.reason.clone().into_bytes(),
+        route.as_bytes().to_vec(),
+        Vec::new(),
+        job.to_string().into_bytes(),
+        attempts.to_string().into_bytes(),
+        number(failure.exit),
+        number(failure.signal),
+    ];
+    Row(ERROR_COLUMNS.iter().map(|name| (*name).to_owned()).zip(cells).collect())
+}
