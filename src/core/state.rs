@@ -633,8 +633,12 @@ impl Core {
     fn claimed(&mut self, job: JobId, route: usize, begun: bool, out: &mut Vec<Effect>) {
         self.answered(route, begun);
         self.insert(job, route, Phase::Ready, 0, Spent::default());
-        if begun {
-            self.start(job, out);
+        // Another claim of the same moment may have been the failure that paused the route.
+        let may_start = !self.draining && !self.is_paused(route);
+        match (begun, may_start) {
+            (true, true) => self.start(job, out),
+            (true, false) => out.push(Effect::Release { job, begun: 0 }),
+            (false, _) => {}
         }
     }
 
