@@ -118,6 +118,12 @@ impl<F: Filesystem> Spool<F> {
             return Err(error);
         }
         let stat = self.fs.stat(&to, name)?;
+        // Swapped for a folder between the look and the rename. A folder is no job, and what is in it
+        // has not failed: it goes back. Where its name is taken by now, it is set aside as it is.
+        if stat.file_type == FileType::Dir && self.fs.rename(&to, name, &from, name).is_ok() {
+            self.keep_or_remove(rel.parent(), claimed, empty)?;
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
         let mark = FileMark {
             ino: stat.ino,
             btime_ns: stat.btime_ns,

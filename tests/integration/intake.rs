@@ -570,17 +570,27 @@ fn a_folder_swapped_for_a_link_leads_nowhere() {
     symlink(spool.home().join("secrets"), spool.home().join("evil")).unwrap();
     let (real, evil, place) =
         (spool.home().join("real"), spool.home().join("evil"), spool.incoming("d"));
+    // While the daemon holds something of that name it may come back to it a moment later: a swap that
+    // finds its name taken, or its folder not there, is tried again.
+    let swap = |from: &Path, to: &Path| {
+        let flags = rustix::fs::RenameFlags::NOREPLACE;
+        let cwd = rustix::fs::CWD;
+        rustix::fs::renameat_with(cwd, from, cwd, to, flags).is_ok()
+    };
     for _ in 0..100 {
-        rustix::fs::rename(&real, &place).unwrap();
-        // What was claimed meanwhile is gone from it; the folder itself is never taken.
-        rustix::fs::rename(&place, &real).unwrap();
-        if rustix::fs::rename(&evil, &place).is_ok() {
+        swap(&real, &place);
+        if !swap(&place, &real) {
+            continue;
+        }
+        if swap(&evil, &place) {
             // The link itself may be taken, as what it is.
-            rustix::fs::rename(&place, &evil).unwrap_or_default();
+            swap(&place, &evil);
         }
     }
-    rustix::fs::unlink(&place).unwrap_or_default();
-    rustix::fs::rename(&real, &place).unwrap();
+    spool.wait_until("the folder stands there at last", || {
+        rustix::fs::unlink(&place).unwrap_or_default();
+        swap(&real, &place) || !real.exists()
+    });
     spool.wait_done(100);
     let done = spool.files("done");
     assert!(done.values().all(Vec::is_empty), "a secret was taken\n{}", spool.report());
