@@ -541,6 +541,7 @@ impl<F: Filesystem> Keeper<F> {
                 self.disk_has_room(now)?;
             }
         }
+        self.write_left_over(now)?;
         self.step(Event::Tick, now)
     }
 

@@ -15,7 +15,7 @@
 //! Assumption: the first `CsvOpen` of a segment in the live journal is its durable base, since a
 //! journal segment is dropped only once all that it describes is synced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::file::{prefix_crc, stat_ours};
@@ -31,6 +31,8 @@ pub struct Recovery<F: Filesystem> {
     dir: F::Dir,
     journal: F::Dir,
     routes: BTreeMap<String, RouteLog>,
+    /// Segments whose birth was recorded and not what it was for.
+    dropped: BTreeSet<(String, u64)>,
 }
 
 /// What the results need to know of a segment before its records are applied.
@@ -76,7 +78,7 @@ enum Fate {
 impl<F: Filesystem> Recovery<F> {
     /// Knows nothing yet. `results` and `journal` are the open folders.
     pub fn new(fs: F, results: F::Dir, journal: F::Dir) -> Self {
-        Self { fs, dir: results, journal, routes: BTreeMap::new() }
+        Self { fs, dir: results, journal, routes: BTreeMap::new(), dropped: BTreeSet::new() }
     }
 
     /// Takes note of the next live record.
@@ -106,6 +108,9 @@ impl<F: Filesystem> Recovery<F> {
     pub fn verify(&mut self) -> Result<Vec<Touched>, ResultsError> {
         let mut touched = Vec::new();
         for (route, log) in &mut self.routes {
+            if let Some(seg) = log.take_half_recorded() {
+                self.dropped.insert((route.clone(), seg));
+            }
             for (seg, segment) in &mut log.segments {
                 segment.fate = match segment.compare(&self.fs, &self.dir)? {
                     Found::AsRecorded => Fate::Kept,
@@ -241,6 +246,9 @@ impl<F: Filesystem> Recovery<F> {
     }
 
     fn rewrite_open(&self, mut open: CsvOpen) -> Option<CsvOpen> {
+        if self.dropped.contains(&(open.route.clone(), open.seg)) {
+            return None;
+        }
         let Some(segment) = self.segment(&open.route, open.seg) else { return Some(open) };
         // A later snapshot says nothing that the records before it do not.
         if open != segment.base {
@@ -274,6 +282,21 @@ impl<F: Filesystem> Recovery<F> {
 }
 
 impl RouteLog {
+    /// A torn tail may keep the birth of a segment and lose the `CsvMoved` behind it. Then the segment
+    /// before it is still the open one, and the newborn, which has no bytes, never was.
+    fn take_half_recorded(&mut self) -> Option<u64> {
+        let (seg, last) = self.segments.last_key_value()?;
+        let is_empty = last.base.len == 0 && last.len == last.header.len() as u64;
+        let seg = *seg;
+        let is_open = |log: &SegmentLog| log.final_name.is_none() && log.hold.is_none();
+        let before = self.segments.range(..seg).next_back().map(|(_, log)| is_open(log));
+        if is_empty && before == Some(true) {
+            self.segments.remove(&seg);
+            return Some(seg);
+        }
+        None
+    }
+
     /// A record tells of a temporary file with this number, before or after rewriting.
     fn owns(&self, number: u64) -> bool {
         let new =
@@ -348,5 +371,45 @@ impl SegmentLog {
         seal.crc = crc32c::crc32c_combine(crc32c::crc32c(&self.header), tail, shift);
         seal.len = self.header.len() as u64 + tail_len;
         seal.rows = seal.rows.saturating_sub(self.base.rows);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::RealFs;
+
+    fn birth(seg: u64) -> Record {
+        let (route, columns) = ("main".to_owned(), vec!["a".to_owned()]);
+        Record::CsvOpen(CsvOpen { route, seg, ino: seg, columns, len: 0, rows: 0, crc: 0 })
+    }
+
+    /// Goal: a tail torn between a segment's birth and the move into it leaves one open segment; with
+    /// two the first would never be sealed and the second never written.
+    /// Method: two births and nothing else; then with the seal that makes the second one right.
+    #[test]
+    fn a_birth_without_its_move_never_was() {
+        let seal = CsvSeal {
+            route: "main".to_owned(),
+            seg: 1,
+            name: "main.20261122T140211Z.1.csv".to_owned(),
+            len: 2,
+            rows: 0,
+            crc: 0,
+        };
+        for (records, stays) in [
+            (vec![birth(1), birth(2)], false),
+            (vec![birth(1), Record::CsvSeal(seal), birth(2)], true),
+        ] {
+            let home = tempfile::tempdir().unwrap();
+            let dir = RealFs.open_root(home.path()).unwrap();
+            let mut recovery = Recovery::new(RealFs, dir.clone(), dir);
+            for record in &records {
+                recovery.feed(record).unwrap();
+            }
+            recovery.verify().unwrap();
+            assert!(!recovery.rewrite(birth(1)).is_empty());
+            assert_eq!(!recovery.rewrite(birth(2)).is_empty(), stays);
+        }
     }
 }

@@ -145,24 +145,43 @@ impl<F: Filesystem> Keeper<F> {
             self.applied += 1;
             self.results.apply(record)?;
         }
-        let touched = self.results.flush()?;
-        if touched.is_empty() {
+        let mut touched = self.results.flush()?;
+        while !touched.is_empty() {
+            for it in &touched {
+                self.out.push(Output::Notice(Notice::CsvTouched { route: it.route.clone() }));
+            }
+            // What could not be written goes to a new segment, by records of its own.
+            let moves = self.results.plan_moves(now)?;
+            if moves.is_empty() {
+                // More is planned for that segment than is durable yet: after the next commit.
+                break;
+            }
+            for record in &moves {
+                self.journal.append(record)?;
+            }
+            self.journal.commit()?;
+            self.has_news = true;
+            for record in &moves {
+                self.results.apply(record)?;
+            }
+            touched = self.results.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Writes what no record brings along: rows that a recovery could not put where someone had
+    /// touched their CSV, or that waited for later records of their segment.
+    pub(super) fn write_left_over(&mut self, now: Millis) -> Result<(), KeeperError> {
+        if self.is_committing() || !self.pending.is_empty() || !self.durable.is_empty() {
             return Ok(());
         }
-        for it in &touched {
-            self.out.push(Output::Notice(Notice::CsvTouched { route: it.route.clone() }));
+        if !self.results.has_pending() {
+            return Ok(());
         }
-        // What could not be written goes to a new segment, by records of its own.
-        let moves = self.results.plan_moves(now)?;
-        for record in &moves {
-            self.journal.append(record)?;
+        match self.apply_results(now) {
+            Err(error) if error.is_shortage() => self.disk_is_full(now),
+            other => other,
         }
-        self.journal.commit()?;
-        for record in &moves {
-            self.results.apply(record)?;
-        }
-        self.results.flush()?;
-        Ok(())
     }
 
     pub(super) fn disk_has_room(&mut self, now: Millis) -> Result<(), KeeperError> {

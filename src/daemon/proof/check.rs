@@ -70,9 +70,10 @@ pub(super) fn look(sim: &SimFs, story: &Story) -> Facts {
             "incoming" if is_hidden(below) => {}
             "error" if below.starts_with(".why/") => facts.sidecar(below, &bytes),
             "incoming" | "processing" | "done" | "error" | "taken" => {
-                let name = below.split('~').next().unwrap().trim_end_matches(|c: char| {
-                    place == "taken" && (c == '.' || c.is_ascii_digit())
-                });
+                let name = below.split('~').next().unwrap();
+                // The user numbers what is taken away.
+                let taken = name.rsplit_once('.').filter(|_| place == "taken");
+                let name = taken.map_or(name, |(name, _)| name);
                 match story.id_of(&bytes, name) {
                     Some(id) => {
                         let at = (place.to_owned(), below.to_owned());
