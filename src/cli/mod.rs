@@ -7,8 +7,8 @@
 //! settings (it does not help), 3 a job of this run failed: `batch`, `try`, and `submit`, `retry` and
 //! `rerun` with `--wait`.
 //!
-//! What all commands share: a job is named as [`target`] says, waited for by [`wait`], and words are
-//! chosen in [`show`].
+//! What all commands share: a job is named as `target` says, waited for by `wait`, and words are
+//! chosen in `show`.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

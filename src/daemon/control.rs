@@ -5,8 +5,8 @@
 //!
 //! | request | answers |
 //! |---|---|
-//! | `{"ask":"status"}` | one [`Status`] with `pid` |
-//! | `{"ask":"find","job":ID}` or `"rel":REL` | one [`Found`] or `null` |
+//! | `{"ask":"status"}` | one `Status` with `pid` |
+//! | `{"ask":"find","job":ID}` or `"rel":REL` | one `Found` or `null` |
 //! | `{"ask":"why","rel":REL}` | one [`Held`]: why a file in `incoming/` waits, or `null` |
 //! | `{"ask":"submit","job":ID,"rel":REL}` | `{"taken":ID}` once durable, or `{"error":…}` |
 //! | `{"ask":"id"}` | `{"job":ID}`, a fresh id for a copy that is to be submitted |

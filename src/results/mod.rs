@@ -8,7 +8,7 @@
 //! - [`encode`]: rows to bytes.
 //! - [`columns`]: which columns a segment has.
 //! - [`names`]: what the files are called.
-//! - [`file`]: one segment's file: written, renamed, checked.
+//! - [`mod@file`]: one segment's file: written, renamed, checked.
 //! - [`segment`]: all routes' segments as applied; `plan`: as decided ahead of the journal.
 //! - [`recover`]: what start-up believes of the files.
 //! - [`read`]: all segments as one table, for `inboxd results`.
