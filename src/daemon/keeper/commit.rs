@@ -161,6 +161,10 @@ impl<F: Filesystem> Keeper<F> {
             }
             self.journal.commit()?;
             self.has_news = true;
+            // What was appended before the moves became durable with them. None of it is of a route
+            // that moves: such a route waits, as above.
+            self.durable.extend(self.pending.drain(..));
+            self.pending_since = None;
             for record in &moves {
                 self.results.apply(record)?;
             }

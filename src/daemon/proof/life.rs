@@ -13,6 +13,7 @@ use crate::daemon::notice::Notice;
 use crate::daemon::recover::{Report, Surroundings, recover};
 use crate::fs::Filesystem;
 use crate::fs::sim::{SimDir, SimFs, SplitMix};
+use crate::journal::Group;
 use crate::spool::{Place, Spool};
 use crate::worker::Task;
 
@@ -59,6 +60,8 @@ pub(super) struct Life<'a, F: Disk> {
     pub(super) report: Report,
     /// A refusal is a fault: nothing but the power fails here.
     strict: bool,
+    /// A group that is written and not synced.
+    group: Option<Group<F>>,
     rng: SplitMix,
     pub(super) running: Vec<(Task, String)>,
     /// A checkpoint's sync: not begun, or returned and not told yet.
@@ -132,6 +135,7 @@ impl<'a, F: Disk> Life<'a, F> {
             keeper,
             report,
             strict,
+            group: None,
             rng,
             running,
             sync: None,
@@ -193,6 +197,7 @@ impl<'a, F: Disk> Life<'a, F> {
         self.running.is_empty()
             && self.story.deeds.is_empty()
             && self.sync.is_none()
+            && self.group.is_none()
             && self.to_resume.is_empty()
             && self.next_source().is_none()
             && self.keeper.is_still()
@@ -216,7 +221,7 @@ impl<'a, F: Disk> Life<'a, F> {
             3..=4 => {
                 self.keeper.scan(usize::try_from(self.rng.below(6) + 1).unwrap(), now).map(drop)
             }
-            5..=6 if self.keeper.commit_is_due(now) => self.keeper.commit(now),
+            5..=6 => self.go_on_with_commit(),
             7 if !self.story.deeds.is_empty() => {
                 let deed = self.story.deeds.remove(0);
                 self.act(&deed)
@@ -236,9 +241,25 @@ impl<'a, F: Disk> Life<'a, F> {
                 self.keeper.tick(self.story.now)
             }
             _ if self.keeper.checkpoint_is_due() => self.keeper.checkpoint(now),
-            _ if self.rng.below(8) == 0 => self.keeper.commit(now),
+            _ if self.group.is_none() && self.rng.below(8) == 0 => self.keeper.commit(now),
             _ => Ok(()),
         }
+    }
+
+    /// As the keeper's thread does it: other things happen between write, fsync and each settling.
+    fn go_on_with_commit(&mut self) -> Result<(), KeeperError> {
+        let now = self.story.now;
+        if let Some(group) = self.group.take() {
+            return self.keeper.end_commit(group.sync(), now);
+        }
+        if self.keeper.has_durable() {
+            let most = usize::try_from(1 + self.rng.below(3)).unwrap();
+            return self.keeper.settle(most, now);
+        }
+        if self.keeper.commit_is_due(now) {
+            self.group = self.keeper.begin_commit(now)?;
+        }
+        Ok(())
     }
 
     fn end_one(&mut self) -> Result<(), KeeperError> {

@@ -162,6 +162,17 @@ fn rule5_a_touched_csv_is_left_alone_and_no_row_is_lost() {
     prove(edited, 1, super::states() / 5, 3);
 }
 
+/// Goal: rule 5 under load: the records of a move take along, in their commit, what else waits for
+/// one; the daemon that lost count of those waited for ever. Method: editors at work, many orders of
+/// events, no crash; each life must end.
+#[test]
+fn rule5_a_csv_touched_under_load_does_not_stop_the_daemon() {
+    for seed in 1..=150 {
+        let (sim, mut story) = edited(seed);
+        judged(&finish(sim, &mut story), &story);
+    }
+}
+
 fn big(seed: u64) -> (SimFs, Story) {
     let (sim, mut story) =
         tell(&["big-1", "ok-1"], vec![Deed::Checkpoint, Deed::Drop("big-2"), Deed::Checkpoint]);
