@@ -80,8 +80,6 @@ pub const ORPHANS_END: Duration = Duration::from_secs(10);
 pub const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// One line of a log; a longer one is cut and marked.
 pub const LOG_LINE: usize = 64 << 10;
-/// How long the pipes of an ended worker are drained: a grandchild may hold them open for ever.
-pub const PIPE_DRAIN: Duration = Duration::from_secs(2);
 /// An incomplete file becomes an error after this long.
 pub const INCOMPLETE_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// Names known and not yet claimed; the rest of the queue is the folder itself.

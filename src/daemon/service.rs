@@ -261,6 +261,8 @@ pub struct LoopState {
     next_tick: Instant,
     /// The job log could not be written at the last try.
     history_failed: bool,
+    /// The CSVs are sealed: nothing is left to do.
+    has_sealed: bool,
 }
 
 impl Default for LoopState {
@@ -276,6 +278,7 @@ impl Default for LoopState {
             next_scan: now,
             next_tick: now,
             history_failed: false,
+            has_sealed: false,
             next_look: now,
             paused: BTreeMap::new(),
             is_ready: false,
@@ -304,7 +307,10 @@ impl<L: Listener> Service<RealFs, L> {
         self.outputs()?;
         loop {
             if self.is_over() {
-                return self.finish(messages);
+                if !self.seals()? {
+                    return self.finish(messages);
+                }
+                self.outputs()?;
             }
             self.receive(messages)?;
             self.progress.made();
@@ -698,6 +704,17 @@ impl<L: Listener> Service<RealFs, L> {
         status
     }
 
+    /// Seals the CSVs at the end of a `batch --seal`, once; the seals are then committed like any record.
+    fn seals(&mut self) -> Result<bool, KeeperError> {
+        let asked = matches!(self.mode, Mode::Batch { seal: true });
+        if !asked || self.state.draining || self.state.has_sealed {
+            return Ok(false);
+        }
+        self.state.has_sealed = true;
+        self.keeper.seal(now_ms())?;
+        Ok(true)
+    }
+
     fn is_over(&self) -> bool {
         if !self.keeper.is_still() {
             return false;
@@ -735,11 +752,6 @@ impl<L: Listener> Service<RealFs, L> {
 
     /// The clean end: everything durable, one journal segment, nothing of ours in `processing/`.
     fn finish(mut self, messages: &Receiver<Message>) -> Result<Summary, KeeperError> {
-        if matches!(self.mode, Mode::Batch { seal: true }) && !self.state.draining {
-            self.keeper.seal(now_ms())?;
-            self.keeper.commit(now_ms())?;
-            self.outputs()?;
-        }
         let summary = Summary { status: self.status(), sources: self.state.sources.clone() };
         self.tell();
         self.keeper.tidy()?;

@@ -22,8 +22,9 @@ use super::memory::OomWatch;
 use super::process::{Bounds, Ending, ResourceLimits, Started, Stream, attend, start};
 use super::stdout::{Said, Stdout};
 use super::tail::Tail;
-use super::template::{Piece, fill, parse};
+use super::template::fill;
 use super::{Ended, Stop, Task, exit, orphans, program};
+use crate::config::template::{Part, parse};
 use crate::config::{Route, Worker, limits};
 use crate::core::{FailClass, Failure, Row, Verdict};
 
@@ -171,10 +172,11 @@ enum StartError {
 struct Prepared {
     route: Arc<Route>,
     spool: PathBuf,
-    program: Vec<Piece>,
-    /// Where the program is; `None` where its name has placeholders and so depends on the file.
-    found: Option<PathBuf>,
-    arguments: Vec<Vec<Piece>>,
+    /// As the settings name it; they refuse placeholders here, so no file decides what runs.
+    name: OsString,
+    /// Where it is.
+    found: PathBuf,
+    arguments: Vec<Vec<Part>>,
     environment: Vec<(OsString, OsString)>,
 }
 
@@ -183,8 +185,10 @@ impl Prepared {
         let Worker::Command { argv } = &task.route.worker else {
             return Err(StartError::Route("the route has no command".to_owned()));
         };
-        let mut pieces = argv.iter().map(|argument| parse(argument).map_err(StartError::Route));
-        let program = pieces.next().unwrap_or_else(|| Ok(Vec::new()))?;
+        let mut pieces = argv
+            .iter()
+            .map(|argument| parse(argument).map_err(|error| StartError::Route(error.to_string())));
+        let name = fill(&pieces.next().unwrap_or_else(|| Ok(Vec::new()))?, task);
         let arguments = pieces.collect::<Result<Vec<_>, _>>()?;
         let mut environment = program::environment(&task.route);
         let mark = orphans::mark(&task.spool).map_err(|error| {
@@ -194,38 +198,20 @@ impl Prepared {
         environment.push((orphans::MARK_VAR.into(), mark));
         environment.push(("INBOXD_ROUTE".into(), task.route.name.clone().into()));
         environment.push(("INBOXD_SPOOL".into(), task.spool.clone().into()));
-        let mut prepared = Self {
-            route: Arc::clone(&task.route),
-            spool: task.spool.clone(),
-            program,
-            found: None,
-            arguments,
-            environment,
-        };
-        if !prepared.program.iter().any(|piece| matches!(piece, Piece::Fill(_))) {
-            let name = fill(&prepared.program, task);
-            prepared.found = Some(prepared.find(&name).map_err(StartError::Route)?);
-        }
-        Ok(prepared)
+        let found = program::find(&name, &task.spool, program::search_path(&environment))
+            .map_err(StartError::Route)?;
+        let (route, spool) = (Arc::clone(&task.route), task.spool.clone());
+        Ok(Self { route, spool, name, found, arguments, environment })
     }
 
     fn is_for(&self, task: &Task) -> bool {
         Arc::ptr_eq(&self.route, &task.route) && self.spool == task.spool
     }
 
-    fn find(&self, name: &OsStr) -> Result<PathBuf, String> {
-        program::find(name, &self.spool, program::search_path(&self.environment))
-    }
-
     fn spawn(&self, task: &Task) -> Result<Started, StartError> {
-        let name = fill(&self.program, task);
-        let path = match &self.found {
-            Some(path) => path.clone(),
-            None => self.find(&name).map_err(StartError::Task)?,
-        };
-        let mut command = Command::new(&path);
+        let mut command = Command::new(&self.found);
         command
-            .arg0(&name)
+            .arg0(&self.name)
             .args(self.arguments.iter().map(|argument| fill(argument, task)))
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -233,15 +219,9 @@ impl Prepared {
             .current_dir(&self.spool)
             .stdin(self.stdin(task)?);
         start(command).map_err(|error| {
-            let reason = program::start_error(&name, &path, &error);
-            match (error.kind(), &self.found) {
-                (io::ErrorKind::NotFound, Some(_)) => StartError::Moved(reason),
-                (io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied, None) => {
-                    StartError::Task(reason)
-                }
-                _ if self.found.is_none() && program::is_not_a_program(&error) => {
-                    StartError::Task(reason)
-                }
+            let reason = program::start_error(&self.name, &self.found, &error);
+            match error.kind() {
+                io::ErrorKind::NotFound => StartError::Moved(reason),
                 _ => StartError::Route(reason),
             }
         })

@@ -12,7 +12,7 @@
 //! - What a worker prints is bounded in memory; it never stops the worker or us.
 //!
 //! The rooms: [`command`] turns a task into a process and its end into a verdict; `process` is the
-//! hygiene between the two; [`template`] fills argv; `program` finds the executable and makes the
+//! hygiene between the two; `template` fills argv; `program` finds the executable and makes the
 //! environment; `exit` reads exit codes and signals, `memory` whether memory was why; [`stdout`] reads rows; `tail` bounds what is
 //! kept; [`warm`] keeps processes for many tasks, `python` hands it the shim, [`slot`] chooses the kind;
 //! [`stop`] ends attempts from outside; [`orphans`] ends what a dead daemon left.
@@ -29,7 +29,7 @@ pub mod slot;
 pub mod stdout;
 pub mod stop;
 mod tail;
-pub mod template;
+mod template;
 pub mod warm;
 
 pub use program::{find_program, program_time};

@@ -17,7 +17,7 @@ use crate::daemon::notice::{Finished, Notice};
 use crate::fs::Filesystem;
 use crate::journal::record::{Attempt, Outcome, Record, Take};
 use crate::journal::{CommitError, Group};
-use crate::results::ResultsError;
+use crate::results::{ResultsError, Touched};
 use crate::spool::Claimed;
 
 /// A full disk is looked at again after this long, in milliseconds.
@@ -145,30 +145,21 @@ impl<F: Filesystem> Keeper<F> {
             self.applied += 1;
             self.results.apply(record)?;
         }
-        let mut touched = self.results.flush()?;
-        while !touched.is_empty() {
-            for it in &touched {
-                self.out.push(Output::Notice(Notice::CsvTouched { route: it.route.clone() }));
+        let touched = self.results.flush()?;
+        if touched.is_empty() {
+            return Ok(());
+        }
+        // What could not be written goes to a new segment, by records like any others: they wait for
+        // their commit, and the next flush writes. None yet where more is planned for that segment
+        // than is durable, or where its moves are on their way.
+        let moves = self.results.plan_moves(now)?;
+        if !moves.is_empty() {
+            for Touched { route, .. } in touched {
+                self.out.push(Output::Notice(Notice::CsvTouched { route }));
             }
-            // What could not be written goes to a new segment, by records of its own.
-            let moves = self.results.plan_moves(now)?;
-            if moves.is_empty() {
-                // More is planned for that segment than is durable yet: after the next commit.
-                break;
-            }
-            for record in &moves {
-                self.journal.append(record)?;
-            }
-            self.journal.commit()?;
-            self.has_news = true;
-            // What was appended before the moves became durable with them. None of it is of a route
-            // that moves: such a route waits, as above.
-            self.durable.extend(self.pending.drain(..));
-            self.pending_since = None;
-            for record in &moves {
-                self.results.apply(record)?;
-            }
-            touched = self.results.flush()?;
+        }
+        for record in moves {
+            self.append(record, now)?;
         }
         Ok(())
     }
