@@ -6,6 +6,9 @@
 //! Invariants
 //! - A signal goes through a pidfd to a process that was seen to be our child while it was held.
 //! - No zombie is reaped by [`sweep`] that a slot may be waiting for.
+//!
+//! Our own group and session are read from `/proc`, where none that this pid namespace can see is
+//! `None`: a container may be started from outside of it, and getsid(2) says 0 then, which is no pid.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,7 +16,7 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, getpgrp, getpid, getsid, kill_process_group, pidfd_open,
+    Pid, PidfdFlags, Signal, WaitOptions, getpid, kill_process_group, pidfd_open,
     pidfd_send_signal, waitpid,
 };
 
@@ -25,6 +28,7 @@ use crate::worker::proc::{self, Stat};
 /// in time. In the daemon a slot may find its worker reaped; it takes that as a release.
 pub fn end_all_children() -> io::Result<usize> {
     let deadline = Instant::now().checked_add(limits::ORPHANS_END);
+    let own = own_stat()?;
     let mut killed = 0usize;
     loop {
         let children = children()?;
@@ -35,7 +39,7 @@ pub fn end_all_children() -> io::Result<usize> {
             if !child.stat.is_dead() {
                 killed = killed.saturating_add(1);
             }
-            end(child);
+            end(child, &own);
         }
         let (pids, pidfds): (Vec<Pid>, Vec<OwnedFd>) =
             children.into_iter().map(|child| (child.pid, child.pidfd)).unzip();
@@ -52,13 +56,13 @@ pub fn end_all_children() -> io::Result<usize> {
 /// Ends what escaped from workers that are over: children whose `INBOXD_JOB` does not run. Returns
 /// how many. For the daemon, now and then; its own workers are left to their slots.
 pub fn sweep(is_running: &dyn Fn(&[u8]) -> bool) -> io::Result<usize> {
-    let session = getsid(None)?;
+    let own = own_stat()?;
     let mut killed = 0usize;
     for child in children()? {
         // A worker leads a group in our session, and cannot leave either: setsid is refused to the
         // leader of a group. So whatever is different was left to us.
         let may_be_a_slots =
-            child.stat.group == Some(child.pid) && child.stat.session == Some(session);
+            child.stat.group == Some(child.pid) && child.stat.session == own.session;
         if child.stat.is_dead() {
             if !may_be_a_slots {
                 reap(child.pid);
@@ -67,11 +71,15 @@ pub fn sweep(is_running: &dyn Fn(&[u8]) -> bool) -> io::Result<usize> {
         }
         let job = proc::variable(child.pid, "INBOXD_JOB");
         if job.is_some_and(|job| !is_running(&job)) {
-            end(&child);
+            end(&child, &own);
             killed = killed.saturating_add(1);
         }
     }
     Ok(killed)
+}
+
+fn own_stat() -> io::Result<Stat> {
+    proc::stat(getpid()).ok_or_else(|| io::Error::other("/proc does not show this process"))
 }
 
 struct Child {
@@ -103,8 +111,8 @@ fn children() -> io::Result<Vec<Child>> {
 }
 
 /// The group first: while a member is not reaped, its id is nobody else's.
-fn end(child: &Child) {
-    if let Some(group) = child.stat.group.filter(|group| *group != getpgrp()) {
+fn end(child: &Child, own: &Stat) {
+    if let Some(group) = child.stat.group.filter(|group| Some(*group) != own.group) {
         match kill_process_group(group, Signal::KILL) {
             // Gone already, or not ours to signal: its own pidfd decides.
             Ok(()) | Err(_) => {}
