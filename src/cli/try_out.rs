@@ -119,6 +119,7 @@ impl Scratch {
             spool: root,
             scratch: self.path.join("scratch"),
             output: route.output.then(|| self.path.join("output")),
+            record: None,
         })
     }
 }

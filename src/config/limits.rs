@@ -126,6 +126,10 @@ pub const SIDECAR: u64 = 1 << 20;
 pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// What runs a Python file where the route does not say.
 pub const INTERPRETER: &str = "python3";
+/// One argument or variable of a process, in bytes, name included: the kernel takes 128 KiB.
+pub const ARGUMENT: usize = 127 << 10;
+/// An input record, in bytes; a longer one fails. Like [`WORKER_LINE`], since it travels in one.
+pub const RECORD: u64 = 1 << 20;
 /// A line of the worker protocol, both ways, in bytes.
 pub const WORKER_LINE: usize = 1 << 20;
 /// Bytes of a line quoted in a protocol error.

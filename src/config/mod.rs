@@ -85,6 +85,8 @@ pub struct Route {
     pub glob: Vec<String>,
     /// What runs.
     pub worker: Worker,
+    /// Each record of a file is a task of its own; `None`: the file is one.
+    pub records: Option<Records>,
     /// What the worker's stdout means.
     pub stdout: StdoutFormat,
     /// No row is a failure, `no output`.
@@ -143,6 +145,7 @@ impl Route {
             origin: String::new(),
             glob: Vec::new(),
             worker: Worker::Command { argv },
+            records: None,
             stdout: StdoutFormat::Text,
             require_output: false,
             done_file: None,
@@ -274,6 +277,18 @@ pub enum Call {
     Path,
     /// `f(**payload)`: the file is one JSON object.
     Kwargs,
+}
+
+/// How the records of a file are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Records {
+    /// A line is a record; an empty one is none.
+    Lines,
+    /// RFC 4180 with a header.
+    Csv,
+    /// A JSON object a line.
+    Ndjson,
 }
 
 /// What the stdout of a `command` means.

@@ -336,6 +336,12 @@ fn between_settings(
         let message = "`{output}` is only there with the line output = true; add it";
         wrong.push(("command", message.to_owned()));
     }
+    let asks =
+        |argument: &String| template::parse(argument).is_ok_and(|p| p.contains(&Part::Record));
+    if argv.iter().any(asks) && route.records.is_none() {
+        let message = "`{record}` is only there with a line such as records = \"lines\"; add it";
+        wrong.push(("command", message.to_owned()));
+    }
     // The default is left alone: who shortens the drain has not asked for another grace.
     if given("grace") && route.grace >= drain_timeout {
         let message = format!(

@@ -735,6 +735,7 @@ mod tests {
         assert_eq!((allow_root, prune, ignore), (true, true, vec!["*.bak".to_owned()]));
         let waits = [10, 60].map(Duration::from_secs).to_vec();
         let want = Route {
+            records: None,
             name: "r".to_owned(),
             origin: "inboxd.toml:11".to_owned(),
             glob: vec!["a".to_owned(), "b".to_owned()],

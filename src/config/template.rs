@@ -33,10 +33,12 @@ pub enum Part {
     Scratch,
     /// `{output}`: where made files go.
     Output,
+    /// `{record}`: the record, for a route with `records`.
+    Record,
 }
 
 /// As they are written. The order is the one in which messages list them.
-const PLACEHOLDERS: [(&str, Part); 10] = [
+const PLACEHOLDERS: [(&str, Part); 11] = [
     ("path", Part::Path),
     ("name", Part::Name),
     ("stem", Part::Stem),
@@ -47,6 +49,7 @@ const PLACEHOLDERS: [(&str, Part); 10] = [
     ("attempt", Part::Attempt),
     ("scratch", Part::Scratch),
     ("output", Part::Output),
+    ("record", Part::Record),
 ];
 
 /// The text is not an argument with placeholders.

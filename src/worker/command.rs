@@ -8,7 +8,8 @@
 //! - What can be known once a route is prepared once: the program, the template, the environment.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::fs::File;
+use std::io::{self, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -209,6 +210,9 @@ impl Prepared {
     }
 
     fn spawn(&self, task: &Task) -> Result<Started, StartError> {
+        if let Some(why) = self.unfit(task) {
+            return Err(StartError::Task(why));
+        }
         let mut command = Command::new(&self.found);
         command
             .arg0(&self.name)
@@ -216,6 +220,7 @@ impl Prepared {
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .envs(facts(task))
+            .envs(record_facts(task))
             .current_dir(&self.spool)
             .stdin(self.stdin(task)?);
         start(command).map_err(|error| {
@@ -227,9 +232,27 @@ impl Prepared {
         })
     }
 
+    /// Why the record cannot be an argument, where it is asked for as one.
+    fn unfit(&self, task: &Task) -> Option<String> {
+        let record = task.record.as_ref()?;
+        let asks = self.arguments.iter().any(|argument| argument.contains(&Part::Record));
+        if !asks || fits_argument(record.value.text()) {
+            return None;
+        }
+        let most = limits::ARGUMENT;
+        Some(format!(
+            "{{record}} cannot hold a NUL byte or more than {most} bytes; use stdin = true"
+        ))
+    }
+
     fn stdin(&self, task: &Task) -> Result<Stdio, StartError> {
         if !self.route.stdin {
             return Ok(Stdio::null());
+        }
+        if let Some(record) = &task.record {
+            return record_stdin(record.value.text()).map_err(|error| {
+                StartError::Task(format!("cannot make the record standard input: {error}"))
+            });
         }
         // NOFOLLOW: the file was regular when it was claimed, and a link put in its place is not it.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -238,6 +261,28 @@ impl Prepared {
             StartError::Task(format!("cannot open the file as standard input: {error}"))
         })
     }
+}
+
+/// What the kernel takes as one argument or variable.
+fn fits_argument(text: &str) -> bool {
+    text.len() <= limits::ARGUMENT && !text.contains('\0')
+}
+
+/// The record and its number. A record that no variable can hold is left out; standard input has it.
+fn record_facts(task: &Task) -> impl Iterator<Item = (&'static str, OsString)> {
+    let record = task.record.as_ref();
+    let no = record.map(|record| ("INBOXD_RECORD_NO", record.no.to_string().into()));
+    let text = record.map(|record| record.value.text()).filter(|text| fits_argument(text));
+    no.into_iter().chain(text.map(|text| ("INBOXD_RECORD", text.into())))
+}
+
+/// The record as a file that nobody has to write into while the worker reads.
+fn record_stdin(text: &str) -> io::Result<Stdio> {
+    let mut file = File::from(rustix::fs::memfd_create("record", rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(text.as_bytes())?;
+    file.write_all(b"\n")?;
+    file.rewind()?;
+    Ok(file.into())
 }
 
 /// The variables that differ from task to task.

@@ -15,6 +15,7 @@
 //! hygiene between the two; `template` fills argv; `program` finds the executable and makes the
 //! environment; `exit` reads exit codes and signals, `memory` whether memory was why; [`stdout`] reads rows; `tail` bounds what is
 //! kept; [`warm`] keeps processes for many tasks, `python` hands it the shim, [`slot`] chooses the kind;
+//! [`records`] is one record of an input, where that is what a task is about;
 //! [`stop`] ends attempts from outside; [`orphans`] ends what a dead daemon left.
 
 pub mod command;
@@ -25,6 +26,7 @@ pub mod proc;
 mod process;
 mod program;
 mod python;
+pub mod records;
 pub mod slot;
 pub mod stdout;
 pub mod stop;
@@ -61,6 +63,8 @@ pub struct Task {
     pub scratch: PathBuf,
     /// Where made files go, absolute, for a route with `output`.
     pub output: Option<PathBuf>,
+    /// What the attempt is about, for a route with `records`; `None`: the whole file.
+    pub record: Option<records::InputRecord>,
 }
 
 /// How an attempt ended, with what it printed.

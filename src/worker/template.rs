@@ -38,5 +38,8 @@ fn value(part: &Part, task: &Task) -> Vec<u8> {
         Part::Attempt => task.attempt.to_string().into_bytes(),
         Part::Scratch => task.scratch.as_os_str().as_bytes().to_vec(),
         Part::Output => bytes(task.output.as_ref().map(|path| path.as_os_str())),
+        Part::Record => {
+            task.record.as_ref().map_or_else(Vec::new, |it| it.value.text().as_bytes().to_vec())
+        }
     }
 }

@@ -214,6 +214,7 @@ impl<F: Filesystem> Keeper<F> {
             spool: self.path.clone(),
             scratch: processing.join(Place::Scratch(claimed).name()),
             output,
+            record: None,
         };
         self.out.push(if may_repeat { Output::Compare(task) } else { Output::Start(task) });
         Ok(())

@@ -7,7 +7,7 @@
 
 use std::ffi::OsString;
 
-use crate::config::Call;
+use crate::config::{Call, Records};
 
 const SHIM: &str = include_str!("shim.py");
 /// The variable that holds the shim.
@@ -22,10 +22,18 @@ pub(super) fn source() -> (OsString, OsString) {
 }
 
 /// What the interpreter is given.
-pub(super) fn arguments(file: &str, function: &str, call: Call) -> Vec<OsString> {
-    let call = match call {
-        Call::Path => "path",
-        Call::Kwargs => "kwargs",
+pub(super) fn arguments(
+    file: &str,
+    function: &str,
+    call: Call,
+    records: Option<Records>,
+) -> Vec<OsString> {
+    let call = match (records, call) {
+        (None, Call::Path) => "path",
+        (None, Call::Kwargs) => "kwargs",
+        (Some(Records::Lines), _) => "line",
+        (Some(Records::Csv), _) => "text fields",
+        (Some(Records::Ndjson), _) => "fields",
     };
     ["-c", STARTER, file, function, call].map(OsString::from).to_vec()
 }

@@ -147,7 +147,7 @@ def _inboxd():
                 further = True
                 continue
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
-                raise Unfit('call = "kwargs" cannot fill %s of %s' % (parameter, function))
+                raise Unfit('%s cannot fill %s of %s' % (by, parameter, function))
             try:
                 kind = kind_of(hints.get(name))
             except TypeError:
@@ -164,6 +164,19 @@ def _inboxd():
             "additionalProperties": further,
         }
         return fields, further, schema
+
+    def converted(record):
+        """The cells of a CSV are text: what is annotated as a number or a truth is made one."""
+        for name, (kind, _) in fields.items():
+            text = record.get(name)
+            if kind is bool:
+                record[name] = {"true": True, "1": True, "false": False, "0": False}.get(str(text).lower(), text)
+            elif kind in (int, float) and text is not None:
+                try:
+                    record[name] = kind(text)
+                except ValueError:
+                    pass
+        return record
 
     class Refused(Exception):
         """The input cannot be used, and trying again is useless."""
@@ -265,13 +278,15 @@ def _inboxd():
 
     def facts(job):
         env = os.environ
-        env["INBOXD_JOB"] = job["id"]
+        env["INBOXD_JOB"] = job["id"].partition("/")[0]
         env["INBOXD_ATTEMPT"] = str(job["attempt"])
         env["INBOXD_PATH"] = bytes_of(job, "path")
         env["INBOXD_NAME"] = bytes_of(job, "name")
         env["INBOXD_REL"] = bytes_of(job, "rel")
         env["INBOXD_SCRATCH"] = bytes_of(job, "scratch")
         env["INBOXD_DEADLINE_MS"] = str(job["deadline_ms"])
+        if "record_no" in job:
+            env["INBOXD_RECORD_NO"] = str(job["record_no"])
         output = bytes_of(job, "output")
         if output is not None:
             env["INBOXD_OUTPUT"] = output
@@ -305,7 +320,9 @@ def _inboxd():
     most = hello.get("max_line_bytes", 1 << 20)
     try:
         target = load()
-        fields, further, schema = signature_of(target) if call == "kwargs" else (None, None, None)
+        by = 'call = "kwargs"' if call == "kwargs" else "a record"
+        by_name = call not in ("path", "line")
+        fields, further, schema = signature_of(target) if by_name else (None, None, None)
     except Unfit as error:
         flush()
         say({"t": "init_error", "class": "permanent", "msg": clean(str(error))})
@@ -341,8 +358,14 @@ def _inboxd():
         try:
             facts(job)
             where = bytes_of(job, "path")
-            if fields is None:
+            if call == "path":
                 rows = rows_of(target(where))
+            elif call == "line":
+                rows = rows_of(target(job["record"]))
+            elif call == "fields":
+                rows = rows_of(target(**fit(job["record"], fields, further)))
+            elif call == "text fields":
+                rows = rows_of(target(**fit(converted(job["record"]), fields, further)))
             else:
                 rows = rows_of(target(**fit(payload_of(where), fields, further)))
             if not rows:

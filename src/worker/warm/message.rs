@@ -284,6 +284,18 @@ pub(super) struct JobFields<'a> {
     #[serde(flatten)]
     pub(super) output: Option<Named<'a>>,
     pub(super) args: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) record: Option<RecordJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) record_no: Option<u64>,
+}
+
+/// A record: a line as a string, anything else as the object it is.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum RecordJson<'a> {
+    Line(&'a str),
+    Object(&'a RawValue),
 }
 
 /// Bytes under a name; where they are not UTF-8, in base64 under that name and `_b64`.

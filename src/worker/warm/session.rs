@@ -26,12 +26,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::framing::Frame;
 use super::job::{Job, Over, Step, log_line};
 use super::launch::launch;
-use super::message::{InitClass, JobFields, Message, Named, Ready, Say, read, write};
+use super::message::{InitClass, JobFields, Message, Named, Ready, RecordJson, Say, read, write};
 use super::process::Process;
 use crate::config::{Route, Worker, limits};
 use crate::core::{FailClass, Failure, Row, Verdict};
 use crate::worker::exit::{self, one_line};
 use crate::worker::memory::OomWatch;
+use crate::worker::records::{InputRecord, RecordValue};
 use crate::worker::tail::Tail;
 use crate::worker::{Ended, Stop, Task};
 
@@ -313,7 +314,7 @@ impl Session {
         // What it said while it was loaded or idle is kept as log; the reason of a crash is of this job.
         let idle_stderr = take(&mut self.process.stderr, limits::STDERR_KEPT);
         self.process.log.push(&idle_stderr);
-        let id = task.job.to_string();
+        let id = id_of(task);
         let (most, require) = (self.route.warm.max_staged, self.route.require_output);
         let mut job = Job::new(id, &self.ready, &task.scratch, most, require);
         let served = self.jobs;
@@ -575,6 +576,24 @@ fn died(status: &io::Result<ExitStatus>, stderr: &[u8], memory: &OomWatch) -> Ve
     }
 }
 
+/// A record has an id of its own, so that a second result for the last one is not taken for its own.
+fn id_of(task: &Task) -> String {
+    match &task.record {
+        Some(record) => format!("{}/{}", task.job, record.no),
+        None => task.job.to_string(),
+    }
+}
+
+fn record_json(record: &InputRecord) -> Result<RecordJson<'_>, String> {
+    match &record.value {
+        RecordValue::Line(text) => Ok(RecordJson::Line(text)),
+        RecordValue::Object(text) => {
+            let raw = serde_json::from_str(text);
+            raw.map(RecordJson::Object).map_err(|error| format!("the record is no JSON: {error}"))
+        }
+    }
+}
+
 fn job_line(job: &Job, task: &Task) -> Result<Vec<u8>, String> {
     let meta = task.path.symlink_metadata();
     let meta = meta.map_err(|error| format!("cannot look at the file: {error}"))?;
@@ -596,5 +615,7 @@ fn job_line(job: &Job, task: &Task) -> Result<Vec<u8>, String> {
         scratch: Named::scratch(&task.scratch),
         output: task.output.as_deref().map(Named::output),
         args: BTreeMap::new(),
+        record: task.record.as_ref().map(record_json).transpose()?,
+        record_no: task.record.as_ref().map(|record| record.no),
     })))
 }
