@@ -17,6 +17,7 @@ use crate::daemon::service::guest::GuestSeen;
 use crate::daemon::service::{Mode, SourcesSeen, Status, Summary};
 use crate::daemon::shell::{Options, SourceOptions, Told, serve};
 use crate::daemon::supervisor::Leash;
+use crate::journal::record::AnyPath;
 use crate::spool::import::How;
 
 /// Failures that are shown one by one; the rest is counted.
@@ -46,22 +47,20 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     }
 }
 
-/// Beside a daemon that runs, the sources become its jobs, and here is told how they fare.
+/// Beside a daemon that runs, the sources become its jobs, and here is told how they fare. Without any,
+/// what stands in incoming/ is waited for.
 /// `None`: there is none, or it cannot have guests.
 fn beside(args: &Args, spool: &SpoolArg) -> Result<Option<ExitCode>, Failed> {
-    if args.sources.is_empty() || args.seal {
-        return Ok(None);
-    }
     let mut named = Vec::new();
     for source in &args.sources {
         // Its own name stays, also where it is a symbolic link: that is what a worker sees.
         let absolute = std::fs::metadata(source).and_then(|_| std::path::absolute(source));
-        named.push(absolute.map_err(|error| {
+        named.push(AnyPath(absolute.map_err(|error| {
             Failed::usage(format!("cannot read {}: {error}", source.display()))
-        })?);
+        })?));
     }
     let began = Instant::now();
-    let ask = Ask::Batch { named, link: args.link, again: args.again };
+    let ask = Ask::Batch { named, link: args.link, again: args.again, seal: args.seal };
     let Some(mut client) = spool.ask(&ask)? else { return Ok(None) };
     let loaded = spool.load()?;
     let header = format!(
@@ -69,7 +68,7 @@ fn beside(args: &Args, spool: &SpoolArg) -> Result<Option<ExitCode>, Failed> {
         spool.shown(),
         show::routes(&loaded.settings.routes)
     );
-    let mut screen = Screen::new(true, header);
+    let mut screen = Screen::new(!args.sources.is_empty(), header);
     let mut shown = 0;
     let seen = loop {
         let Some(answer) = client.next_answer()? else {
@@ -105,7 +104,7 @@ fn beside(args: &Args, spool: &SpoolArg) -> Result<Option<ExitCode>, Failed> {
         rows: seen.rows,
         paused: seen.paused,
         stuck: seen.stuck,
-        ..Status::default()
+        ..seen.left.map(|left| *left).unwrap_or_default()
     };
     let summary = Summary { status, sources: seen.sources };
     Ok(Some(conclude(&summary, spool, &loaded.settings.routes, &mut screen, began)))
@@ -313,8 +312,8 @@ fn left_over(summary: &Summary) {
     let unrouted = status.unrouted + summary.sources.unrouted;
     if unrouted > 0 {
         let example =
-            summary.sources.unrouted_example.as_ref().map(|path| path.display().to_string());
-        let example = example.or_else(|| status.unrouted_example.clone()).unwrap_or_default();
+            summary.sources.unrouted_example.clone().or_else(|| status.unrouted_example.clone());
+        let example = example.unwrap_or_default();
         let (one, many) = ("file matches no route and stays", "files match no route and stay");
         let files = show::plural(unrouted, one, many);
         print_line(&format!("{files} behind, such as {example}"));

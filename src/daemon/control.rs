@@ -10,7 +10,7 @@
 //! | `{"ask":"why","rel":REL}` | one [`Held`]: why a file in `incoming/` waits, or `null` |
 //! | `{"ask":"submit","job":ID,"rel":REL}` | `{"taken":ID}` once durable, or `{"error":…}` |
 //! | `{"ask":"id"}` | `{"job":ID}`, a fresh id for a copy that is to be submitted |
-//! | `{"ask":"batch","named":[…],"link":false,"again":false}` | a [`GuestSeen`] each time it changes, until `over` |
+//! | `{"ask":"batch","named":[…],"link":false,"again":false,"seal":false}` | a [`GuestSeen`] each time it changes, until `over` |
 //! | `{"ask":"scan"}` | `{}`; a scan of `incoming/` begins |
 //! | `{"ask":"follow"}` | `{}`, then a [`JobLine`] for each job that ends |
 //!
@@ -30,7 +30,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::core::JobId;
-use crate::journal::record::Rel;
+use crate::journal::record::{AnyPath, Rel};
 
 use super::history::JobLine;
 use super::keeper::{Input, Staged};
@@ -70,14 +70,17 @@ pub enum Ask {
         /// Its path.
         rel: Rel,
     },
-    /// `batch SRC…` beside this daemon.
+    /// `batch [SRC…]` beside this daemon.
     Batch {
-        /// Absolute paths.
-        named: Vec<PathBuf>,
+        /// Absolute paths; none: what waits in `incoming/`.
+        named: Vec<AnyPath>,
         /// Hard links instead of copies.
         link: bool,
         /// Also what is recorded already.
         again: bool,
+        /// The CSVs are sealed at the end.
+        #[serde(default)]
+        seal: bool,
     },
     /// Look into `incoming/` now.
     Scan,
@@ -218,8 +221,8 @@ async fn answer(
                 Err(_) => Ok(()),
             }
         }
-        Ask::Batch { named, link, again } => {
-            if !is_trusted {
+        Ask::Batch { named, link, again, seal } => {
+            if !is_trusted && !named.is_empty() {
                 let error = "only the user that inboxd runs as may say which files it reads; \
                              use submit, or drop them into incoming/";
                 return say(&mut write, &Refusal { error: error.to_owned() }).await;
@@ -227,7 +230,8 @@ async fn answer(
             let (send, mut seen) = watch::channel(GuestSeen::default());
             let report = Box::new(move |now: &GuestSeen| send.send(now.clone()).is_ok());
             let how = if link { How::Link } else { How::Copy };
-            drop(keeper.send(Message::Batch(Request { named, how, again, report })));
+            let named = named.into_iter().map(|path| path.0).collect();
+            drop(keeper.send(Message::Batch(Request { named, how, again, seal, report })));
             while seen.changed().await.is_ok() {
                 let now = seen.borrow_and_update().clone();
                 say(&mut write, &now).await?;

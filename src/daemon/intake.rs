@@ -231,7 +231,7 @@ impl<L: Listener> Service<RealFs, L> {
     }
 
     /// A fresh scan of everything: now, or once the one under way is over.
-    fn scan_again(&mut self) {
+    pub(super) fn scan_again(&mut self) {
         self.intake.again = self.state.scanning;
         self.state.scanning = true;
     }

@@ -10,7 +10,6 @@
 //!   promise cannot be kept.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -126,7 +125,7 @@ pub struct SourcesSeen {
     /// No route's glob takes them.
     pub unrouted: u64,
     /// One of these.
-    pub unrouted_example: Option<PathBuf>,
+    pub unrouted_example: Option<String>,
     /// Could not be read, with the reason.
     pub failed: Vec<String>,
 }
@@ -152,7 +151,7 @@ pub enum Mode {
 }
 
 /// The state, for `status` and the summary.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Milliseconds since the start.
     pub up_ms: u64,
@@ -326,7 +325,7 @@ impl<L: Listener> Service<RealFs, L> {
                 self.outputs()?;
                 if !self.keeper.has_durable() {
                     self.tell();
-                    self.tell_guests();
+                    self.tell_guests()?;
                 }
             }
             self.go_on_intake()?;
@@ -587,6 +586,7 @@ impl<L: Listener> Service<RealFs, L> {
             self.state.scanning = false;
             self.state.last_pass_offered = self.keeper.seen().offered;
             self.state.next_scan = Instant::now() + self.scan_interval();
+            self.tell_guests()?;
         }
         Ok(())
     }
@@ -620,7 +620,7 @@ impl<L: Listener> Service<RealFs, L> {
         self.look_at_intake()?;
         self.look_at_disk()?;
         self.sweep(now);
-        self.tell_guests();
+        self.tell_guests()?;
         self.look_at_paused(now)
     }
 
@@ -722,13 +722,18 @@ impl<L: Listener> Service<RealFs, L> {
         if self.state.draining {
             return true;
         }
-        let counts = self.keeper.counts();
         // With so many jobs of paused routes no further source is let in: it ends, and says so.
-        let is_blocked = counts.stuck > STAGE_AHEAD / 2;
+        let is_blocked = self.keeper.counts().stuck > STAGE_AHEAD / 2;
         let has_sources = self.grants.is_some() && !is_blocked;
-        if self.mode == Mode::Watch || has_sources || !self.state.is_ready {
+        self.mode != Mode::Watch && !has_sources && self.nothing_waits()
+    }
+
+    /// Nothing runs, and nothing that is known waits for anything but a person or a far time.
+    pub(super) fn nothing_waits(&self) -> bool {
+        if !self.keeper.is_still() || !self.state.is_ready {
             return false;
         }
+        let counts = self.keeper.counts();
         let patience = u64::try_from(limits::BATCH_PATIENCE.as_millis()).unwrap_or(u64::MAX);
         !self.keeper.expects_files(patience, now_ms())
             && !self.state.scanning

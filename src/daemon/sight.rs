@@ -103,7 +103,7 @@ pub(super) enum Sight {
 }
 
 /// A file that waits, for `status` and `explain`.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Held {
     /// Path, escaped.
     pub rel: String,

@@ -99,7 +99,7 @@ impl Stager {
         }
         if self.table.find(&source.rel).is_none() {
             self.seen.unrouted += 1;
-            self.seen.unrouted_example.get_or_insert_with(|| source.path.clone());
+            self.seen.unrouted_example.get_or_insert_with(|| source.path.display().to_string());
             return true;
         }
         if !self.again {

@@ -7,6 +7,8 @@
 //! - A `CsvOpen` stands before the first [`Piece`] of its segment in the same or an older journal segment.
 //! - Pieces of a CSV segment are contiguous: each begins where the one before ended.
 
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
 use serde::{Deserialize, Serialize};
 
 use crate::core::{Failure, JobId, RelPath, Spent};
@@ -238,6 +240,23 @@ impl PieceBytes {
     }
 }
 
+/// Any path in JSON, written like a [`Rel`]. Not in the journal: for messages about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnyPath(pub std::path::PathBuf);
+
+impl Serialize for AnyPath {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        bytes_to_json(self.0.as_os_str().as_bytes(), to)
+    }
+}
+
+impl<'de> Deserialize<'de> for AnyPath {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let bytes = RelJson::deserialize(from)?.into_bytes();
+        Ok(Self(std::ffi::OsString::from_vec(bytes).into()))
+    }
+}
+
 /// A [`RelPath`] in JSON: a string, or `{"b64": …}` where it is not UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rel(pub RelPath);
@@ -282,19 +301,29 @@ enum RelJson {
 
 impl Serialize for Rel {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match std::str::from_utf8(self.0.as_bytes()) {
-            Ok(text) => to.serialize_str(text),
-            Err(_) => RelJson::Base64 { b64: self.0.as_bytes().to_vec() }.serialize(to),
+        bytes_to_json(self.0.as_bytes(), to)
+    }
+}
+
+fn bytes_to_json<S: serde::Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => to.serialize_str(text),
+        Err(_) => RelJson::Base64 { b64: bytes.to_vec() }.serialize(to),
+    }
+}
+
+impl RelJson {
+    fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Text(text) => text.into_bytes(),
+            Self::Base64 { b64 } => b64,
         }
     }
 }
 
 impl<'de> Deserialize<'de> for Rel {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let bytes = match RelJson::deserialize(from)? {
-            RelJson::Text(text) => text.into_bytes(),
-            RelJson::Base64 { b64 } => b64,
-        };
+        let bytes = RelJson::deserialize(from)?.into_bytes();
         RelPath::new(bytes).map(Self).ok_or_else(|| serde::de::Error::custom("not a relative path"))
     }
 }

@@ -235,6 +235,54 @@ fn beside_a_daemon() {
     assert_eq!(files_below(&spool.home().join("source")).len(), 5);
 }
 
+/// Goal: beside a daemon `batch` without sources waits for what stands in `incoming/`, and `--seal` seals
+/// there, once all is recorded. Method: files dropped, one of which fails, one that no route takes; then
+/// once more with nothing there; the daemon goes on into a new segment.
+#[test]
+fn beside_a_daemon_without_sources() {
+    let spool = Spool::new(&ROWS.replace("[routes.count]", "[routes.count]\nworkers = 1"));
+    let daemon = spool.daemon();
+    for i in 0..40 {
+        spool.drop_file(format!("{i}.json"), format!("{{\"n\":{i}}}"));
+    }
+    spool.drop_file("bad.json", "no JSON");
+    spool.drop_file("other.txt", "x");
+    let said = spool.run(&["batch", "--seal"]);
+    assert!(matches!(said.status.code(), Some(0 | 3)), "{said}");
+    said.says("1 file matches no route and stays behind, such as other.txt");
+    assert_eq!(spool.names("incoming"), ["other.txt"], "{}", spool.report());
+    assert_eq!(spool.names("done").len(), 40);
+    let names = spool.names("results");
+    let sealed = names.iter().find(|name| is_sealed_name("count", name));
+    let sealed = sealed.unwrap_or_else(|| panic!("{names:?}"));
+    assert_eq!(spool.csv(sealed.trim_end_matches(".csv")).rows.len(), 40);
+    spool.run(&["batch"]).ok().says("nothing to do");
+    spool.drop_file("41.json", "{\"n\":41}");
+    spool.wait_until("the next job is done", || spool.names("done").len() == 41);
+    assert_eq!(numbers(&spool), ["41"]);
+    assert_eq!(daemon.end().code(), Some(0));
+}
+
+/// Goal: a source's name may be any bytes, also on the way to a daemon. Method: a folder and a file whose
+/// names are not UTF-8, and one of these that no route takes.
+#[test]
+fn beside_a_daemon_with_odd_names() {
+    use std::os::unix::ffi::OsStrExt;
+    let spool = Spool::new(ROWS);
+    let folder = spool.home().join(std::ffi::OsStr::from_bytes(b"so\xffrce"));
+    fs::create_dir(&folder).unwrap();
+    for name in [&b"\xfe.json"[..], b"\xfe.txt"] {
+        fs::write(folder.join(std::ffi::OsStr::from_bytes(name)), "{\"n\":1}").unwrap();
+    }
+    let daemon = spool.daemon();
+    // The shell writes the name that no argument here can hold.
+    let shell = ["sh", "-c", "exec \"$0\" \"$1\" so*rce"];
+    let said = spool.run_under(&shell, &["batch"], b"").ok();
+    said.says("1 file   1 done").says("1 file matches no route");
+    assert_eq!(daemon.end().code(), Some(0));
+    assert_eq!(spool.files("done").keys().collect::<Vec<_>>(), [&b"\xfe.json".to_vec()]);
+}
+
 /// Goal: a route that cannot run ends the guest, not the daemon, however many sources are left.
 /// Method: more sources than are staged ahead, a program that is not there; then it is there.
 #[test]

@@ -21,6 +21,12 @@ impl<F: Filesystem> Keeper<F> {
         Ok(())
     }
 
+    /// A seal was asked for and is not carried out yet.
+    pub fn is_sealing(&self) -> bool {
+        let recorded = self.pending.iter().chain(&self.committing).chain(&self.durable);
+        recorded.into_iter().any(|record| matches!(record, Record::CsvSeal(_)))
+    }
+
     /// Whether a checkpoint would free enough, or a sealed CSV waits for one.
     pub fn checkpoint_is_due(&self) -> bool {
         !self.checkpointing

@@ -1,4 +1,5 @@
-//! Guests: `batch SRC…` beside a daemon that runs. Their sources become jobs here, like any other.
+//! Guests: `batch` beside a daemon that runs. Their sources become jobs here, like any other; a guest
+//! without sources waits for what stands in `incoming/`.
 //!
 //! Must not know: the socket. A guest is a function that is told how far its sources are.
 //!
@@ -6,6 +7,9 @@
 //! - One guest's sources are staged at a time; the others wait in line.
 //! - A guest is told only of jobs that it brought. It is over when all of them ended, or when those
 //!   left cannot go on without a person.
+//! - A guest without sources is told of every job. It is over where `batch` by itself would be: once
+//!   a pass over `incoming/` that began after it came is over, and nothing waits.
+//! - Sealing is its last wish; it is over once the seals are durable and carried out.
 //! - A guest that no longer listens stages nothing more; its jobs go on.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -15,23 +19,29 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Input, JobId, JobLine, KeeperError, Listener, Mode, Notice, RealFs, STAGE_AHEAD, Service,
-    SourcesSeen, Wanted, now_ms,
+    SourcesSeen, Status, Wanted, now_ms,
 };
 use crate::config::limits;
+use crate::daemon::notice::Finished;
 use crate::daemon::stager::Stager;
 use crate::spool::import::How;
 
 /// What a guest wants.
 pub struct Request {
-    /// Absolute paths.
+    /// Absolute paths; none: what waits in `incoming/`.
     pub named: Vec<PathBuf>,
     /// Copies or links.
     pub how: How,
     /// Also what is recorded already.
     pub again: bool,
+    /// The CSVs are sealed at the end.
+    pub seal: bool,
     /// Told how far it is; `false`: nobody listens any more. Must not block.
-    pub report: Box<dyn FnMut(&GuestSeen) -> bool + Send>,
+    pub report: Report,
 }
+
+/// See [`Request::report`].
+pub type Report = Box<dyn FnMut(&GuestSeen) -> bool + Send>;
 
 /// How far a guest's sources are.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -52,6 +62,8 @@ pub struct GuestSeen {
     pub paused: BTreeMap<String, String>,
     /// Jobs that cannot go on without a person.
     pub stuck: usize,
+    /// The state at the end, for a guest without sources.
+    pub left: Option<Box<Status>>,
     /// Nothing more will happen.
     pub over: bool,
 }
@@ -70,8 +82,14 @@ pub(super) struct Guests {
 
 struct Guest {
     seen: GuestSeen,
+    /// It brought no sources: every job is its own.
+    has_all: bool,
+    /// All its sources were looked at.
     is_staged: bool,
-    report: Box<dyn FnMut(&GuestSeen) -> bool + Send>,
+    wants_seal: bool,
+    /// The seals are on their way.
+    has_sealed: bool,
+    report: Report,
 }
 
 impl std::fmt::Debug for Guests {
@@ -81,6 +99,17 @@ impl std::fmt::Debug for Guests {
 }
 
 impl Guests {
+    /// A guest without sources comes; its number.
+    fn enter(&mut self, wants_seal: bool, report: Report) -> u64 {
+        let seen = GuestSeen::default();
+        let guest =
+            Guest { seen, has_all: true, is_staged: true, wants_seal, has_sealed: false, report };
+        let number = self.next;
+        self.next += 1;
+        self.present.insert(number, guest);
+        number
+    }
+
     /// A source became a copy that is about to be a job.
     pub(super) fn staged(&mut self, job: JobId) {
         self.owners.extend(self.staging.map(|guest| (job, guest)));
@@ -90,15 +119,11 @@ impl Guests {
     pub(super) fn heard(&mut self, notice: &Notice) {
         match notice {
             Notice::Finished(finished) => {
-                let Some(guest) = self.take(finished.outcome.job) else { return };
-                guest.seen.rows += finished.outcome.rows;
-                if finished.outcome.failure.is_none() {
-                    guest.seen.done += 1;
-                    return;
-                }
-                guest.seen.failed += 1;
-                if guest.seen.failures.len() < limits::GUEST_FAILURES {
-                    guest.seen.failures.push(JobLine::of(finished));
+                let owner = self.owners.remove(&finished.outcome.job);
+                for (number, guest) in &mut self.present {
+                    if guest.has_all || owner == Some(*number) {
+                        guest.heard(finished);
+                    }
                 }
             }
             // A reload took its route away meanwhile; the source stands where it was.
@@ -129,10 +154,30 @@ impl Guests {
     }
 }
 
+impl Guest {
+    fn heard(&mut self, finished: &Finished) {
+        let seen = &mut self.seen;
+        seen.rows += finished.outcome.rows;
+        if finished.outcome.failure.is_none() {
+            seen.done += 1;
+            return;
+        }
+        seen.failed += 1;
+        if seen.failures.len() < limits::GUEST_FAILURES {
+            seen.failures.push(JobLine::of(finished));
+        }
+    }
+}
+
 impl<L: Listener> Service<RealFs, L> {
     /// Lets a guest in, or tells it why not.
     pub(super) fn let_in(&mut self, mut request: Request) -> Result<(), KeeperError> {
         if self.mode == Mode::Watch && !self.state.draining {
+            if request.named.is_empty() {
+                self.scan_again();
+                self.state.guests.enter(request.seal, request.report);
+                return Ok(());
+            }
             self.state.guests.waiting.push_back(request);
             return self.next_guest();
         }
@@ -171,19 +216,26 @@ impl<L: Listener> Service<RealFs, L> {
             .spawn(move || stager.run())
             .map_err(KeeperError::spool("start the thread that takes sources in"))?;
         self.grants = Some(grants);
+        let number = self.state.guests.enter(request.seal, request.report);
         let guests = &mut self.state.guests;
-        let guest = Guest { seen: GuestSeen::default(), is_staged: false, report: request.report };
-        guests.present.insert(guests.next, guest);
-        guests.staging = Some(guests.next);
-        guests.next += 1;
+        if let Some(guest) = guests.present.get_mut(&number) {
+            guest.has_all = false;
+            guest.is_staged = false;
+        }
+        guests.staging = Some(number);
         Ok(())
     }
 
     /// Tells the guests how far they are, and lets those go that are over or gone.
-    pub(super) fn tell_guests(&mut self) {
+    pub(super) fn tell_guests(&mut self) -> Result<(), KeeperError> {
         if self.state.guests.present.is_empty() {
-            return;
+            return Ok(());
         }
+        let nothing_waits = self.nothing_waits();
+        let is_sealing = self.keeper.is_sealing();
+        let whole = self.state.guests.present.values().any(|guest| guest.has_all);
+        let status = whole.then(|| self.status());
+        let mut seals = false;
         let now = now_ms();
         let mut left: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
         let mut paused: BTreeMap<u64, BTreeMap<String, String>> = BTreeMap::new();
@@ -205,9 +257,27 @@ impl<L: Listener> Service<RealFs, L> {
             let (all, stuck) = left.get(number).copied().unwrap_or_default();
             guest.seen.stuck = stuck;
             guest.seen.paused = paused.remove(number).unwrap_or_default();
+            if let Some(status) = status.as_ref().filter(|_| guest.has_all) {
+                guest.seen.stuck = status.stuck;
+                guest.seen.paused.clone_from(&status.paused);
+            }
             // With so many that cannot go on, no further source is let in either.
             let is_blocked = !guest.is_staged && stuck > STAGE_AHEAD / 2;
-            guest.seen.over = all == stuck && (guest.is_staged || is_blocked);
+            let mut is_over = match guest.has_all {
+                true => nothing_waits,
+                false => all == stuck && (guest.is_staged || is_blocked),
+            };
+            if is_over && guest.wants_seal && !guest.has_sealed {
+                guest.has_sealed = true;
+                seals = true;
+                is_over = false;
+            } else if guest.has_sealed {
+                is_over = !is_sealing;
+            }
+            if is_over && guest.has_all {
+                guest.seen.left.clone_from(&status.clone().map(Box::new));
+            }
+            guest.seen.over = is_over;
             if !(guest.report)(&guest.seen) || guest.seen.over {
                 gone.push(*number);
             }
@@ -220,6 +290,12 @@ impl<L: Listener> Service<RealFs, L> {
                 self.grants = None;
             }
         }
+        if seals {
+            // Records like any others: once they are carried out, the guest hears that it is over.
+            self.keeper.seal(now)?;
+            self.outputs()?;
+        }
+        Ok(())
     }
 }
 
