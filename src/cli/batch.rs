@@ -219,8 +219,8 @@ impl Screen {
                     }
                 }
             }
-            Notice::Paused { route, reason } => {
-                self.say(&format!("route {route} PAUSED: {reason}"));
+            Notice::Paused { route, why } => {
+                self.say(&format!("route {route} PAUSED: {}", why.reason));
             }
             other => {
                 if let Some(line) = show::trouble(other) {
@@ -292,10 +292,11 @@ fn conclude(
     if status.rows > 0 {
         preview(spool, routes);
     }
-    for (route, reason) in &status.paused {
-        eprint_line(&format!("route {route} PAUSED: {reason}"));
+    for (route, why) in &status.paused {
+        eprint_line(&format!("route {route} PAUSED: {}", why.reason));
         let files = show::plural(status.stuck as u64, "file waits", "files wait");
-        eprint_line(&format!("  {files}, none failed. Fix it and run the same command again."));
+        let fix = &why.fix;
+        eprint_line(&format!("  {files}, none failed. Fix {fix} and run the same command again."));
     }
     if !status.paused.is_empty() || screen.drained {
         ExitCode::from(1)
@@ -327,6 +328,9 @@ fn left_over(summary: &Summary) {
         print_line(&format!("{files} could not be claimed and stay in incoming/"));
         for held in &status.held_files {
             print_line(&format!("  {}   {}", held.rel, held.reason));
+            if let Some(fix) = &held.fix {
+                print_line(&format!("    {fix}"));
+            }
         }
         let more = status.held.saturating_sub(status.held_files.len());
         if more > 0 {

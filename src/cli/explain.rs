@@ -116,6 +116,12 @@ fn on_its_way(spool: &SpoolArg, target: &Target) -> Result<Option<Story>, Failed
         Some(wait) => ("state", format!("{state}, looked at again in {wait}")),
         None => ("state", state.to_owned()),
     });
+    if state == "its route is paused"
+        && let Some(mut daemon) = spool.ask(&Ask::Status)?
+        && let Some((why, fix)) = paused(&daemon.next_answer()?.unwrap_or_default(), text("route"))
+    {
+        facts.extend([("because", why), ("next", fix)]);
+    }
     if let Some((claimed, Some(rel))) = &claimed {
         facts.push(("file", claimed_at(spool, *claimed, rel)));
     }
@@ -302,6 +308,14 @@ fn waiting(spool: &SpoolArg, rel: &RelPath) -> Result<Option<Story>, Failed> {
     Ok(Some(Story { head, facts, json }))
 }
 
+/// Why a route is paused, and what to do, if it is.
+fn paused(status: &Value, route: &str) -> Option<(String, String)> {
+    let why = status.get("paused")?.get(route)?;
+    let text = |key: &str| why.get(key).and_then(Value::as_str).unwrap_or_default();
+    let fix = format!("fix {}; it is picked up by itself", text("fix"));
+    Some((format!("route {route} PAUSED: {}", text("reason")), fix))
+}
+
 type Reason = (&'static str, String, Option<String>);
 
 fn reason_to_wait(spool: &SpoolArg, rel: &RelPath) -> Result<Reason, Failed> {
@@ -326,6 +340,16 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath) -> Result<Reason, Failed> {
             let why = format!("ignored: {pattern} is no input (a temporary or hidden name)");
             return Ok(("ignored", why, Some(next)));
         }
+        if let Some(file) = table.announced(rel) {
+            let there = path_in(spool, Tree::Incoming, &file).symlink_metadata().is_ok();
+            let why = if there {
+                format!("it says that {file} is complete, and goes where {file} goes")
+            } else {
+                format!("it says that {file} is complete, and {file} is not there")
+            };
+            let next = if there { "with its file" } else { "with its file, once that comes" };
+            return Ok(("sentinel", why, Some(next.to_owned())));
+        }
         let Some(at) = table.find(rel) else {
             let mut why = "no route takes it: no glob matches".to_owned();
             if let Some(broken) = loaded.broken.first() {
@@ -341,10 +365,8 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath) -> Result<Reason, Failed> {
         return Ok(("waiting", "no daemon runs".to_owned(), Some(next)));
     };
     let status = daemon.next_answer()?.unwrap_or_default();
-    let paused = route.as_ref().and_then(|route| status.get("paused")?.get(route)?.as_str());
-    if let (Some(reason), Some(route)) = (paused, &route) {
-        let next = "it goes on by itself once that is mended".to_owned();
-        return Ok(("waiting", format!("route {route} PAUSED: {reason}"), Some(next)));
+    if let Some((why, fix)) = route.as_ref().and_then(|route| paused(&status, route)) {
+        return Ok(("waiting", why, Some(fix)));
     }
     if status.get("disk_full").and_then(Value::as_bool) == Some(true) {
         return Ok(("waiting", "too little free disk: nothing is claimed".to_owned(), None));
@@ -356,7 +378,9 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath) -> Result<Reason, Failed> {
                 let ms = held.get(key).and_then(Value::as_u64).unwrap_or(0);
                 show::time(Duration::from_millis(ms))
             };
-            let next = format!("it is looked at again in {}, or when it changes", time("next_ms"));
+            let again = format!("it is looked at again in {}, or when it changes", time("next_ms"));
+            let fix = held.get("fix").and_then(Value::as_str);
+            let next = fix.map_or(again.clone(), |fix| format!("{fix}; {again}"));
             return Ok(("held", format!("{reason} ({})", time("for_ms")), Some(next)));
         }
     }

@@ -151,9 +151,10 @@ impl Screen {
                     "{what}  {rel}   {route}   in {wait}   attempt {attempt}: {reason}"
                 ));
             }
-            Notice::Paused { route, reason } => {
-                print_line(&format!("route {route} PAUSED: {reason}"));
-                print_line("  Its files stay. It is picked up by itself once that is mended.");
+            Notice::Paused { route, why } => {
+                for line in show::paused(route, why) {
+                    print_line(&line);
+                }
             }
             other => {
                 if let Some(line) = show::trouble(other) {

@@ -6,8 +6,9 @@ use std::io::IsTerminal;
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Route, Worker};
+use crate::core::RelPath;
 use crate::daemon::history::JobLine;
-use crate::daemon::notice::{Finished, Notice};
+use crate::daemon::notice::{Finished, Notice, Paused};
 use crate::journal::record::Outcome;
 
 /// `8,114`
@@ -83,6 +84,15 @@ pub(crate) fn failed(outcome: &Outcome) -> String {
     )
 }
 
+/// `route count PAUSED: cannot start …`, and what becomes of its files.
+pub(crate) fn paused(route: &str, why: &Paused) -> [String; 2] {
+    let files = plural(why.files as u64, "file stays", "files stay");
+    [
+        format!("route {route} {}: {}", bad("PAUSED"), why.reason),
+        format!("  {files} in incoming/, none failed. Fix {}; it is picked up by itself.", why.fix),
+    ]
+}
+
 /// A notice that says that something is in the way; `None` for all others.
 pub(crate) fn trouble(notice: &Notice) -> Option<String> {
     Some(match notice {
@@ -96,9 +106,20 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
         Notice::CsvTouched { route } => format!(
             "results/{route}.csv was changed by someone else: it is left alone, a new one begins"
         ),
-        Notice::ClaimRefused { rel, reason } => format!("cannot claim {rel}: {reason}"),
+        Notice::ClaimRefused { rel, reason, folder: None } => {
+            format!("cannot claim incoming/{rel}: {reason}")
+        }
+        Notice::ClaimRefused { rel, reason, folder: Some(folder) } => {
+            let parent = RelPath::new(rel.parent()).map(|parent| format!("{parent}/"));
+            let (parent, files, fix) = (parent.unwrap_or_default(), &folder.files, &folder.fix);
+            format!("cannot claim incoming/{parent} ({files}): {reason}\n  {fix}")
+        }
         Notice::IncomingReplaced => "incoming/ was replaced; the new one is served".to_owned(),
-        Notice::Events { is_bad: true, state } => format!("warning: events {state}"),
+        Notice::Events { is_bad: true, state, fix } => {
+            let what = if state.starts_with("watching") { "" } else { "events " };
+            let fix = fix.as_ref().map_or_else(String::new, |fix| format!("\n  {fix}"));
+            format!("warning: {what}{state}{fix}")
+        }
         Notice::Events { .. } => "new files are noticed at once again".to_owned(),
         Notice::StartRefused { rel, reason } => format!("cannot start {rel}: {reason}"),
         Notice::ScratchRefused { rel, reason } => {

@@ -8,13 +8,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Failed, SpoolArg, below, join, print_json, print_line, show};
 use crate::config::{Loaded, RouteTable, limits, load};
 use crate::core::RelPath;
 use crate::daemon::control::Ask;
+use crate::daemon::notice::Paused;
 use crate::fs::{Filesystem, RealFs, real, walk_files};
 use crate::spool::Place;
 
@@ -78,6 +79,12 @@ struct State {
     running_daemon: bool,
     pid: Option<u64>,
     up_ms: Option<u64>,
+    /// Sentinels whose file is not there, and one of them.
+    lone_sentinels: u64,
+    lone_example: Option<String>,
+    /// What to do about `events`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events_fix: Option<String>,
     /// `ok`, or in which way new files are noticed more slowly.
     #[serde(skip_serializing_if = "Option::is_none")]
     events: Option<String>,
@@ -94,7 +101,7 @@ struct State {
     /// Files that wait for something else than a worker: name, reason, since when.
     held_files: Vec<Value>,
     /// Routes that do not run, with the reason.
-    paused: serde_json::Map<String, Value>,
+    paused: BTreeMap<String, Paused>,
     /// Folders that cannot be read.
     trouble: Vec<String>,
     disk_full: bool,
@@ -113,6 +120,9 @@ impl State {
             pid: number("pid"),
             up_ms: number("up_ms"),
             events: text("events"),
+            events_fix: text("events_fix"),
+            lone_sentinels: number("lone_sentinels").unwrap_or(0),
+            lone_example: text("lone_example"),
             waiting: number("waiting").unwrap_or(0),
             running: number("running").unwrap_or(0),
             held: number("held").unwrap_or(0),
@@ -120,7 +130,10 @@ impl State {
             unrouted: number("unrouted").unwrap_or(0),
             unrouted_example: text("unrouted_example"),
             held_files: list("held_files"),
-            paused: told.get("paused").and_then(Value::as_object).cloned().unwrap_or_default(),
+            paused: told
+                .get("paused")
+                .and_then(|paused| BTreeMap::deserialize(paused).ok())
+                .unwrap_or_default(),
             trouble: list("trouble")
                 .iter()
                 .filter_map(|it| Some(it.as_str()?.to_owned()))
@@ -161,7 +174,9 @@ impl State {
         let walked = walk_files(&RealFs, &incoming, &enters, &mut |dir, name, path| {
             names += 1;
             let Some(rel) = rel_of(path).filter(|rel| !is_ignored(rel)) else { return true };
-            if table.as_ref().is_some_and(|table| table.find(&rel).is_none()) {
+            if table.as_ref().is_some_and(|table| table.announced(&rel).is_some()) {
+                // A sentinel is no file that waits.
+            } else if table.as_ref().is_some_and(|table| table.find(&rel).is_none()) {
                 self.unrouted += 1;
                 self.unrouted_example.get_or_insert_with(|| rel.to_string());
             } else {
@@ -225,6 +240,9 @@ impl State {
             self.oldest_ms.map(|ms| format!("oldest {}", show::time(Duration::from_millis(ms)))),
         );
         print_line(&counts.join("   "));
+        if let Some(fix) = &self.events_fix {
+            print_line(&format!("events  {fix}"));
+        }
         self.print_trouble(spool);
         self.print_disk();
     }
@@ -238,18 +256,21 @@ impl State {
                 let since = held.get("for_ms").and_then(Value::as_u64);
                 let since = since.map(|ms| format!(" ({})", show::time(Duration::from_millis(ms))));
                 let reason = format!("{}{}", text("reason"), since.unwrap_or_default());
-                vec![format!("held  {}", text("rel")), reason]
+                let files = held.get("files").and_then(Value::as_u64).filter(|files| *files > 1);
+                let files = files.map(|n| format!(" ({} files)", show::count(n)));
+                vec![format!("held  {}{}", text("rel"), files.unwrap_or_default()), reason]
             })
             .collect();
-        for line in show::table(&rows) {
-            print_line(&line);
+        for (line, held) in show::table(&rows).iter().zip(&self.held_files) {
+            print_line(line);
+            if let Some(fix) = held.get("fix").and_then(Value::as_str) {
+                print_line(&format!("  {fix}"));
+            }
         }
-        for (route, reason) in &self.paused {
-            let reason = reason.as_str().unwrap_or_default();
-            print_line(&format!("route {route} {}: {reason}", show::bad("PAUSED")));
-            print_line(
-                "  Its files stay in incoming/, none failed. Once mended it goes on by itself.",
-            );
+        for (route, why) in &self.paused {
+            for line in show::paused(route, why) {
+                print_line(&line);
+            }
         }
         if self.unrouted > 0 {
             let (one, many) = ("file matches no route and stays", "files match no route and stay");
@@ -257,6 +278,12 @@ impl State {
             let example = self.unrouted_example.as_deref().unwrap_or_default();
             let place = below(spool, "incoming");
             print_line(&format!("{files} in {place}, such as {example}"));
+        }
+        if self.lone_sentinels > 0 {
+            let (one, many) = ("file announces a file", "files announce files");
+            let files = show::plural(self.lone_sentinels, one, many);
+            let example = self.lone_example.as_deref().unwrap_or_default();
+            print_line(&format!("{files} that did not come, such as {example}"));
         }
         for trouble in &self.trouble {
             print_line(&format!("{}: cannot read {trouble}", show::bad("warning")));

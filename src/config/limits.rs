@@ -172,6 +172,10 @@ pub const OPEN_AGAIN_MOST: Duration = Duration::from_secs(10);
 pub const BATCH_PATIENCE: Duration = Duration::from_secs(5);
 /// Where events cannot tell of everything, `incoming/` is listed this often.
 pub const POLL: Duration = Duration::from_secs(10);
+/// The least `fs.inotify.max_user_watches` that is advised where it was met.
+pub const WATCHES_ADVISED: usize = 65_536;
+/// A sentinel whose file is not there is told of once it is so old: the file may be on its way.
+pub const LONE_SENTINEL: Duration = Duration::from_secs(60);
 /// Names that events told of and nobody looked at yet; beyond it their folders are listed.
 pub const MARKED_NAMES: usize = 4096;
 /// Folders that are to be listed because of events; beyond it all of them are.

@@ -81,6 +81,8 @@ pub struct Route {
     /// The line of its `command`, below the spool, for messages: `inboxd.toml:9`. That is where a
     /// person goes whose route cannot run.
     pub origin: String,
+    /// The same of its `interpreter`, where it has one.
+    pub interpreter_at: Option<String>,
     /// Globs on the relative path; empty takes every file.
     pub glob: Vec<String>,
     /// What runs.
@@ -143,6 +145,7 @@ impl Route {
         Self {
             name: name.into(),
             origin: String::new(),
+            interpreter_at: None,
             glob: Vec::new(),
             worker: Worker::Command { argv },
             records: None,
@@ -186,8 +189,28 @@ pub enum OnRepeat {
 impl Route {
     /// Whether a job fares the same with both: they may stand at other lines.
     pub fn works_like(&self, other: &Self) -> bool {
-        let with_origin = |origin: &str| Self { origin: origin.to_owned(), ..other.clone() };
-        *self == with_origin(&self.origin)
+        let moved = Self {
+            origin: self.origin.clone(),
+            interpreter_at: self.interpreter_at.clone(),
+            ..other.clone()
+        };
+        *self == moved
+    }
+
+    /// Where a person mends a worker that cannot run: "`command` at inboxd.toml:9".
+    pub fn place_to_mend(&self, reason: &str) -> String {
+        let key = match &self.worker {
+            Worker::Command { .. } => "command",
+            Worker::Warm { .. } => "warm",
+            Worker::Python { .. } => "python",
+        };
+        // What cannot be started of a `python` is its interpreter; everything else is in the file.
+        match &self.interpreter_at {
+            Some(at) if reason.contains(&format!("{:?}", self.warm.interpreter)) => {
+                format!("`interpreter` at {at}")
+            }
+            _ => format!("`{key}` at {}", self.origin),
+        }
     }
 }
 

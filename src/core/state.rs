@@ -502,6 +502,14 @@ impl Core {
         counts
     }
 
+    /// Names and claimed jobs of a route that wait for it.
+    pub fn waiting_for(&self, route: usize) -> usize {
+        let names = self.routes.get(route).map_or(0, |route| route.queue.len());
+        let waits = |phase: &Phase| matches!(phase, Phase::Ready | Phase::Waiting(_));
+        let jobs = self.jobs.values().filter(|job| job.route == route && waits(&job.phase));
+        names + jobs.count()
+    }
+
     /// Nothing runs and nothing waits for the journal: a drain is over.
     pub fn is_still(&self) -> bool {
         self.running + self.promised + self.asked + self.recording == 0

@@ -89,6 +89,7 @@ impl Intake {
             }
             _ if self.limit_met => {
                 let good = all.saturating_sub(bad);
+                let (good, all) = (count(good), count(all));
                 format!(
                     "watching {good} of {all} folders (fs.inotify.max_user_watches); the rest is \
                      scanned every {every} s"
@@ -100,6 +101,14 @@ impl Intake {
             }
             _ => "ok".to_owned(),
         })
+    }
+
+    /// What to do about it, where that is known.
+    pub(super) fn events_fix(&self) -> Option<String> {
+        // Twice as many as there are: folders come, and other programs watch some, too.
+        let enough = (2 * self.known.len()).next_power_of_two().max(limits::WATCHES_ADVISED);
+        let is_met = self.watching.is_some() && self.limit_met && !self.unwatched.is_empty();
+        is_met.then(|| format!("sysctl fs.inotify.max_user_watches={enough}"))
     }
 
     /// Asks for a folder that a scan met. `true`: it may be entered now.
@@ -399,10 +408,19 @@ impl<L: Listener> Service<RealFs, L> {
         let was_bad = self.intake.said.as_deref().is_some_and(|said| said != "ok");
         self.intake.said.clone_from(&events);
         if let Some(state) = events.filter(|state| was_bad || state != "ok") {
-            self.notice(Notice::Events { is_bad: state != "ok", state });
+            let fix = self.intake.events_fix();
+            self.notice(Notice::Events { is_bad: state != "ok", state, fix });
             self.tell();
         }
     }
+}
+
+/// `31,400`
+fn count(n: usize) -> String {
+    let digits = n.to_string();
+    let (first, rest) = digits.split_at((digits.len() - 1) % 3 + 1);
+    let groups = rest.as_bytes().chunks(3).map(|group| String::from_utf8_lossy(group));
+    groups.fold(first.to_owned(), |text, group| format!("{text},{group}"))
 }
 
 impl Intake {

@@ -45,6 +45,8 @@ mod commit;
 mod effects;
 mod outcome;
 mod reconfigure;
+#[cfg(test)]
+pub(in crate::daemon) mod tests;
 
 /// What the outside tells the keeper.
 #[derive(Debug)]
@@ -247,6 +249,10 @@ pub struct ScanCounts {
     pub unrouted: u64,
     /// One of them.
     pub unrouted_example: Option<RelPath>,
+    /// Sentinels whose file is not there, and has not been for a while.
+    pub lone_sentinels: u64,
+    /// One of them.
+    pub lone_example: Option<RelPath>,
     /// Folders that could not be read.
     pub unreadable: Vec<String>,
 }
@@ -440,6 +446,12 @@ impl<F: Filesystem> Keeper<F> {
         self.waits.set_prunes(prunes);
     }
 
+    /// Known files that wait for a route.
+    pub fn waiting_for(&self, route: &str) -> usize {
+        let route = self.routes.iter().position(|known| known.name == route);
+        route.map_or(0, |route| self.core.waiting_for(route))
+    }
+
     /// Whether a slot has the job of this id, as text.
     pub fn is_running(&self, job: &[u8]) -> bool {
         let job = std::str::from_utf8(job).ok().and_then(|text| text.parse().ok());
@@ -602,9 +614,24 @@ impl<F: Filesystem> Keeper<F> {
         Ok(over)
     }
 
+    /// A sentinel whose file was never there, or went without it, would wait for ever in silence.
+    fn count_lone(&mut self, sentinel: Sighting, file: &RelPath, now: Millis) {
+        let since = u64::try_from(sentinel.stat.ctime_ns / 1_000_000).unwrap_or(u64::MAX);
+        let patience = u64::try_from(limits::LONE_SENTINEL.as_millis()).unwrap_or(u64::MAX);
+        if now.saturating_sub(since) < patience {
+            return;
+        }
+        let there = self.spool.fs.stat(&self.spool.incoming, file.as_path());
+        if there.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            self.seen.lone_sentinels += 1;
+            self.seen.lone_example.get_or_insert(sentinel.rel);
+        }
+    }
+
     pub(super) fn sighted(&mut self, sighting: Sighting, now: Millis) {
-        if self.table.announced(&sighting.rel).is_some() {
+        if let Some(file) = self.table.announced(&sighting.rel) {
             // A sentinel is looked for when its file is judged.
+            self.count_lone(sighting, &file, now);
             return;
         }
         match self.route_of(&sighting.rel) {

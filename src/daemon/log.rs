@@ -111,12 +111,13 @@ fn notice(notice: &Notice) {
         Notice::Retry { job, rel, route, attempt, reason, wait_ms, .. } => {
             info!(%job, path = %rel, route, attempt, wait_ms, error = %reason, "attempt failed");
         }
-        Notice::ClaimRefused { rel, reason } => {
-            warn!(path = %rel, error = %reason, "file cannot be claimed");
+        Notice::ClaimRefused { rel, reason, folder } => {
+            let fix = folder.as_ref().map(|folder| folder.fix.as_str());
+            warn!(path = %rel, error = %reason, fix, "file cannot be claimed");
         }
         Notice::IncomingReplaced => warn!("incoming was replaced"),
-        Notice::Events { is_bad: true, state } => {
-            warn!(error = %state, "some events are missing");
+        Notice::Events { is_bad: true, state, fix } => {
+            warn!(error = %state, fix, "some events are missing");
         }
         Notice::Events { .. } => info!("all events come again"),
         Notice::StartRefused { rel, reason } => {
@@ -126,7 +127,10 @@ fn notice(notice: &Notice) {
             warn!(path = %rel, error = %reason, "scratch cannot be removed");
         }
         Notice::Reappeared { rel, .. } => info!(path = %rel, "settled after a power cut"),
-        Notice::Paused { route, reason } => error!(route, error = %reason, "route paused"),
+        Notice::Paused { route, why } => {
+            let (reason, fix) = (&why.reason, &why.fix);
+            error!(route, error = %reason, files = why.files, fix, "route paused");
+        }
         Notice::DiskFull => error!("disk is full, claims wait"),
         Notice::LowDisk { free, floor } => error!(free, floor, "disk is low, claims wait"),
         Notice::DiskHasRoom => info!("disk has room again"),

@@ -7,7 +7,7 @@
 //! - [`service`]: the keeper's thread and its messages.
 //! - `watcher`: hints at what happens in `incoming/`; `intake`: what the keeper's thread makes of them;
 //!   `sight`: whether a name that was seen may be claimed; `writers`: who still writes; `repeat`:
-//!   whether a file came before.
+//!   whether a file came before; `refusal`: why a claim cannot be made, in words.
 //! - [`pool`]: one thread a slot.
 //! - [`stager`]: brings the sources of `batch` in.
 //! - [`hand_in`]: a file handed in by `submit` becomes a job, with a daemon or without.
@@ -22,7 +22,7 @@
 //! # The log
 //!
 //! Fields have one meaning everywhere: `job`, `route`, `attempt`, `path` (below `incoming/`, escaped),
-//! `error`. Renaming an event or a field is a breaking change; a test compares this table with the code.
+//! `error`, `fix` (what to do). Renaming an event or a field is a breaking change; a test compares this table with the code.
 //!
 //! | event | level | fields | meaning |
 //! |---|---|---|---|
@@ -33,9 +33,9 @@
 //! | `status` | info | running, waiting, held, done, failed, unrouted | once a minute, if anything changed |
 //! | `submitted` | debug | job | a file handed in is durable |
 //! | `submission refused` | warn | job, error | no route takes it |
-//! | `file cannot be claimed` | warn | path, error | it waits and is tried again |
+//! | `file cannot be claimed` | warn | path, error, fix | it waits and is tried again; told once a folder |
 //! | `incoming was replaced` | warn | | removed or moved away; the folder there now, or a new one, is served |
-//! | `some events are missing` | warn | error | new files are noticed by the clock, too |
+//! | `some events are missing` | warn | error, fix | new files are noticed by the clock, too |
 //! | `all events come again` | info | | that is over |
 //! | `attempt cannot be started` | warn | path, error | it waits and is tried again |
 //! | `attempt failed` | info | job, path, route, attempt, wait_ms, error | another one follows |
@@ -44,7 +44,7 @@
 //! | `job failed` | warn | job, path, route, attempt, took_ms, error | recorded and in `error/` |
 //! | `scratch cannot be removed` | warn | path, error | it stays until the next start |
 //! | `settled after a power cut` | info | path | recorded before; found in `incoming/` again |
-//! | `route paused` | error | route, error | its worker cannot run; its files stay |
+//! | `route paused` | error | route, error, files, fix | its worker cannot run; its files stay |
 //! | `disk is low, claims wait` | error | free, floor | bytes |
 //! | `disk is full, claims wait` | error | | nothing is lost |
 //! | `disk has room again` | info | | claims go on |
@@ -72,6 +72,7 @@ pub mod pool;
 mod proof;
 pub mod readiness;
 pub mod recover;
+mod refusal;
 pub mod reload;
 mod repeat;
 pub mod service;

@@ -17,8 +17,10 @@ pub enum Notice {
     ClaimRefused {
         /// Which.
         rel: RelPath,
-        /// What the system said.
+        /// What the system said, or whose the folder is.
         reason: String,
+        /// Where it is the folder that stands in the way.
+        folder: Option<FolderRefused>,
     },
     /// `incoming/` was removed or replaced; the one that stands there now is served.
     IncomingReplaced,
@@ -28,6 +30,8 @@ pub enum Notice {
         is_bad: bool,
         /// `ok`, or what is not.
         state: String,
+        /// What to do, where that is known.
+        fix: Option<String>,
     },
     /// A claimed job could not be started; it is tried again.
     StartRefused {
@@ -85,8 +89,8 @@ pub enum Notice {
     Paused {
         /// Which.
         route: String,
-        /// Why.
-        reason: String,
+        /// Why, and what to do.
+        why: Paused,
     },
     /// Someone changed, replaced or removed a live CSV: it is left alone, rows go on in a new one.
     CsvTouched {
@@ -121,6 +125,26 @@ pub enum Notice {
     DiskFull,
     /// There is space again.
     DiskHasRoom,
+}
+
+/// A folder that does not let its files be claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FolderRefused {
+    /// How many files stand in it: `37 files`.
+    pub files: String,
+    /// What to do.
+    pub fix: String,
+}
+
+/// Why a route pauses, and what to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Paused {
+    /// What its worker said, or the system of it.
+    pub reason: String,
+    /// Where it is mended: "`command` at inboxd.toml:9".
+    pub fix: String,
+    /// Known files that wait for it.
+    pub files: usize,
 }
 
 /// The end of a job, with what its worker printed.

@@ -24,7 +24,7 @@ use crate::journal::Group;
 use super::history::{History, JobLine};
 use super::intake::Intake;
 use super::keeper::{Input, Keeper, KeeperError, Output};
-use super::notice::Notice;
+use super::notice::{Notice, Paused};
 use super::pool::{Pool, SlotEnded};
 use super::readiness::Progress;
 use super::sight::Held;
@@ -167,6 +167,9 @@ pub struct Status {
     pub held_files: Vec<Held>,
     /// `ok`, or which new files are noticed later than by events; `None` where nothing is watched.
     pub events: Option<String>,
+    /// What to do about it, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events_fix: Option<String>,
     /// Times that the kernel lost events, each followed by a scan of everything.
     pub overflows: u64,
     /// Incomplete files among those that wait.
@@ -181,8 +184,14 @@ pub struct Status {
     pub unrouted: u64,
     /// One of them.
     pub unrouted_example: Option<String>,
-    /// Paused routes, with the reason.
-    pub paused: BTreeMap<String, String>,
+    /// Files that announce a file which is not there, as the last scan saw.
+    #[serde(default)]
+    pub lone_sentinels: u64,
+    /// One of them.
+    #[serde(default)]
+    pub lone_example: Option<String>,
+    /// Paused routes, with the reason and what to do.
+    pub paused: BTreeMap<String, Paused>,
     /// Folders that cannot be read, refused claims.
     pub trouble: Vec<String>,
     /// The disk is full, or too full to claim.
@@ -506,8 +515,8 @@ impl<L: Listener> Service<RealFs, L> {
                     history.add(&JobLine::of(finished));
                 }
             }
-            Notice::Paused { route, reason } => {
-                status.paused.insert(route.clone(), reason.clone());
+            Notice::Paused { route, why } => {
+                status.paused.insert(route.clone(), why.clone());
                 let program = self.keeper.program_time(route);
                 self.state.paused.insert(route.clone(), (Instant::now() + PAUSED_TRY, program));
             }
@@ -689,6 +698,9 @@ impl<L: Listener> Service<RealFs, L> {
         let counts: Counts = self.keeper.counts();
         let seen = self.keeper.seen();
         status.up_ms = u64::try_from(self.state.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        for (route, why) in &mut status.paused {
+            why.files = self.keeper.waiting_for(route);
+        }
         status.oldest_ms = self.keeper.oldest_ms().map(|at| now_ms().saturating_sub(at));
         status.waiting = counts.candidates + counts.ready + counts.waiting;
         status.running = counts.running;
@@ -696,9 +708,12 @@ impl<L: Listener> Service<RealFs, L> {
         status.incomplete = counts.incomplete;
         status.held_files = self.keeper.held(limits::HELD_SHOWN, now_ms());
         status.events = self.intake.events();
+        status.events_fix = self.intake.events_fix();
         status.overflows = self.intake.overflows;
         status.unrouted = seen.unrouted;
         status.unrouted_example = seen.unrouted_example.as_ref().map(ToString::to_string);
+        status.lone_sentinels = seen.lone_sentinels;
+        status.lone_example = seen.lone_example.as_ref().map(ToString::to_string);
         status.trouble.clone_from(&seen.unreadable);
         status.stuck = counts.stuck + counts.stuck_candidates;
         status

@@ -25,7 +25,8 @@ use crate::spool::scan::{Bounds, Scan, Sighting};
 use crate::spool::{Claimed, Place};
 
 use super::keeper::{JobInfo, Keeper, KeeperError, Output, describe_unreadable};
-use super::notice::Notice;
+use super::notice::{FolderRefused, Notice};
+use super::refusal::{self, Refusal};
 
 /// A refused claim is tried again after this, in milliseconds; it doubles …
 const REFUSED_AGAIN: Millis = 10_000;
@@ -47,7 +48,7 @@ pub(super) struct Waits {
     /// Names that no route takes, counted since the last pass began.
     pub(super) unrouted: HashSet<RelPath>,
     /// Folders and reasons that were told of.
-    told: HashSet<(Vec<u8>, String)>,
+    told: HashSet<(Vec<u8>, Refusal)>,
 }
 
 #[derive(Clone, Debug)]
@@ -64,7 +65,7 @@ struct Wait {
 #[derive(Clone, Debug)]
 enum Reason {
     Why(Why),
-    Refused(String),
+    Refused(Refusal),
 }
 
 /// What a claim was made on.
@@ -113,6 +114,11 @@ pub struct Held {
     pub for_ms: u64,
     /// When it is looked at again, in milliseconds from now.
     pub next_ms: u64,
+    /// Files that wait for the same; `rel` is their folder where they are more than this one.
+    pub files: usize,
+    /// What to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
     /// Its inode where somebody has it open, to find out who.
     #[serde(skip)]
     pub open_ino: Option<u64>,
@@ -312,39 +318,26 @@ impl<F: Filesystem> Keeper<F> {
         let refusals = self.waits.table.get(rel).map_or(0, |wait| wait.refusals);
         let wait = REFUSED_AGAIN.saturating_mul(1 << refusals.min(16)).min(REFUSED_AGAIN_MOST);
         let until = now.saturating_add(wait);
-        let reason = self.refusal(rel, error);
+        let refusal = Refusal::of(&self.spool, rel, error);
         let look = Look { ino: 0, size: 0, mtime_ns: 0, ctime_ns: 0 };
         let past = Past::after(self.waits.table.get(rel).map(|wait| wait.past), look, now);
         let wait = Wait {
             past,
-            reason: Reason::Refused(reason.clone()),
+            reason: Reason::Refused(refusal.clone()),
             until,
             changed: now,
             refusals: refusals.saturating_add(1),
         };
         self.remember(rel, wait);
         let is_news = self.waits.told.len() < limits::MARKED_FOLDERS
-            && self.waits.told.insert((rel.parent().to_vec(), reason.clone()));
+            && self.waits.told.insert((rel.parent().to_vec(), refusal.clone()));
         if is_news {
-            self.out.push(Output::Notice(Notice::ClaimRefused { rel: rel.clone(), reason }));
+            let files = || refusal::files_beside(&self.spool, rel);
+            let folder = refusal.fix.map(|fix| FolderRefused { files: files(), fix });
+            let (rel, reason) = (rel.clone(), refusal.reason);
+            self.out.push(Output::Notice(Notice::ClaimRefused { rel, reason, folder }));
         }
         until
-    }
-
-    /// The reason with what to do, where the folder's permissions are it.
-    fn refusal(&self, rel: &RelPath, error: &io::Error) -> String {
-        let parent = Path::new(OsStr::from_bytes(rel.parent()));
-        let stat = self.spool.fs.stat(&self.spool.incoming, parent);
-        match stat {
-            Ok(stat) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let us = rustix::process::geteuid().as_raw();
-                format!(
-                    "{error}: its folder is of user {} with mode {:04o}, inboxd runs as user {us}",
-                    stat.uid, stat.mode
-                )
-            }
-            _ => error.to_string(),
-        }
     }
 
     /// A claim was made: remembers what must be asked again, and brings the sentinel along.
@@ -357,7 +350,8 @@ impl<F: Filesystem> Keeper<F> {
                 // If it cannot be moved, it stays: it says nothing of a file that comes later.
                 if let Err(error) = self.spool.claim_sentinel(&rel, &name, claimed) {
                     let reason = format!("its sentinel: {error}");
-                    self.out.push(Output::Notice(Notice::ClaimRefused { rel, reason }));
+                    let folder = None;
+                    self.out.push(Output::Notice(Notice::ClaimRefused { rel, reason, folder }));
                 }
             }
             Proof::Look { .. } => {
@@ -420,7 +414,27 @@ impl<F: Filesystem> Keeper<F> {
         let mut waits: Vec<(&RelPath, &Wait)> =
             self.waits.table.iter().filter(|(rel, _)| self.core.holds(rel)).collect();
         waits.sort_by(|a, b| (a.1.past.first, a.0).cmp(&(b.1.past.first, b.0)));
-        waits.into_iter().take(most).map(|(rel, wait)| self.describe_wait(rel, wait, now)).collect()
+        let mut held: Vec<Held> = Vec::new();
+        // Files of a folder that refuses claims are one line: what is to be mended is the folder.
+        let mut folders: HashMap<&[u8], usize> = HashMap::new();
+        for (rel, wait) in waits {
+            let is_folder =
+                matches!(&wait.reason, Reason::Refused(refusal) if refusal.fix.is_some());
+            if is_folder && let Some(known) = folders.get(rel.parent()) {
+                held.get_mut(*known).iter_mut().for_each(|known| known.files += 1);
+                continue;
+            }
+            if held.len() == most {
+                continue;
+            }
+            let mut it = self.describe_wait(rel, wait, now);
+            if is_folder {
+                folders.insert(rel.parent(), held.len());
+                it.rel = RelPath::new(rel.parent()).map_or("./".to_owned(), |it| format!("{it}/"));
+            }
+            held.push(it);
+        }
+        held
     }
 
     /// Why this file waits, if it does.
@@ -431,7 +445,7 @@ impl<F: Filesystem> Keeper<F> {
 
     fn describe_wait(&self, rel: &RelPath, wait: &Wait, now: Millis) -> Held {
         let (reason, open_ino) = match &wait.reason {
-            Reason::Refused(reason) => (format!("cannot be claimed: {reason}"), None),
+            Reason::Refused(refusal) => (format!("cannot be claimed: {}", refusal.reason), None),
             Reason::Why(Why::Open) => {
                 ("still open for writing".to_owned(), Some(wait.past.look.ino))
             }
@@ -448,6 +462,11 @@ impl<F: Filesystem> Keeper<F> {
             reason,
             for_ms: now.saturating_sub(wait.past.first),
             next_ms: wait.until.saturating_sub(now),
+            files: 1,
+            fix: match &wait.reason {
+                Reason::Refused(refusal) => refusal.fix.clone(),
+                Reason::Why(_) => None,
+            },
             open_ino,
         }
     }

@@ -55,6 +55,8 @@ pub struct Stat {
     pub mode: u32,
     /// Owner.
     pub uid: u32,
+    /// Owning group.
+    pub gid: u32,
     /// Number of links.
     pub nlink: u32,
 }

@@ -127,6 +127,7 @@ fn stat_from(x: &Statx) -> Stat {
         btime_ns: if has_birth { ns(&x.stx_btime) } else { 0 },
         mode: mode & 0o7777,
         uid: x.stx_uid,
+        gid: x.stx_gid,
         nlink: x.stx_nlink,
     }
 }

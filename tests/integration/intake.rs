@@ -257,6 +257,9 @@ fn a_sentinel_is_waited_for_and_moves_along() {
     }
     spool.wait_until("both are held", || spool.status()["held"] == 2);
     spool.run(&["explain", "x"]).ok().says("waits for x.ok");
+    spool.drop_file("lone.ok", "");
+    spool.run(&["explain", "lone.ok"]).ok().says("SENTINEL").says("lone is not there");
+    rustix::fs::unlink(spool.incoming("lone.ok")).unwrap();
     for rel in ["x", "sub/y"] {
         fs::write(spool.incoming(&format!("{rel}.ok")), "now").unwrap();
     }
@@ -681,7 +684,10 @@ fn a_folder_of_another_user_is_held_and_told_of_once() {
     spool.wait_until("all are held", || spool.status()["held"] == 20);
     let told = said().matches("file cannot be claimed").count();
     assert_eq!(told, 1, "{}", said());
-    assert!(said().contains("is of user 0 with mode"), "{}", said());
+    assert!(said().contains("the folder is root:root 2755, inboxd runs as nobody"), "{}", said());
+    assert!(said().contains("chmod -R g+rwX,g+s theirs"), "{}", said());
+    let status = spool.run(&["status"]).ok().says("held  theirs/ (20 files)");
+    status.says("once: chgrp -R root theirs && chmod -R g+rwX,g+s theirs");
     fs::set_permissions(&theirs, fs::Permissions::from_mode(0o777)).unwrap();
     spool.wait_done(21);
     crate::harness::send(child.id(), rustix::process::Signal::TERM);

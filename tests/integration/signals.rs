@@ -154,6 +154,11 @@ fn a_mended_route_goes_on() {
     spool.drop_file("1.txt", "content");
     let daemon = spool.daemon();
     daemon.wait_for_log("route paused");
+    daemon.wait_for_log("fix=\"`command` at inboxd.toml:");
+    let said =
+        spool.run(&["status"]).ok().says("route main PAUSED: cannot start \"no-such-program\"");
+    said.says("1 file stays in incoming/, none failed. Fix `command` at inboxd.toml:");
+    spool.run(&["explain", "1.txt"]).ok().says("fix `command` at inboxd.toml:");
     change(&spool, "no-such-program", "cat");
     spool.wait_until("it is done", || spool.names("done") == ["1.txt"]);
     assert_eq!(daemon.end().code(), Some(0));

@@ -12,7 +12,7 @@ use super::{JobInfo, Keeper, KeeperError, Output, is_shortage, settle_outcome};
 use crate::config::OnRepeat;
 use crate::core::state::{Candidate, Effect, Event, Millis};
 use crate::core::{FailClass, Failure, JobId, Verdict};
-use crate::daemon::notice::Notice;
+use crate::daemon::notice::{Notice, Paused};
 use crate::daemon::sight::Judged;
 use crate::fs::{FileType, Filesystem};
 use crate::journal::record::{Attempt, FileMark, Outcome, Record};
@@ -86,8 +86,11 @@ impl<F: Filesystem> Keeper<F> {
             }
             Effect::Release { job, begun } => self.release(job, begun),
             Effect::Pause { route, reason } => {
+                let files = self.core.waiting_for(route);
+                let fix = self.routes.get(route).map(|it| it.place_to_mend(&reason));
+                let why = Paused { reason, fix: fix.unwrap_or_default(), files };
                 let route = self.route_name(route);
-                self.out.push(Output::Notice(Notice::Paused { route, reason }));
+                self.out.push(Output::Notice(Notice::Paused { route, why }));
                 Ok(())
             }
         }

@@ -378,7 +378,7 @@ impl<'a, F: Disk> Life<'a, F> {
             }
             Notice::Paused { route, .. } => self.to_resume.push(route),
             // After a power cut nothing works; before it, nothing stands in the way.
-            Notice::ClaimRefused { rel, reason } | Notice::StartRefused { rel, reason }
+            Notice::ClaimRefused { rel, reason, .. } | Notice::StartRefused { rel, reason }
                 if self.strict && !is_out(&self.sim) =>
             {
                 self.story.broken.push(format!("{rel} refused: {reason}"));

@@ -22,7 +22,7 @@ use super::{
     SourcesSeen, Status, Wanted, now_ms,
 };
 use crate::config::limits;
-use crate::daemon::notice::Finished;
+use crate::daemon::notice::{Finished, Paused};
 use crate::daemon::stager::Stager;
 use crate::spool::import::How;
 
@@ -59,7 +59,7 @@ pub struct GuestSeen {
     /// Rows recorded.
     pub rows: u64,
     /// Paused routes that have jobs of it, with the reason.
-    pub paused: BTreeMap<String, String>,
+    pub paused: BTreeMap<String, Paused>,
     /// Jobs that cannot go on without a person.
     pub stuck: usize,
     /// The state at the end, for a guest without sources.
@@ -238,7 +238,7 @@ impl<L: Listener> Service<RealFs, L> {
         let mut seals = false;
         let now = now_ms();
         let mut left: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
-        let mut paused: BTreeMap<u64, BTreeMap<String, String>> = BTreeMap::new();
+        let mut paused: BTreeMap<u64, BTreeMap<String, Paused>> = BTreeMap::new();
         for (job, owner) in &self.state.guests.owners {
             let found = self.keeper.find(&Wanted::Job(*job), now);
             let (all, stuck) = left.entry(*owner).or_default();

@@ -359,6 +359,7 @@ impl Node {
             btime_ns: self.btime_ns,
             mode: self.mode & 0o7777,
             uid: 1000,
+            gid: 0,
             nlink: if self.parent.is_some() { links } else { 0 },
         }
     }

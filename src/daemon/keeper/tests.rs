@@ -1,0 +1,79 @@
+//! What the keeper makes of time without waiting for it: the clock is passed in.
+
+use std::path::Path;
+
+use super::{Input, Keeper};
+use crate::config::{Route, Settings};
+use crate::daemon::recover::{Surroundings, recover};
+use crate::daemon::service::now_ms;
+use crate::fs::RealFs;
+use crate::spool::Spool;
+
+/// A keeper of a new spool with these settings.
+pub(in crate::daemon) fn keeper(home: &Path, settings: &Settings) -> Keeper<RealFs> {
+    crate::spool::layout::make(home).unwrap();
+    let root = RealFs.open_root(home).unwrap();
+    let around = Surroundings {
+        path: home.to_owned(),
+        boot: "boot".to_owned(),
+        now: now_ms(),
+        random: || [7; 10],
+    };
+    recover(Spool::open(RealFs, root).unwrap(), settings, &around).unwrap().0
+}
+
+pub(in crate::daemon) fn settings() -> Settings {
+    let route = Route::new("main", vec!["true".to_owned()]);
+    Settings { workers: 1, routes: vec![route], ..Settings::default() }
+}
+
+/// Goal: a sentinel that announces nothing is told of, once its file has had its time to come.
+/// Method: one alone, one with its file; seen at once, and an hour later.
+#[test]
+fn a_lone_sentinel_is_told_of() {
+    let home = tempfile::tempdir().unwrap();
+    let mut settings = settings();
+    settings.routes[0].done_file = Some("{name}.ok".to_owned());
+    let mut keeper = keeper(home.path(), &settings);
+    for name in ["alone.ok", "x", "x.ok"] {
+        std::fs::write(home.path().join("incoming").join(name), "").unwrap();
+    }
+    keeper.handle(Input::Claims { allowed: false }, now_ms()).unwrap();
+    while !keeper.scan(1000, now_ms()).unwrap() {}
+    assert_eq!(keeper.seen().lone_sentinels, 0, "it may still come");
+    while !keeper.scan(1000, now_ms() + 3_600_000).unwrap() {}
+    let seen = keeper.seen();
+    assert_eq!(seen.lone_sentinels, 1);
+    assert_eq!(seen.lone_example.as_ref().unwrap().to_string(), "alone.ok");
+}
+
+/// Goal: `prune` removes folders that are empty and have been left alone, and nothing else; without it
+/// all of them stay. Method: an empty tree, one with a file that no route takes, hidden ones; at once, an
+/// hour later without `prune`, and with it until nothing changes.
+#[test]
+fn only_old_empty_folders_are_pruned() {
+    let home = tempfile::tempdir().unwrap();
+    let mut settings = settings();
+    settings.routes[0].glob = vec!["*.json".to_owned()];
+    let mut keeper = keeper(home.path(), &settings);
+    let incoming = home.path().join("incoming");
+    for folder in ["empty/a/b", "full/a", ".hidden/a"] {
+        std::fs::create_dir_all(incoming.join(folder)).unwrap();
+    }
+    std::fs::write(incoming.join("full/a/x.txt"), "").unwrap();
+    std::os::unix::fs::symlink("full", incoming.join("link")).unwrap();
+    let mut pass = |prunes: bool, later: u64| {
+        keeper.set_prunes(prunes);
+        while !keeper.scan(1000, now_ms() + later).unwrap() {}
+    };
+    pass(true, 0);
+    pass(false, 3_600_000);
+    assert!(incoming.join("empty/a/b").is_dir());
+    for _ in 0..3 {
+        // Removing one changes the one above, which then is young again: so each pass is later.
+        pass(true, 3_600_000);
+    }
+    assert!(!incoming.join("empty").exists());
+    assert!(incoming.join("full/a/x.txt").exists() && incoming.join("link").is_symlink());
+    assert!(incoming.join(".hidden/a").is_dir(), "what is ignored is not looked into");
+}
