@@ -263,9 +263,10 @@ impl<L: Listener> Service<RealFs, L> {
             }
             // With so many that cannot go on, no further source is let in either.
             let is_blocked = !guest.is_staged && stuck > STAGE_AHEAD / 2;
-            let mut is_over = match guest.has_all {
-                true => nothing_waits,
-                false => all == stuck && (guest.is_staged || is_blocked),
+            let mut is_over = if guest.has_all {
+                nothing_waits
+            } else {
+                all == stuck && (guest.is_staged || is_blocked)
             };
             if is_over && guest.wants_seal && !guest.has_sealed {
                 guest.has_sealed = true;
