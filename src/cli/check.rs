@@ -176,8 +176,8 @@ fn check_routes(spool: &SpoolArg, settings: &Settings, report: &mut Report) {
             let message = format!("{name} gets no file: {first} stands before it and takes all");
             report.add(Level::Warning, "route", message);
         }
-        let all =
-            route.glob.is_empty() || route.glob.iter().any(|glob| glob == "**" || glob == "*");
+        let all = route.fields.is_empty()
+            && (route.glob.is_empty() || route.glob.iter().any(|glob| glob == "**" || glob == "*"));
         if all && takes_all.is_none() {
             takes_all = Some(name);
         }

@@ -358,7 +358,10 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath) -> Result<Reason, Failed> {
             let next = format!("a route whose glob matches, in {}", below(spool, "inboxd.toml"));
             return Ok(("held", why, Some(next)));
         };
-        route = loaded.settings.routes.get(at).map(|route| route.name.clone());
+        // Where its content decides, that is read once it is whole: it may be half there now.
+        let by_name = Some(at).filter(|_| !table.is_by_content(rel));
+        let taker = by_name.and_then(|at| loaded.settings.routes.get(at));
+        route = taker.map(|route| route.name.clone());
     }
     let Some(mut daemon) = spool.ask(&Ask::Status)? else {
         let next = "inboxd run, or inboxd batch".to_owned();

@@ -184,3 +184,10 @@ pub const MARKED_FOLDERS: usize = 4096;
 pub const HELD_SHOWN: usize = 10;
 /// With `prune`, an empty folder goes once nobody has touched it for so long: rsync makes its folders first.
 pub const PRUNE_AFTER: Duration = Duration::from_secs(60);
+/// A file is read for its `fields` up to this, in bytes: it is held and parsed where everything is moved.
+pub const FIELDS_FILE: u64 = 16 << 20;
+/// What is read for `fields` before other messages have their turn, in bytes.
+pub const FIELDS_READ: usize = 16 << 20;
+/// A file whose `fields` fit no route waits so long for one: a new file in `routes.d/` is taken up at the
+/// second look in which it is the same, a second apart.
+pub const ROUTE_PATIENCE: Duration = Duration::from_secs(3);

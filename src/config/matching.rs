@@ -14,9 +14,12 @@
 //! - Every glob is anchored at both ends: `*.mkv` does not take `f.mkv.part`.
 //! - A name is ignored if its path *or any folder on it* is: what is in `.stversions/` is no input.
 
+use std::collections::BTreeSet;
+
 use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::Settings;
+use super::selection::{Fields, Members};
 use crate::core::RelPath;
 
 /// Names that programs give to files that are not whole, or that no person dropped.
@@ -44,6 +47,8 @@ pub struct RouteTable {
     routes: Vec<Option<GlobSet>>,
     /// What stands before and behind a file's name in its sentinel's, for the routes that ask for one.
     sentinels: Vec<Option<(Vec<u8>, Vec<u8>)>>,
+    /// What a route asks of a file's content; empty where no route asks for any.
+    fields: Vec<Fields>,
     ignored: GlobSet,
     /// As they were written, by their index in `ignored`.
     ignored_patterns: Vec<String>,
@@ -83,14 +88,74 @@ impl RouteTable {
                 Some((before.into(), behind.into()))
             })
             .collect();
-        Ok(Self { routes, sentinels, ignored: compile(&ignored_patterns)?, ignored_patterns })
+        let mut fields: Vec<Fields> = settings.routes.iter().map(|it| it.fields.clone()).collect();
+        if fields.iter().all(Vec::is_empty) {
+            fields.clear();
+        }
+        let ignored = compile(&ignored_patterns)?;
+        Ok(Self { routes, sentinels, fields, ignored, ignored_patterns })
     }
 
-    /// The name of the file that says, beside it, that a file of this route is whole; `None`: the
-    /// route asks for none.
-    pub fn sentinel(&self, route: usize, rel: &RelPath) -> Option<Vec<u8>> {
-        let (before, behind) = self.sentinels.get(route)?.as_ref()?;
+    /// The name of the file that says, beside it, that a file is whole; `None`: no route that may take
+    /// it asks for one.
+    pub fn sentinel(&self, rel: &RelPath) -> Option<Vec<u8>> {
+        let of = |route: usize| self.sentinels.get(route).and_then(Option::as_ref);
+        let (before, behind) = self.takers(rel).find_map(of)?;
         Some([before, rel.name(), behind].concat())
+    }
+
+    /// The routes whose globs take a name, in order, down to the first that asks nothing of its content.
+    fn takers<'a>(&'a self, rel: &'a RelPath) -> impl Iterator<Item = usize> + 'a {
+        let candidate = Candidate::from_bytes(rel.as_bytes());
+        let mut is_over = false;
+        let takes = move |globs: &Option<GlobSet>| {
+            globs.as_ref().is_none_or(|globs| globs.is_match_candidate(&candidate))
+        };
+        let all = self.routes.iter().enumerate().filter(move |(_, globs)| takes(globs));
+        all.map(|(at, _)| at).take_while(move |at| {
+            let goes_on = !is_over;
+            is_over = !self.asks(*at);
+            goes_on
+        })
+    }
+
+    /// Whether a route asks for `fields`.
+    fn asks(&self, route: usize) -> bool {
+        self.fields.get(route).is_some_and(|fields| !fields.is_empty())
+    }
+
+    /// Whether the route of a name depends on its content.
+    pub fn is_by_content(&self, rel: &RelPath) -> bool {
+        !self.fields.is_empty() && self.find(rel).is_some_and(|route| self.asks(route))
+    }
+
+    /// The route of a file with this content, or the reason for a person why there is none.
+    pub fn choose(&self, rel: &RelPath, content: &[u8]) -> Result<usize, String> {
+        let mut asked = Vec::new();
+        let mut names = BTreeSet::new();
+        let mut any = None;
+        for route in self.takers(rel) {
+            match self.fields.get(route).filter(|fields| !fields.is_empty()) {
+                Some(fields) => {
+                    names.extend(fields.iter().map(|(name, _)| name.as_str()));
+                    asked.push((route, fields));
+                }
+                None => any = Some(route),
+            }
+        }
+        if asked.is_empty() {
+            return any.ok_or_else(|| "no route takes it".to_owned());
+        }
+        let reason = match Members::read(content, &names) {
+            Ok(members) => match asked.iter().find(|(_, fields)| members.fit(fields)) {
+                Some((route, _)) => return Ok(*route),
+                None => {
+                    members.reason(&asked.iter().map(|(_, fields)| *fields).collect::<Vec<_>>())
+                }
+            },
+            Err(reason) => reason,
+        };
+        any.ok_or(reason)
     }
 
     /// The file of which this name is the sentinel, if it is one.
@@ -107,7 +172,7 @@ impl RouteTable {
                 path.push(b'/');
             }
             path.extend_from_slice(name);
-            let file = RelPath::new(path).filter(|file| self.find(file) == Some(route));
+            let file = RelPath::new(path).filter(|it| self.takers(it).any(|at| at == route));
             if !name.is_empty() && file.is_some() {
                 return file;
             }
@@ -115,7 +180,7 @@ impl RouteTable {
         None
     }
 
-    /// The index in [`Settings::routes`] of the first route that takes the name.
+    /// The index in [`Settings::routes`] of the first route whose glob takes the name.
     pub fn find(&self, rel: &RelPath) -> Option<usize> {
         let candidate = Candidate::from_bytes(rel.as_bytes());
         self.routes

@@ -8,6 +8,7 @@
 //! - [`load`]: the files of a spool, read and checked.
 //! - [`settings_table`]: every setting with default, limit and meaning; decoding goes by it.
 //! - [`matching`]: which route takes a name, and which names are no input.
+//! - [`selection`]: which route takes a file by what is in it.
 //! - [`template`]: the placeholders in a `command`.
 //! - [`suggest`]: the nearest known name, for "did you mean".
 //! - [`initial`]: the `inboxd.toml` that `inboxd init` writes.
@@ -17,6 +18,7 @@ pub mod limits;
 mod locate;
 pub mod matching;
 mod parse;
+pub mod selection;
 mod setting;
 pub mod suggest;
 pub mod template;
@@ -85,6 +87,8 @@ pub struct Route {
     pub interpreter_at: Option<String>,
     /// Globs on the relative path; empty takes every file.
     pub glob: Vec<String>,
+    /// Members that the JSON object in a file must have; empty: its content does not matter.
+    pub fields: selection::Fields,
     /// What runs.
     pub worker: Worker,
     /// Each record of a file is a task of its own; `None`: the file is one.
@@ -147,6 +151,7 @@ impl Route {
             origin: String::new(),
             interpreter_at: None,
             glob: Vec::new(),
+            fields: Vec::new(),
             worker: Worker::Command { argv },
             records: None,
             stdout: StdoutFormat::Text,
@@ -298,7 +303,7 @@ pub enum Transport {
 pub enum Call {
     /// `f(path)`
     Path,
-    /// `f(**payload)`: the file is one JSON object.
+    /// `f(**payload)`: the file is one JSON object, or, for a route with `fields`, its member `payload`.
     Kwargs,
 }
 

@@ -376,7 +376,7 @@ const WORKERS: [&str; 3] = ["command", "python", "warm"];
 /// Workers that a later version has.
 const LATER_WORKERS: [&str; 1] = ["http"];
 /// Other keys of a route that a later version has.
-const LATER_IN_ROUTE: [&str; 5] = ["records", "fields", "next", "unit", "with"];
+const LATER_IN_ROUTE: [&str; 4] = ["records", "next", "unit", "with"];
 /// Keys of the spool that a later version has.
 const LATER_AT_TOP: [&str; 3] = ["server", "broker", "on_repeat"];
 

@@ -176,6 +176,15 @@ static TABLE: &[SettingDoc] = &[
         Ok(())
     }),
     route(
+        "fields",
+        "none",
+        Limit::Words(
+            "a table of texts, whole numbers or booleans, such as { algorithm = \"ocr\" }",
+        ),
+        "which files, by members of the JSON object in them",
+        |r, v| fields(v).map(|fields| r.fields = fields),
+    ),
+    route(
         "command",
         "none: to be set",
         Limit::Words("a list of strings, such as [\"python3\", \"count.py\", \"{path}\"]"),
@@ -347,7 +356,8 @@ static TABLE: &[SettingDoc] = &[
         "call",
         "\"path\"",
         Limit::Words("\"path\" or \"kwargs\""),
-        "what the function of `python` gets: the path, or the members of the JSON object in the file",
+        "what the function of `python` gets: the path, or the members of the JSON object in the file; with \
+         `fields`, of its `payload`",
         |r, v| v.one_of(&CALLS).map(|call| r.warm.call = call),
     ),
     route(
@@ -458,6 +468,31 @@ fn globs(v: &Value<'_>) -> Checked<Vec<String>> {
     // Each may be small enough and all of them not.
     matching::check(&globs).map_err(|e| v.problem(e.to_string()))?;
     Ok(globs)
+}
+
+/// What a person writes in a message to say what it is about.
+fn fields(v: &Value<'_>) -> Checked<super::selection::Fields> {
+    let mut fields = Vec::new();
+    for (name, value) in v.table()? {
+        // Read under the setting's own name: the message is about what a member may be.
+        let value = Value { name: v.name, ..value };
+        if matches!(value.given.get_ref(), toml::de::DeValue::Float(_))
+            || !matches!(
+                value.json_value()?,
+                serde_json::Value::String(_)
+                    | serde_json::Value::Bool(_)
+                    | serde_json::Value::Number(_)
+            )
+        {
+            let name: &str = name.get_ref();
+            return Err(value.problem(format!("`fields` compares {name:?}; write {}", v.limit)));
+        }
+        fields.push((name.get_ref().to_string(), value.json_value()?));
+    }
+    if fields.is_empty() {
+        return Err(v.problem("`fields` is empty; leave it out to take any content".to_owned()));
+    }
+    Ok(fields)
 }
 
 /// `FILE:FUNCTION`, the last colon deciding.
@@ -652,6 +687,7 @@ mod tests {
         (Place::Top, "ignore", "'*.bak'"),
         (Place::Top, "routes", "{ r = { command = ['true'] } }"),
         (Place::Route, "glob", "['a', 'b']"),
+        (Place::Route, "fields", "{ algorithm = 'ocr' }"),
         (Place::Route, "command", "['false']"),
         (Place::Route, "python", "'a.py:f'"),
         (Place::Route, "warm", "['false']"),
@@ -737,9 +773,10 @@ mod tests {
         let want = Route {
             records: None,
             name: "r".to_owned(),
-            origin: "inboxd.toml:11".to_owned(),
+            origin: "inboxd.toml:12".to_owned(),
             interpreter_at: routes.first().and_then(|route| route.interpreter_at.clone()),
             glob: vec!["a".to_owned(), "b".to_owned()],
+            fields: vec![("algorithm".to_owned(), "ocr".into())],
             worker: Worker::Command { argv: vec!["false".to_owned()] },
             stdout: StdoutFormat::Csv,
             require_output: true,
@@ -811,6 +848,7 @@ mod tests {
                 "quiet_for",
                 "routes",
                 "glob",
+                "fields",
                 "command",
                 "python",
                 "warm",

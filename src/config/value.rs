@@ -190,6 +190,11 @@ impl<'a> Value<'a> {
         fields.map(|(key, given)| Ok((key.get_ref().to_string(), self.json_of(given)?))).collect()
     }
 
+    /// Any value as JSON.
+    pub(super) fn json_value(&self) -> Checked<serde_json::Value> {
+        self.json_of(self.given)
+    }
+
     fn json_of(&self, given: &Spanned<DeValue<'_>>) -> Checked<serde_json::Value> {
         let inner = Value { name: self.name, limit: self.limit, given };
         let no_number = |text: &str| inner.problem(format!("{text} is no number of JSON"));

@@ -125,6 +125,23 @@ pub enum Event {
         /// `None`: it is gone, a lost race.
         until: Option<Millis>,
     },
+    /// [`Effect::Claim`] was not made: what is in the file says that it is for another route.
+    Sorted {
+        /// What was to be claimed, with its route.
+        candidate: Candidate,
+        /// The route that it was to be claimed for.
+        from: usize,
+        /// As in the effect.
+        begin: bool,
+    },
+    /// [`Effect::Start`] was not carried out: what is in the claimed file says that it is for another
+    /// route, or for none. Its name says already that the attempt has not begun.
+    Resorted {
+        /// The job.
+        job: JobId,
+        /// Its route, or why it has none.
+        to: Result<usize, Failure>,
+    },
     /// [`Effect::Start`] must not be carried out yet: somebody still writes into the claimed file.
     Busy {
         /// The job.
@@ -388,6 +405,13 @@ impl Core {
                     self.hold(candidate, until);
                 }
             }
+            Event::Sorted { candidate, from, begin } => {
+                self.answered(from, begin);
+                if !self.known.contains(&candidate.rel) {
+                    self.enqueue(candidate);
+                }
+            }
+            Event::Resorted { job, to } => self.resorted(job, to, now, out),
             Event::StartFailed { job } => self.not_started(job, now.saturating_add(1_000)),
             Event::Busy { job, until } => self.not_started(job, until),
             Event::Ended { job, verdict } => self.ended(job, verdict, now, out),
@@ -664,6 +688,30 @@ impl Core {
         if let Some(job) = self.jobs.get_mut(&id).filter(|job| job.phase == Phase::Running) {
             job.begun = job.begun.saturating_sub(1);
             self.enter(id, Phase::Waiting(until));
+        }
+    }
+
+    /// The attempt did not begin, and its job goes to another route or to its end.
+    fn resorted(
+        &mut self,
+        id: JobId,
+        to: Result<usize, Failure>,
+        now: Millis,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.phase == Phase::Running) else {
+            return;
+        };
+        job.begun = job.begun.saturating_sub(1);
+        match to {
+            Ok(route) => {
+                self.enter(id, Phase::Unrouted);
+                if let Some(job) = self.jobs.get_mut(&id) {
+                    job.route = route;
+                }
+                self.enter(id, Phase::Ready);
+            }
+            Err(failure) => self.failed(id, failure, now, out),
         }
     }
 

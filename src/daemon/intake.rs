@@ -201,6 +201,8 @@ impl<L: Listener> Service<RealFs, L> {
             self.intake.shared = Some(name);
         }
         self.intake.root = Some(self.keeper.path.join("incoming"));
+        let patience = u64::try_from(limits::ROUTE_PATIENCE.as_millis()).unwrap_or(0);
+        self.keeper.wait_for_routes(patience);
         self.watch_anew();
     }
 

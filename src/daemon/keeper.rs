@@ -45,6 +45,7 @@ mod commit;
 mod effects;
 mod outcome;
 mod reconfigure;
+mod sort;
 #[cfg(test)]
 pub(in crate::daemon) mod tests;
 
@@ -195,6 +196,12 @@ pub struct Keeper<F: Filesystem> {
     pub(super) table: RouteTable,
     /// Where in `routes` those of `table` are.
     places: Vec<usize>,
+    /// Where in `routes` names wait whose route their content decides.
+    pub(super) sorting: usize,
+    /// How much may be read for that before other messages have their turn, in bytes.
+    may_read: usize,
+    /// How long a file waits that fits no route, in milliseconds.
+    pub(super) patience: Millis,
     pub(super) jobs: HashMap<JobId, JobInfo>,
     pub(super) empty: EmptyFolders,
     pub(super) last_id: JobId,
@@ -301,9 +308,14 @@ impl<F: Filesystem> Keeper<F> {
             waiting: limits::WAITING_JOBS,
             incomplete_for: u64::try_from(limits::INCOMPLETE_FOR.as_millis()).unwrap_or(u64::MAX),
         };
+        let core_rules = settings.routes.iter().map(rules).chain([sort::rules(&settings.routes)]);
+        let routes = settings.routes.iter().cloned().chain([sort::no_route()]);
         Ok(Self {
-            core: Core::new(core_limits, settings.routes.iter().map(rules).collect()),
-            routes: settings.routes.iter().cloned().map(Arc::new).collect(),
+            core: Core::new(core_limits, core_rules.collect()),
+            routes: routes.map(Arc::new).collect(),
+            sorting: settings.routes.len(),
+            may_read: limits::FIELDS_READ,
+            patience: 0,
             table: RouteTable::new(settings)?,
             places: (0..settings.routes.len()).collect(),
             jobs: HashMap::new(),
@@ -495,7 +507,7 @@ impl<F: Filesystem> Keeper<F> {
                 Ok(())
             }
             Input::Staged(staged) => {
-                let Some(route) = self.route_of(&staged.rel) else {
+                let Some(route) = self.place_of(&staged.rel) else {
                     return self.refuse(&staged, format!("no route takes {}", staged.rel));
                 };
                 // Who speaks on the socket may be wrong, and a `Take` without its copy would end us.
@@ -574,11 +586,6 @@ impl<F: Filesystem> Keeper<F> {
         Ok(())
     }
 
-    /// The index of the route that takes a name.
-    fn route_of(&self, rel: &RelPath) -> Option<usize> {
-        self.places.get(self.table.find(rel)?).copied()
-    }
-
     /// The route by which a job's last attempt was run.
     fn attempted_as<'a>(&'a self, info: &'a JobInfo) -> Option<&'a Arc<Route>> {
         info.begun_as.as_ref().or_else(|| self.routes.get(info.route))
@@ -634,7 +641,7 @@ impl<F: Filesystem> Keeper<F> {
             self.count_lone(sighting, &file, now);
             return;
         }
-        match self.route_of(&sighting.rel) {
+        match self.place_of(&sighting.rel) {
             None => {
                 self.seen.unrouted += 1;
                 self.seen.unrouted_example.get_or_insert(sighting.rel);

@@ -426,11 +426,12 @@ fn take_up<F: Filesystem>(
         }
         let mine = attempt.filter(|attempt| attempt.job == claimed.job);
         let ended = mine.map_or(0, |attempt| attempt.attempt);
+        let route = keeper.place_of_claimed(claimed, &rel);
         report.resumed += 1;
         report.lost += u64::from(claimed.begun > ended);
         let info = JobInfo {
             rel: rel.clone(),
-            route: keeper.table.find(&rel).unwrap_or(usize::MAX),
+            route: route.unwrap_or(usize::MAX),
             begun: claimed.begun,
             mark: FileMark {
                 ino: stat.ino,
@@ -445,7 +446,7 @@ fn take_up<F: Filesystem>(
         };
         let recovered = Recovered {
             job: claimed.job,
-            route: keeper.table.find(&rel),
+            route,
             // A power cut may undo the rename of an attempt whose end is recorded.
             begun: claimed.begun.max(ended),
             ended,

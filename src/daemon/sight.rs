@@ -66,6 +66,8 @@ struct Wait {
 enum Reason {
     Why(Why),
     Refused(Refusal),
+    /// No route's fields are in it.
+    Unfit(String),
 }
 
 /// What a claim was made on.
@@ -264,7 +266,13 @@ impl<F: Filesystem> Keeper<F> {
     pub(super) fn judge(&mut self, candidate: &Candidate, now: Millis) -> Judged {
         let Some(rules) = self.waits.rules else { return Judged::Claim(Proof::Whole) };
         let rel = &candidate.rel;
-        let arrival = self.waits.arrivals.remove(rel).unwrap_or_default();
+        // Once it is sorted it is judged again.
+        let arrival = if candidate.route == self.sorting {
+            self.waits.arrivals.get(rel).copied()
+        } else {
+            self.waits.arrivals.remove(rel)
+        };
+        let arrival = arrival.unwrap_or_default();
         let Ok(stat) = self.spool.fs.stat(&self.spool.incoming, rel.as_path()) else {
             // The claim finds out what stands in the way.
             return Judged::Claim(Proof::Whole);
@@ -272,8 +280,7 @@ impl<F: Filesystem> Keeper<F> {
         if stat.file_type != FileType::File {
             return Judged::Claim(Proof::Whole);
         }
-        let route = self.table.find(rel);
-        let sentinel = route.and_then(|route| self.table.sentinel(route, rel));
+        let sentinel = self.table.sentinel(rel);
         let promised = sentinel.as_ref().map(|name| self.is_promised(rel, name, &stat));
         let writer = match promised {
             None => writer_of(self.spool.fs.lease(&self.spool.incoming, rel.as_path())),
@@ -340,10 +347,31 @@ impl<F: Filesystem> Keeper<F> {
         until
     }
 
+    /// A whole file fits no route: until when it waits for one, in `routes.d/` since a moment perhaps.
+    pub(super) fn waits_for_route(
+        &mut self,
+        rel: &RelPath,
+        reason: String,
+        now: Millis,
+    ) -> Option<Millis> {
+        let before = self.waits.table.get(rel);
+        let since = match before.map(|wait| (&wait.reason, wait.changed)) {
+            Some((Reason::Unfit(_), since)) => since,
+            _ => now,
+        };
+        let until = since.saturating_add(self.patience);
+        let stat = self.spool.fs.stat(&self.spool.incoming, rel.as_path()).ok()?;
+        let past = Past::after(before.map(|wait| wait.past), look_of(&stat), now);
+        let reason = Reason::Unfit(reason);
+        self.remember(rel, Wait { past, reason, until, changed: since, refusals: 0 });
+        // What could not be remembered would wait for ever.
+        (until > now && self.waits.table.contains_key(rel)).then_some(until)
+    }
+
     /// A claim was made: remembers what must be asked again, and brings the sentinel along.
     pub(super) fn claimed_with(&mut self, job: JobId, claimed: Claimed, proof: Proof) {
         let Some(rel) = self.jobs.get(&job).map(|info| info.rel.clone()) else { return };
-        self.waits.table.remove(&rel);
+        self.waits.forget(&rel);
         match proof {
             Proof::Whole => {}
             Proof::Sentinel(name) => {
@@ -369,7 +397,7 @@ impl<F: Filesystem> Keeper<F> {
         now: Millis,
     ) -> Result<Option<Millis>, KeeperError> {
         let Some(proof) = self.waits.unproven.remove(&job) else { return Ok(None) };
-        let (Some(rules), Some(info)) = (self.waits.rules, self.jobs.get_mut(&job)) else {
+        let (Some(rules), Some(info)) = (self.waits.rules, self.jobs.get(&job)) else {
             return Ok(None);
         };
         let Proof::Look { look, first, .. } = proof else { return Ok(None) };
@@ -395,18 +423,24 @@ impl<F: Filesystem> Keeper<F> {
         };
         let is_open = writer == Writer::Somebody;
         self.waits.unproven.insert(job, Proof::Look { look: Some(seen), first, is_open });
-        if info.begun == attempt {
-            // Born as its first attempt, which did not begin: a crash now must not count.
-            let back = Claimed { job, begun: attempt.saturating_sub(1) };
-            info.begun = back.begun;
-            match self.spool.set_begun(claimed, back) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(KeeperError::spool("take an attempt back in processing/")(error));
-                }
-                _ => {}
-            }
-        }
+        self.take_back(job, attempt)?;
         Ok(Some(until))
+    }
+
+    /// Born as its first attempt, which did not begin: a crash now must not count.
+    pub(super) fn take_back(&mut self, job: JobId, attempt: u32) -> Result<(), KeeperError> {
+        let Some(info) = self.jobs.get_mut(&job).filter(|info| info.begun == attempt) else {
+            return Ok(());
+        };
+        let claimed = Claimed { job, begun: attempt };
+        let back = Claimed { job, begun: attempt.saturating_sub(1) };
+        info.begun = back.begun;
+        match self.spool.set_begun(claimed, back) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(KeeperError::spool("take an attempt back in processing/")(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Files in `incoming/` that wait, those that wait longest first.
@@ -446,14 +480,13 @@ impl<F: Filesystem> Keeper<F> {
     fn describe_wait(&self, rel: &RelPath, wait: &Wait, now: Millis) -> Held {
         let (reason, open_ino) = match &wait.reason {
             Reason::Refused(refusal) => (format!("cannot be claimed: {}", refusal.reason), None),
+            Reason::Unfit(reason) => (reason.clone(), None),
             Reason::Why(Why::Open) => {
                 ("still open for writing".to_owned(), Some(wait.past.look.ino))
             }
             Reason::Why(Why::Quiet) => ("changed a moment ago".to_owned(), None),
             Reason::Why(Why::Sentinel) => {
-                let route = self.table.find(rel);
-                let name = route.and_then(|route| self.table.sentinel(route, rel));
-                let name = name.unwrap_or_default();
+                let name = self.table.sentinel(rel).unwrap_or_default();
                 (format!("waits for {}", String::from_utf8_lossy(&name)), None)
             }
         };
@@ -465,7 +498,7 @@ impl<F: Filesystem> Keeper<F> {
             files: 1,
             fix: match &wait.reason {
                 Reason::Refused(refusal) => refusal.fix.clone(),
-                Reason::Why(_) => None,
+                Reason::Why(_) | Reason::Unfit(_) => None,
             },
             open_ino,
         }
@@ -476,8 +509,8 @@ impl<F: Filesystem> Keeper<F> {
     pub(super) fn expects_files(&self, patience: Millis, now: Millis) -> bool {
         let mut waits = self.waits.table.iter().filter(|(rel, _)| self.core.holds(rel));
         waits.any(|(_, wait)| match wait.reason {
-            Reason::Why(Why::Quiet) => true,
             Reason::Why(Why::Open) => now.saturating_sub(wait.changed) < patience,
+            Reason::Why(Why::Quiet) | Reason::Unfit(_) => true,
             Reason::Why(Why::Sentinel) | Reason::Refused(_) => false,
         })
     }

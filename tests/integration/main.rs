@@ -31,6 +31,9 @@ mod readme;
 /// What a worker prints, and the rows it becomes.
 #[cfg(test)]
 mod results;
+/// Which route takes a file: by what is in it, and by what may be in it.
+#[cfg(test)]
+mod routes;
 /// HUP, TERM and what a running daemon makes of new settings.
 #[cfg(test)]
 mod signals;

@@ -67,6 +67,7 @@ enum Act {
     Offer(usize),
     Take(usize),
     End(usize, u8),
+    Resort(usize, bool),
     Record(usize),
     RecordAll,
     Wait(Millis),
@@ -81,6 +82,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         6 => (0..ROUTES).prop_map(Act::Offer),
         1 => (0..ROUTES).prop_map(Act::Take),
         8 => (0..8usize, any::<u8>()).prop_map(|(at, how)| Act::End(at, how)),
+        1 => (0..3usize, any::<bool>()).prop_map(|(at, route)| Act::Resort(at, route)),
         4 => (0..8usize).prop_map(Act::Record),
         2 => Just(Act::RecordAll),
         3 => (0..3_000u64).prop_map(Act::Wait),
@@ -145,6 +147,11 @@ impl World {
                         self.names += 1;
                         let until = Some(self.now + 10);
                         return Some(Event::Held { candidate, begin, until });
+                    }
+                    4 if route == 0 => {
+                        self.names += 1;
+                        let candidate = Candidate { route: 1, ..candidate };
+                        return Some(Event::Sorted { candidate, from: route, begin });
                     }
                     _ => {}
                 }
@@ -321,6 +328,25 @@ impl World {
         self.step(Event::Ended { job, verdict });
     }
 
+    /// A job that a slot was to have is for the other route, or for none.
+    fn resort(&mut self, at: usize, has_route: bool) {
+        let Some((job, route)) = self.running.iter().nth(at).map(|(job, route)| (*job, *route))
+        else {
+            return;
+        };
+        self.running.remove(&job);
+        let disk = self.jobs.get_mut(&job).unwrap();
+        disk.begun -= 1;
+        let to = if has_route {
+            disk.route = 1 - route;
+            Ok(disk.route)
+        } else {
+            self.cause = Some(FailClass::Permanent);
+            Err(Failure::new(FailClass::Permanent, "no route takes it"))
+        };
+        self.step(Event::Resorted { job, to });
+    }
+
     fn act(&mut self, act: &Act) {
         match *act {
             Act::Offer(route) => self.offer(route),
@@ -330,6 +356,7 @@ impl World {
                 self.step(Event::Taken { job, route });
             }
             Act::End(at, how) => self.end(at, how),
+            Act::Resort(at, has_route) => self.resort(at, has_route),
             Act::Record(at) => {
                 let job = self.unrecorded.keys().nth(at % self.unrecorded.len().max(1)).copied();
                 if let Some(job) = job {

@@ -28,6 +28,9 @@ impl<F: Filesystem> Keeper<F> {
         let mut effects = Vec::new();
         self.core.step(event, now, &mut effects);
         let first = self.effects.is_empty();
+        if first {
+            self.may_read_again();
+        }
         // Starts first: they need nothing of what else one event leads to, and a slot waits for them.
         effects.sort_by_key(|effect| !matches!(effect, Effect::Start { .. }));
         self.effects.extend(effects);
@@ -108,6 +111,11 @@ impl<F: Filesystem> Keeper<F> {
                 return self.step(Event::Held { candidate, begin, until: Some(until) }, now);
             }
         };
+        if candidate.route == self.sorting
+            && let Some(event) = self.sort_candidate(&candidate, begin, now)
+        {
+            return self.step(event, now);
+        }
         let job = self.next_id(now);
         let claimed = Claimed { job, begun: u32::from(begin) };
         let route = candidate.route;
@@ -173,6 +181,11 @@ impl<F: Filesystem> Keeper<F> {
     ) -> Result<(), KeeperError> {
         if let Some(until) = self.still_written(job, attempt, now)? {
             return self.step(Event::Busy { job, until }, now);
+        }
+        if let Some(event) = self.sort_claimed(job, route) {
+            self.note_route(&event);
+            self.take_back(job, attempt)?;
+            return self.step(event, now);
         }
         let (Some(info), Some(route)) = (self.jobs.get_mut(&job), self.routes.get(route)) else {
             return Ok(());

@@ -10,8 +10,8 @@
 use std::collections::HashSet;
 
 use super::{
-    Arc, Event, Filesystem, JobId, Keeper, KeeperError, Millis, Recovered, RouteTable, Settings,
-    Spent, look_ahead, rules,
+    Arc, Claimed, Event, Filesystem, JobId, JobInfo, Keeper, KeeperError, Millis, Recovered,
+    RouteTable, Settings, Spent, look_ahead, rules, sort,
 };
 
 impl<F: Filesystem> Keeper<F> {
@@ -47,6 +47,9 @@ impl<F: Filesystem> Keeper<F> {
                 new_rules.push(core_rules);
             }
         }
+        if let Some(its) = new_rules.get_mut(self.sorting) {
+            *its = Some(sort::rules(&settings.routes));
+        }
         self.core.reconfigure(settings.workers, look_ahead(settings.workers), new_rules);
         // The pass that was under way knew the old globs.
         self.scan = None;
@@ -62,6 +65,7 @@ impl<F: Filesystem> Keeper<F> {
         let routes = self.routes.iter().enumerate();
         routes
             .filter(|(at, route)| !used.contains(at) && !is_wanted(&route.name))
+            .filter(|(at, _)| *at != self.sorting)
             .map(|(at, _)| at)
             .collect()
     }
@@ -70,8 +74,11 @@ impl<F: Filesystem> Keeper<F> {
     fn route_the_unrouted(&mut self, now: Millis) -> Result<(), KeeperError> {
         let unrouted = self.jobs.iter().filter(|(_, info)| info.route >= self.routes.len());
         // `usize::MAX` is beyond all routes.
+        let place = |job: JobId, info: &JobInfo| {
+            self.place_of_claimed(Claimed { job, begun: info.begun }, &info.rel)
+        };
         let found: Vec<(JobId, usize)> =
-            unrouted.filter_map(|(job, info)| Some((*job, self.route_of(&info.rel)?))).collect();
+            unrouted.filter_map(|(job, info)| Some((*job, place(*job, info)?))).collect();
         for (job, route) in found {
             let Some(info) = self.jobs.get_mut(&job) else { continue };
             info.route = route;

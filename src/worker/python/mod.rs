@@ -7,7 +7,7 @@
 
 use std::ffi::OsString;
 
-use crate::config::{Call, Records};
+use crate::config::{Call, Records, Route};
 
 const SHIM: &str = include_str!("shim.py");
 /// The variable that holds the shim.
@@ -22,14 +22,11 @@ pub(super) fn source() -> (OsString, OsString) {
 }
 
 /// What the interpreter is given.
-pub(super) fn arguments(
-    file: &str,
-    function: &str,
-    call: Call,
-    records: Option<Records>,
-) -> Vec<OsString> {
-    let call = match (records, call) {
+pub(super) fn arguments(file: &str, function: &str, route: &Route) -> Vec<OsString> {
+    let call = match (route.records, route.warm.call) {
         (None, Call::Path) => "path",
+        // Its other members say which route it is for.
+        (None, Call::Kwargs) if !route.fields.is_empty() => "payload",
         (None, Call::Kwargs) => "kwargs",
         (Some(Records::Lines), _) => "line",
         (Some(Records::Csv), _) => "text fields",

@@ -312,6 +312,12 @@ def _inboxd():
             payload = json.loads(source.read())
         if not isinstance(payload, dict):
             raise Refused("the file is not a JSON object but %s" % type(payload).__name__)
+        if call == "payload":
+            if "payload" not in payload:
+                raise Refused('missing field "payload"')
+            payload = payload["payload"]
+            if not isinstance(payload, dict):
+                raise Refused('field "payload": expected dict, got %s' % type(payload).__name__)
         return payload
 
     hello = json.loads(reader.readline() or b"{}")
@@ -320,7 +326,7 @@ def _inboxd():
     most = hello.get("max_line_bytes", 1 << 20)
     try:
         target = load()
-        by = 'call = "kwargs"' if call == "kwargs" else "a record"
+        by = 'call = "kwargs"' if call in ("kwargs", "payload") else "a record"
         by_name = call not in ("path", "line")
         fields, further, schema = signature_of(target) if by_name else (None, None, None)
     except Unfit as error:

@@ -48,7 +48,7 @@ pub(super) fn launch(route: &Route, spool: &Path) -> Result<Launched, String> {
                 return Err(format!("{file} is not there: `python` names a file below the spool"));
             }
             environment.push(python::source());
-            let args = python::arguments(file, function, route.warm.call, route.records);
+            let args = python::arguments(file, function, route);
             (route.warm.interpreter.as_ref(), args, std::slice::from_ref(file))
         }
         Worker::Command { .. } => return Err("a command is no warm worker".to_owned()),

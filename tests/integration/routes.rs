@@ -1,0 +1,154 @@
+//! Routes by content: the rows C1 and C2 of a system with one queue and many algorithms.
+//!
+//! Must not know: how a route is chosen.
+
+use std::fs;
+
+use rustix::process::Signal;
+
+use crate::harness::Spool;
+
+const ALGOS: &str = r#"
+def language_detection(text: str) -> dict: return {"lang": "es" if "hola" in text else "en"}
+def ocr(image_url: str, scale: int = 1):
+    if image_url == "boom": raise ValueError("cannot fetch boom")
+    return {"text": image_url.upper()}
+def add(a: int, b: int): return {"result": a + b}
+"#;
+
+/// The text of `routes.d/NAME.toml`.
+fn route(name: &str) -> String {
+    format!(
+        "fields = {{ algorithm = \"{name}\" }}\npython = \"algos.py:{name}\"\ncall = \"kwargs\"\n\
+         interpreter = \"{}\"\nretries = 0\ntrace_columns = false\n",
+        crate::harness::python()
+    )
+}
+
+/// The two algorithms that there are at first.
+fn algorithms() -> Spool {
+    let spool = Spool::new("workers = 2\n");
+    spool.write("algos.py", ALGOS);
+    spool.write("routes.d/ocr.toml", &route("ocr"));
+    spool.write("routes.d/language_detection.toml", &route("language_detection"));
+    spool
+}
+
+const ADD: &str = r#"{"algorithm":"add","payload":{"a":1,"b":2}}"#;
+
+/// Goal: a message goes to its algorithm, and a new algorithm is one new file. Method: the row C1.
+#[test]
+fn a_new_algorithm_is_one_new_file() {
+    let spool = algorithms();
+    let daemon = spool.daemon();
+    let pid = daemon.daemon_pid();
+    spool.drop_file("1.json", r#"{"algorithm":"language_detection","payload":{"text":"hola"}}"#);
+    spool.drop_file("2.json", r#"{"algorithm":"ocr","payload":{"image_url":"x"}}"#);
+    spool.wait_until("both are done", || spool.names("done").len() == 2);
+    let text = |name: &str| fs::read_to_string(spool.path("results").join(name)).unwrap();
+    assert_eq!(text("language_detection.csv"), "lang\nes\n", "{}", spool.report());
+    assert_eq!(text("ocr.csv"), "text\nX\n");
+    // Dropped at once: the file waits for the route that has just come.
+    spool.write("routes.d/add.toml", &route("add"));
+    spool.drop_file("3.json", ADD);
+    spool.wait_until("it is done", || spool.path("done/3.json").exists());
+    assert_eq!(text("add.csv"), "result\n3\n");
+    assert_eq!(daemon.daemon_pid(), pid);
+    assert_eq!(spool.errors(), Vec::<String>::new(), "{}", spool.report());
+}
+
+/// Goal: who sent a wrong message learns what is wrong with it, and it is kept as it was. Method: the
+/// row C2; then the route is added and the first is tried again, and a wrong type.
+#[test]
+fn a_wrong_message_says_what_is_wrong() {
+    let spool = algorithms();
+    let cases = [
+        ("add.json", ADD, "no route takes algorithm \"add\"; known: language_detection, ocr"),
+        ("half.json", "{", "not valid JSON: EOF while parsing an object at line 1 column 1"),
+        (
+            "missing.json",
+            r#"{"algorithm":"language_detection","payload":{}}"#,
+            "missing field \"text\"",
+        ),
+        (
+            "further.json",
+            r#"{"algorithm":"language_detection","payload":{"text":"a","x":1}}"#,
+            "unexpected field \"x\"",
+        ),
+        (
+            "boom.json",
+            r#"{"algorithm":"ocr","payload":{"image_url":"boom"}}"#,
+            "ValueError: cannot fetch boom",
+        ),
+        ("none.json", r#"{"algorithm":"ocr"}"#, "missing field \"payload\""),
+    ];
+    let mut daemon = spool.daemon();
+    for (name, content, _) in cases {
+        spool.drop_file(name, content);
+    }
+    spool.wait_until("all have failed", || spool.errors().len() == cases.len());
+    for (name, content, reason) in cases {
+        assert_eq!(spool.reason(name), reason, "{name}\n{}", spool.report());
+        let kept = fs::read_to_string(spool.path("error").join(name)).unwrap();
+        assert_eq!(kept, content, "{name}");
+    }
+    let log = spool.run(&["log", "boom.json"]).ok().stdout();
+    assert!(log.contains("Traceback") && log.contains("in ocr"), "{log}");
+    spool.write("routes.d/add.toml", &route("add"));
+    daemon.wait_for_log("add");
+    spool.run(&["retry", "--wait", "add.json"]).ok();
+    spool.drop_file("text.json", r#"{"algorithm":"add","payload":{"a":"1","b":2}}"#);
+    spool.wait_until("it failed", || spool.path("error/text.json").exists());
+    assert_eq!(spool.reason("text.json"), "field \"a\": expected int, got str \"1\"");
+    assert_eq!(spool.csv("add").sorted(), ["3"]);
+    daemon.signal(Signal::TERM);
+    daemon.wait();
+}
+
+/// Goal: the first route that takes a file has it, also where another one asks for nothing of its
+/// content. Method: a route by fields between two by glob; `batch` with a source, whose copy is sorted
+/// as well; messages that are no JSON.
+#[test]
+fn the_first_route_wins() {
+    let by = |lines: &str| format!("command = [\"echo\", \"x\"]\ntrace_columns = false\n{lines}");
+    let settings = format!(
+        "[routes.text]\nglob = \"*.txt\"\n{}[routes.b]\nfields = {{ kind = \"b\", n = 2 }}\n{}\
+         [routes.rest]\n{}",
+        by(""),
+        by(""),
+        by("")
+    );
+    let spool = Spool::new(&settings);
+    spool.drop_file("a.txt", r#"{"kind":"b","n":2}"#);
+    spool.drop_file("b.json", r#"{"n":2,"more":[{"kind":"c"}],"kind":"b"}"#);
+    spool.drop_file("c.json", r#"{"kind":"b"}"#);
+    spool.drop_file("d.json", "no JSON at all");
+    spool.run(&["batch"]).ok();
+    spool.write_home("src/e.json", r#"{"kind":"b","n":2}"#);
+    spool.write_home("src/f.json", r#"{"kind":"c","n":2}"#);
+    spool.run(&["batch", "src"]).ok();
+    let rows = |name: &str| spool.csv(name).rows.len();
+    assert_eq!((rows("text"), rows("b"), rows("rest")), (1, 2, 3), "{}", spool.report());
+}
+
+/// Goal: what a file is for is decided anew after a kill, for claims as well. Method: a route by fields
+/// whose worker hangs is killed with the daemon; its settings ask for something else at the next start.
+#[test]
+fn a_claimed_file_is_sorted_anew_after_a_kill() {
+    let settings = |kind: &str| {
+        let root = rustix::process::geteuid().is_root();
+        let first = if root { "allow_root = true\n" } else { "" };
+        format!(
+            "{first}[routes.slow]\nfields = {{ kind = \"{kind}\" }}\ncommand = [\"sleep\", \"600\"]\n\
+             [routes.fast]\nfields = {{ kind = \"a\" }}\ncommand = [\"echo\", \"x\"]\n"
+        )
+    };
+    let spool = Spool::verbatim(&settings("a"));
+    spool.drop_file("x", r#"{"kind":"a"}"#);
+    let mut daemon = spool.daemon();
+    spool.wait_until("it runs", || spool.processes().iter().any(|p| p.contains("sleep 600")));
+    daemon.kill_all();
+    spool.write("inboxd.toml", &settings("b"));
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.csv("fast").rows.len(), 1, "{}", spool.report());
+}
