@@ -219,7 +219,7 @@ impl Screen {
                     }
                 }
             }
-            Notice::Paused { route, why } => {
+            Notice::Paused { route, why } | Notice::Broken { route, why } => {
                 self.say(&format!("route {route} PAUSED: {}", why.reason));
             }
             other => {
@@ -296,7 +296,8 @@ fn conclude(
         eprint_line(&format!("route {route} PAUSED: {}", why.reason));
         let files = show::plural(status.stuck as u64, "file waits", "files wait");
         let fix = &why.fix;
-        eprint_line(&format!("  {files}, none failed. Fix {fix} and run the same command again."));
+        let none = if why.is_tried { "" } else { ", none failed" };
+        eprint_line(&format!("  {files}{none}. Fix {fix} and run the same command again."));
     }
     if !status.paused.is_empty() || screen.drained {
         ExitCode::from(1)

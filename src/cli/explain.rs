@@ -371,6 +371,9 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath) -> Result<Reason, Failed> {
     if let Some((why, fix)) = route.as_ref().and_then(|route| paused(&status, route)) {
         return Ok(("waiting", why, Some(fix)));
     }
+    if status.get("low_memory").is_some_and(|low| !low.is_null()) {
+        return Ok(("waiting", "too little free memory: nothing is started".to_owned(), None));
+    }
     if status.get("disk_full").and_then(Value::as_bool) == Some(true) {
         return Ok(("waiting", "too little free disk: nothing is claimed".to_owned(), None));
     }

@@ -87,9 +87,11 @@ pub(crate) fn failed(outcome: &Outcome) -> String {
 /// `route count PAUSED: cannot start …`, and what becomes of its files.
 pub(crate) fn paused(route: &str, why: &Paused) -> [String; 2] {
     let files = plural(why.files as u64, "file stays", "files stay");
+    // Some did where workers crashed: those that opened the breaker.
+    let none = if why.is_tried { "" } else { ", none failed" };
     [
         format!("route {route} {}: {}", bad("PAUSED"), why.reason),
-        format!("  {files} in incoming/, none failed. Fix {}; it is picked up by itself.", why.fix),
+        format!("  {files} in incoming/{none}. Fix {}; it is picked up by itself.", why.fix),
     ]
 }
 
@@ -102,6 +104,14 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
             free >> 20,
             floor >> 20
         ),
+        Notice::LowMemory { free, floor } => format!(
+            "only {} of memory are available: nothing is started below {} (min_free_memory)",
+            size(*free),
+            size(*floor)
+        ),
+        Notice::MemoryIsBack => "there is enough memory again".to_owned(),
+        Notice::Broken { route, why } => paused(route, why).join("\n"),
+        Notice::Mended { route } => format!("route {route} goes on: a worker did not crash"),
         Notice::DiskHasRoom => "there is space again".to_owned(),
         Notice::CsvTouched { route } => format!(
             "results/{route}.csv was changed by someone else: it is left alone, a new one begins"

@@ -105,6 +105,8 @@ struct State {
     /// Folders that cannot be read.
     trouble: Vec<String>,
     disk_full: bool,
+    /// Available and wanted bytes of memory, where they are too few.
+    low_memory: Option<(u64, u64)>,
     free_bytes: Option<u64>,
     since_start: Option<Value>,
     folders: BTreeMap<&'static str, Folder>,
@@ -139,6 +141,9 @@ impl State {
                 .filter_map(|it| Some(it.as_str()?.to_owned()))
                 .collect(),
             disk_full: told.get("disk_full").and_then(Value::as_bool).unwrap_or(false),
+            low_memory: told
+                .get("low_memory")
+                .and_then(|low| Some((low.get("free")?.as_u64()?, low.get("floor")?.as_u64()?))),
             since_start: Some(serde_json::json!({
                 "done": number("done"), "failed": number("failed"), "rows": number("rows"),
             })),
@@ -287,6 +292,14 @@ impl State {
         }
         for trouble in &self.trouble {
             print_line(&format!("{}: cannot read {trouble}", show::bad("warning")));
+        }
+        if let Some((free, floor)) = self.low_memory {
+            print_line(&format!(
+                "{}: only {} are available; nothing is started below {} (min_free_memory)",
+                show::bad("memory"),
+                show::size(free),
+                show::size(floor)
+            ));
         }
         if self.disk_full {
             let free = self.free_bytes.map(show::size).unwrap_or_default();

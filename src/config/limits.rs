@@ -19,6 +19,22 @@ pub const RETRIES: Spent = Spent { fail: 0, timeout: 0, oom: 0, crash: 1, lost: 
 /// Waits before the further attempts of *try again*.
 pub const TRY_AGAIN_AFTER: [Duration; 3] =
     [Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(300)];
+/// The wait before the further attempts of the budgets that have no list of their own; it doubles …
+pub const RETRY_FIRST_WAIT: Duration = Duration::from_secs(1);
+/// … up to this.
+pub const RETRY_LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// Each wait is so much shorter or longer at most, in percent.
+pub const RETRY_JITTER_PERCENT: u64 = 20;
+/// Exit codes listed in `retry_on`.
+pub const MOST_RETRY_ON: usize = 64;
+/// Starts in the period of a `rate`: the last so many are remembered, 8 bytes each.
+pub const MOST_STARTS: usize = 10_000;
+/// Different jobs in a row that crashed their worker: fewer may be a few bad files of one producer.
+pub const PAUSE_AFTER_CRASHES: usize = 5;
+/// The most of [`PAUSE_AFTER_CRASHES`]: so many jobs are remembered.
+pub const MOST_CRASHES: i64 = 10_000;
+/// The range of nice(1).
+pub const NICE: (i64, i64) = (-20, 19);
 /// Workers at once: each has a thread of the daemon. What the settings file counts is an `i64`.
 pub const MOST_WORKERS: i64 = 1024;
 /// The longest time that the settings take, except for [`LONGEST_WAIT`].

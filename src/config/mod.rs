@@ -18,6 +18,7 @@ pub mod limits;
 mod locate;
 pub mod matching;
 mod parse;
+mod retry;
 pub mod selection;
 mod setting;
 pub mod suggest;
@@ -33,6 +34,8 @@ pub use parse::{Loaded, load};
 pub use setting::{Place, SettingDoc, settings_table};
 pub use value::Limit;
 
+use crate::core::pace::Rate;
+use crate::core::retry::RetryOn;
 use crate::core::verdict::Spent;
 
 /// All of a spool's settings, checked and with defaults filled in.
@@ -48,6 +51,8 @@ pub struct Settings {
     pub quiet_for: Option<Duration>,
     /// Claiming stops while less than this is free on the spool's filesystem, in bytes.
     pub min_free_disk: u64,
+    /// Nothing is started while less memory than this is available, in bytes; 0: it is not looked at.
+    pub min_free_memory: u64,
     /// Workers may run as root.
     pub allow_root: bool,
     /// Empty folders in `incoming/` are removed.
@@ -67,6 +72,7 @@ impl Default for Settings {
             rescan: limits::RESCAN,
             quiet_for: None,
             min_free_disk: limits::MIN_FREE_DISK,
+            min_free_memory: 0,
             allow_root: false,
             prune: false,
             ignore: Vec::new(),
@@ -109,8 +115,14 @@ pub struct Route {
     pub grace: Duration,
     /// Further attempts, by budget.
     pub retries: Spent,
+    /// Which failures these are for; `None`: all that have a budget.
+    pub retry_on: Option<RetryOn>,
     /// Waits before the further attempts of the budget *try again*; the last one repeats.
     pub try_again_after: Vec<Duration>,
+    /// Waits before the further attempts of the other budgets.
+    pub waits: RetryWaits,
+    /// At most so many starts within a time.
+    pub rate: Option<Rate>,
     /// At most so many slots for this route; `None`: all of them.
     pub max_workers: Option<usize>,
     /// Higher goes first.
@@ -139,6 +151,10 @@ pub struct Route {
     pub max_open_files: Option<u64>,
     /// The route pauses after so many failures in a row.
     pub pause_after_failures: Option<u32>,
+    /// After so many jobs in a row that crashed their worker, one is tried at a time; 0: never.
+    pub pause_after_crashes: usize,
+    /// The niceness of its workers, as in nice(1); `None`: the daemon's.
+    pub nice: Option<i32>,
     /// What holds for workers that live longer than a job; of no use to a `command`.
     pub warm: WarmRules,
 }
@@ -162,7 +178,10 @@ impl Route {
             timeout: limits::TIMEOUT,
             grace: limits::GRACE,
             retries: limits::RETRIES,
+            retry_on: None,
             try_again_after: limits::TRY_AGAIN_AFTER.to_vec(),
+            waits: RetryWaits::default(),
+            rate: None,
             max_workers: None,
             priority: 0,
             trace_columns: true,
@@ -177,8 +196,28 @@ impl Route {
             max_file_size: None,
             max_open_files: None,
             pause_after_failures: None,
+            pause_after_crashes: limits::PAUSE_AFTER_CRASHES,
+            nice: None,
             warm: WarmRules::default(),
         }
+    }
+}
+
+/// Waits before further attempts: the first, doubled each time, up to the longest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryWaits {
+    /// Before the second attempt.
+    pub first: Duration,
+    /// No wait is longer.
+    pub longest: Duration,
+    /// Each wait, those of *try again* too, is so many percent shorter or longer at most.
+    pub jitter_percent: u64,
+}
+
+impl Default for RetryWaits {
+    fn default() -> Self {
+        let (first, longest) = (limits::RETRY_FIRST_WAIT, limits::RETRY_LONGEST_WAIT);
+        Self { first, longest, jitter_percent: limits::RETRY_JITTER_PERCENT }
     }
 }
 

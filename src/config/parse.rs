@@ -21,7 +21,7 @@ use toml::de::{DeTable, DeValue};
 use super::setting::{self, Place, Set};
 use super::template::{self, Part};
 use super::value::{Problem, Value, in_file_order};
-use super::{ConfigError, Route, Settings, StdoutFormat, Worker, limits, locate, suggest};
+use super::{ConfigError, Route, Settings, StdoutFormat, Worker, limits, locate, retry, suggest};
 
 /// The settings of a spool, as far as they can be used.
 #[derive(Clone, Debug, PartialEq)]
@@ -354,6 +354,9 @@ fn between_settings(
         );
         wrong.push(("grace", message));
     }
+    if let Some(message) = retry::without_attempts(route) {
+        wrong.push(("retry_on", message));
+    }
     if route.require_output && route.stdout == StdoutFormat::None {
         let message = "with stdout = \"none\" there is never a row, so every job would fail; \
                        take out one of the two lines";
@@ -411,6 +414,7 @@ fn unknown_key(place: Place, key: &str, shown: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::pace::Rate;
     use proptest::prelude::*;
     use std::fs;
 
@@ -462,7 +466,7 @@ mod tests {
             (
                 "colour = 1",
                 "1:1: unknown key `colour`; there are workers, drain_timeout, rescan, quiet_for, \
-                 min_free_disk, allow_root, prune, ignore, routes",
+                 min_free_disk, min_free_memory, allow_root, prune, ignore, routes",
             ),
             (
                 "[server]\nlisten = 'x'",
@@ -518,7 +522,7 @@ mod tests {
             (
                 "\"a\\u001b\" = 1",
                 "1:1: unknown key `a\\u{1b}`; there are workers, drain_timeout, rescan, \
-                 quiet_for, min_free_disk, allow_root, prune, ignore, routes",
+                 quiet_for, min_free_disk, min_free_memory, allow_root, prune, ignore, routes",
             ),
         ] {
             assert_eq!(refused(text), [format!("inboxd.toml:{message}")], "{text}");
@@ -577,7 +581,7 @@ mod tests {
             (
                 "[routes.r.retries]\nall = 1",
                 "4:1: unknown key `all` in `retries`; there are fail, timeout, oom, crash, \
-                 lost, try_again",
+                 lost, try_again, first_wait, longest_wait, jitter",
             ),
             (
                 "try_again_after = []",
@@ -593,6 +597,50 @@ mod tests {
             ("pass_env = ['A=b']", "3:13: \"A=b\" is no name of a variable; write it without `=`"),
             ("priority = 1001", "3:12: `priority` is 1001; it must be -1000 to 1000"),
             ("workers = 0", "3:11: `workers` is 0; it must be 1 to 1024"),
+        ] {
+            let text = format!("[routes.r]\ncommand = ['true']\n{line}");
+            assert_eq!(refused(&text), [format!("inboxd.toml:{message}")], "{line}");
+        }
+    }
+
+    /// Goal: what is said of further attempts and of the pace is what can be kept.
+    /// Method: one line a mistake, the exact message.
+    #[test]
+    fn mistakes_in_attempts_and_pace() {
+        for (line, message) in [
+            ("retries = { jitter = 101 }", "3:22: `jitter` is 101; it must be 0 to 100"),
+            (
+                "retries = { first_wait = '10m' }",
+                "3:11: `first_wait` is longer than `longest_wait`, which is 5m",
+            ),
+            (
+                "retry_on = [3]",
+                "3:12: `retry_on` has 3, and `retries` no attempt for it; add retries = { fail = 3 }",
+            ),
+            (
+                "retry_on = ['crash', 'timeout']",
+                "3:12: `retry_on` has \"timeout\", and `retries` no attempt for it; add retries = { \
+                 timeout = 3 }",
+            ),
+            (
+                "retry_on = [66]",
+                "3:13: exit 66 says that the file is incomplete, and is always tried again; take 66 out",
+            ),
+            (
+                "retry_on = ['crsh']",
+                "3:13: `retry_on` = \"crsh\" is unknown; did you mean \"crash\"?",
+            ),
+            (
+                "retry_on = []",
+                "3:12: `retry_on` is empty; write retries = 0 for no further attempt",
+            ),
+            (
+                "rate = '10'",
+                "3:8: `rate` = \"10\" is no rate; write a number in a time, such as \"10/s\" or \
+                 \"100/min\"",
+            ),
+            ("rate = '0/s'", "3:8: `rate` = \"0/s\": it must be 1 to 10000 in 1ms to 1day"),
+            ("nice = 20", "3:8: `nice` is 20; it must be -20 to 19"),
         ] {
             let text = format!("[routes.r]\ncommand = ['true']\n{line}");
             assert_eq!(refused(&text), [format!("inboxd.toml:{message}")], "{line}");
@@ -843,6 +891,10 @@ mod tests {
 
         let retries = route_with("[routes.r.retries]\nfail = 4\ntry_again = 2").retries;
         assert_eq!((retries.fail, retries.crash, retries.try_again, retries.lost), (4, 1, 2, 3));
+        let rate = |text: &str| route_with(&format!("rate = '{text}'")).rate.unwrap();
+        assert_eq!(rate("100/min"), Rate { starts: 100, per_ms: 60_000 });
+        assert_eq!(rate("3 / 30s"), Rate { starts: 3, per_ms: 30_000 });
+        assert_eq!(rate("7/h").per_ms, 3_600_000);
         assert_eq!(route_with("try_again_after = '2s'").try_again_after, [Duration::from_secs(2)]);
         assert_eq!(
             route_with("env = { B = '1', A = '2' }").env,

@@ -14,9 +14,8 @@ use std::time::Duration;
 use super::template::{self, Part};
 use super::value::{Checked, Limit, Problem, Value};
 use super::{
-    Call, OnRepeat, Route, Settings, StdoutFormat, Transport, Worker, limits, matching, suggest,
+    Call, OnRepeat, Route, Settings, StdoutFormat, Transport, Worker, limits, matching, retry,
 };
-use crate::core::verdict::Spent;
 
 /// Every setting, those of the spool first.
 pub fn settings_table() -> &'static [SettingDoc] {
@@ -147,6 +146,13 @@ static TABLE: &[SettingDoc] = &[
         "no file is claimed while less is free, nor while less than 2 % is where that is less",
         |s, v| v.size().map(|n| s.min_free_disk = n),
     ),
+    top(
+        "min_free_memory",
+        "\"0 B\"",
+        size(0),
+        "nothing is started while less is available, in the machine or to inboxd's cgroup",
+        |s, v| v.size().map(|n| s.min_free_memory = n),
+    ),
     top("allow_root", "false", BOOLEAN, "workers may run as root", |s, v| {
         v.boolean().map(|yes| s.allow_root = yes)
     }),
@@ -248,10 +254,21 @@ static TABLE: &[SettingDoc] = &[
     ),
     route(
         "retries",
-        "{ fail = 0, timeout = 0, oom = 0, crash = 1, lost = 3, try_again = 3 }",
+        "{ fail = 0, timeout = 0, oom = 0, crash = 1, lost = 3, try_again = 3, first_wait = \"1s\", \
+         longest_wait = \"5m\", jitter = 20 }",
         count(0, limits::MOST_RETRIES),
-        "further attempts, by how one ended; a number sets all but `lost`",
-        |r, v| retries(v, &mut r.retries),
+        "further attempts, by how one ended; a number sets all but `lost`; the wait before one doubles \
+         each time, give or take `jitter` percent",
+        |r, v| retry::retries(v, &mut r.retries, &mut r.waits),
+    ),
+    route(
+        "retry_on",
+        "all that `retries` has attempts for",
+        Limit::Words(
+            "a list of exit codes and kinds of failure, such as [75, \"timeout\", \"crash\"]",
+        ),
+        "the failures that are tried again; every other one is final",
+        |r, v| retry::retry_on(v).map(|on| r.retry_on = Some(on)),
     ),
     route(
         "try_again_after",
@@ -273,6 +290,13 @@ static TABLE: &[SettingDoc] = &[
         count(-limits::HIGHEST_PRIORITY, limits::HIGHEST_PRIORITY),
         "of the files that wait, those of a higher one go first",
         |r, v| v.count().map(|n| r.priority = n),
+    ),
+    route(
+        "rate",
+        "no limit",
+        Limit::Words("a number in a time, such as \"10/s\" or \"100/min\""),
+        "how many jobs of this route may start within that time",
+        |r, v| retry::rate(v).map(|rate| r.rate = Some(rate)),
     ),
     route("trace_columns", "true", BOOLEAN, "the last columns are _file and _job", |r, v| {
         v.boolean().map(|yes| r.trace_columns = yes)
@@ -344,6 +368,21 @@ static TABLE: &[SettingDoc] = &[
         count(1, limits::MOST_FAILURES),
         "the route pauses after so many failed jobs in a row",
         |r, v| v.count().map(|n| r.pause_after_failures = Some(n)),
+    ),
+    route(
+        "pause_after_crashes",
+        "5",
+        count(0, limits::MOST_CRASHES),
+        "after so many jobs in a row that crashed their worker, one is tried a minute until one does not; \
+         0: never",
+        |r, v| v.count().map(|n| r.pause_after_crashes = n),
+    ),
+    route(
+        "nice",
+        "the daemon's",
+        count(limits::NICE.0, limits::NICE.1),
+        "niceness of the workers: with a higher one they leave the processor to others",
+        |r, v| v.count().map(|n| r.nice = Some(n)),
     ),
     route(
         "interpreter",
@@ -558,44 +597,6 @@ fn command(v: &Value<'_>) -> Checked<Vec<String>> {
     Ok(argv)
 }
 
-/// The budgets by their names.
-fn budget<'r>(retries: &'r mut Spent, name: &str) -> Option<&'r mut u32> {
-    match name {
-        "fail" => Some(&mut retries.fail),
-        "timeout" => Some(&mut retries.timeout),
-        "oom" => Some(&mut retries.oom),
-        "crash" => Some(&mut retries.crash),
-        "lost" => Some(&mut retries.lost),
-        "try_again" => Some(&mut retries.try_again),
-        _ => None,
-    }
-}
-
-const BUDGETS: [&str; 6] = ["fail", "timeout", "oom", "crash", "lost", "try_again"];
-
-fn retries(v: &Value<'_>, retries: &mut Spent) -> Checked<()> {
-    if !v.is_table() {
-        let n = v.count()?;
-        // Not `lost`: those attempts ended with the daemon, and nobody knows which job is to blame.
-        *retries =
-            Spent { fail: n, timeout: n, oom: n, crash: n, lost: retries.lost, try_again: n };
-        return Ok(());
-    }
-    for (key, value) in v.table()? {
-        let Some(slot) = budget(retries, value.name) else {
-            let hint = match suggest::nearest(value.name, BUDGETS) {
-                Some(name) => format!("did you mean `{name}`?"),
-                None => format!("there are {}", BUDGETS.join(", ")),
-            };
-            let name = value.name.escape_debug();
-            let message = format!("unknown key `{name}` in `retries`; {hint}");
-            return Err(Problem { span: key.span(), message });
-        };
-        *slot = value.count()?;
-    }
-    Ok(())
-}
-
 fn waits(v: &Value<'_>) -> Checked<Vec<Duration>> {
     let given = if v.is_text() { vec![*v] } else { v.list()? };
     if given.is_empty() || given.len() > limits::MOST_WAITS {
@@ -658,8 +659,11 @@ fn variable(name: &str, value: &Value<'_>) -> Checked<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::load;
+    use super::super::{RetryWaits, load};
     use super::*;
+    use crate::core::pace::Rate;
+    use crate::core::retry::RetryOn;
+    use crate::core::verdict::{FailClass, Spent};
 
     /// Settings from one line, at the top or in a route.
     fn with(place: Place, line: &str) -> Settings {
@@ -682,6 +686,7 @@ mod tests {
         (Place::Top, "rescan", "'61s'"),
         (Place::Top, "quiet_for", "'1s'"),
         (Place::Top, "min_free_disk", "'2 GiB'"),
+        (Place::Top, "min_free_memory", "'1 GiB'"),
         (Place::Top, "allow_root", "true"),
         (Place::Top, "prune", "true"),
         (Place::Top, "ignore", "'*.bak'"),
@@ -698,10 +703,17 @@ mod tests {
         (Place::Route, "require_output", "true"),
         (Place::Route, "timeout", "'2h'"),
         (Place::Route, "grace", "'6s'"),
-        (Place::Route, "retries", "9"),
+        (
+            Place::Route,
+            "retries",
+            "{ fail = 9, timeout = 8, oom = 7, crash = 6, try_again = 5, first_wait = '2s', \
+             longest_wait = '1m', jitter = 0 }",
+        ),
+        (Place::Route, "retry_on", "[75, 'crash']"),
         (Place::Route, "try_again_after", "['10s', '1m']"),
         (Place::Route, "workers", "1"),
         (Place::Route, "priority", "-1"),
+        (Place::Route, "rate", "'10/s'"),
         (Place::Route, "trace_columns", "false"),
         (Place::Route, "columns", "['a']"),
         (Place::Route, "output", "true"),
@@ -714,6 +726,8 @@ mod tests {
         (Place::Route, "max_file_size", "'1 GiB'"),
         (Place::Route, "max_open_files", "64"),
         (Place::Route, "pause_after_failures", "5"),
+        (Place::Route, "pause_after_crashes", "6"),
+        (Place::Route, "nice", "19"),
         (Place::Route, "interpreter", "'.venv/bin/python'"),
         (Place::Route, "call", "'kwargs'"),
         (Place::Route, "transport", "'stdio'"),
@@ -761,6 +775,7 @@ mod tests {
             rescan,
             quiet_for,
             min_free_disk,
+            min_free_memory,
             allow_root,
             prune,
             ignore,
@@ -768,12 +783,13 @@ mod tests {
         } = settings;
         assert_eq!((workers, drain_timeout.as_secs(), rescan.as_secs()), (1000, 31, 61));
         assert_eq!((quiet_for, min_free_disk), (Some(Duration::from_secs(1)), 2 << 30));
+        assert_eq!(min_free_memory, 1 << 30);
         assert_eq!((allow_root, prune, ignore), (true, true, vec!["*.bak".to_owned()]));
         let waits = [10, 60].map(Duration::from_secs).to_vec();
         let want = Route {
             records: None,
             name: "r".to_owned(),
-            origin: "inboxd.toml:12".to_owned(),
+            origin: "inboxd.toml:13".to_owned(),
             interpreter_at: routes.first().and_then(|route| route.interpreter_at.clone()),
             glob: vec!["a".to_owned(), "b".to_owned()],
             fields: vec![("algorithm".to_owned(), "ocr".into())],
@@ -785,8 +801,15 @@ mod tests {
             stdin: true,
             timeout: Duration::from_secs(7200),
             grace: Duration::from_secs(6),
-            retries: Spent { fail: 9, timeout: 9, oom: 9, crash: 9, lost: 3, try_again: 9 },
+            retries: Spent { fail: 9, timeout: 8, oom: 7, crash: 6, lost: 3, try_again: 5 },
+            retry_on: Some(RetryOn { exits: vec![75], classes: vec![FailClass::Crash] }),
             try_again_after: waits,
+            waits: RetryWaits {
+                first: Duration::from_secs(2),
+                longest: Duration::from_secs(60),
+                jitter_percent: 0,
+            },
+            rate: Some(Rate { starts: 10, per_ms: 1_000 }),
             max_workers: Some(1),
             priority: -1,
             trace_columns: false,
@@ -801,6 +824,8 @@ mod tests {
             max_file_size: Some(1 << 30),
             max_open_files: Some(64),
             pause_after_failures: Some(5),
+            pause_after_crashes: 6,
+            nice: Some(19),
             warm: crate::config::WarmRules {
                 transport: Transport::Stdio,
                 start_timeout: Duration::from_secs(31),
@@ -853,12 +878,15 @@ mod tests {
                 "python",
                 "warm",
                 "done_file",
+                "retry_on",
                 "workers",
+                "rate",
                 "columns",
                 "max_memory",
                 "max_file_size",
                 "max_open_files",
                 "pause_after_failures",
+                "nice",
                 "progress_timeout",
                 "max_jobs",
                 "max_age",
@@ -877,6 +905,5 @@ mod tests {
         assert!(limits::DRAIN_TIMEOUT + limits::GRACE < Duration::from_secs(60));
         const { assert!(limits::SEGMENT_ROWS < 1_048_576) };
         assert!(limits::TRY_AGAIN_AFTER.len() <= limits::MOST_WAITS);
-        assert!(BUDGETS.iter().all(|name| budget(&mut Spent::default(), name).is_some()));
     }
 }

@@ -9,12 +9,16 @@
 //! - [`id`]: job ids, ordered by birth, never below the highest seen.
 //! - [`rel`]: the path of a file below `incoming/`, as bytes, always safe to join.
 //! - [`verdict`]: how one attempt ended, and which budget that is charged to.
+//! - [`pace`]: how fast a route may start: its rate, and its circuit breaker.
+//! - [`retry`]: which failures are tried again.
 //! - [`row`]: a row as a worker gave it: names and cells.
 
 pub mod backoff;
 pub mod complete;
 pub mod id;
+pub mod pace;
 pub mod rel;
+pub mod retry;
 pub mod row;
 pub mod state;
 pub mod verdict;

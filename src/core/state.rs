@@ -15,7 +15,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 mod reconfigure;
 
-use super::backoff;
+use super::backoff::{self, Backoff};
+use super::pace::{Pace, PaceRules};
+use super::retry::RetryOn;
 use super::{FailClass, Failure, JobId, RelPath, Spent, Verdict};
 
 /// Unix milliseconds, passed in by whoever has a clock.
@@ -44,8 +46,12 @@ pub struct Limits {
 pub struct RouteRules {
     /// Further attempts by budget.
     pub retries: Spent,
-    /// Waits of the budget *try again*, in milliseconds.
-    pub try_again_ms: Vec<Millis>,
+    /// Which failures these are for; `None`: all that have a budget.
+    pub retry_on: Option<RetryOn>,
+    /// How long the further attempts wait.
+    pub backoff: Backoff,
+    /// How fast it may start, and when its breaker opens.
+    pub pace: PaceRules,
     /// Slots it may use at once.
     pub max_running: usize,
     /// Higher goes first.
@@ -175,6 +181,11 @@ pub enum Event {
         /// Whether it may.
         allowed: bool,
     },
+    /// Starting may go on or must wait (memory), and claiming with it.
+    Starts {
+        /// Whether it may.
+        allowed: bool,
+    },
     /// A paused route is tried again.
     Resume {
         /// Which.
@@ -244,6 +255,18 @@ pub enum Effect {
         /// Why.
         reason: String,
     },
+    /// A route's breaker opened: one job at a time is tried, now and then.
+    Break {
+        /// Which.
+        route: usize,
+        /// Why.
+        reason: String,
+    },
+    /// A route's breaker closed: a worker answered.
+    Mend {
+        /// Which.
+        route: usize,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -301,12 +324,36 @@ struct RouteState {
     asked: usize,
     failures_in_row: u32,
     paused: bool,
+    pace: Pace,
 }
 
 impl RouteState {
     /// Slots that it uses or has been promised.
     fn used(&self) -> usize {
         self.running + self.promised
+    }
+
+    /// Whether it may start anything now, slots aside.
+    fn may_start(&self, now: Millis) -> bool {
+        !self.paused && self.pace.permits(self.used(), self.promised, now)
+    }
+
+    /// No end of its files is in sight: it is paused, or its breaker is open and stays so.
+    fn is_stuck(&self) -> bool {
+        self.paused || self.pace.is_hopeless()
+    }
+
+    /// The claimed job that goes first. While the breaker is open, one that did not open it, if there is any:
+    /// a few bad files must not keep the good ones behind them waiting.
+    fn first_ready(&self) -> Option<JobId> {
+        if !self.pace.is_open() {
+            return self.ready.first().copied();
+        }
+        let fresh = self.ready.iter().find(|job| !self.pace.accuses(job));
+        match fresh {
+            None if self.queue.is_empty() => self.ready.first().copied(),
+            fresh => fresh.copied(),
+        }
     }
 }
 
@@ -327,9 +374,9 @@ pub struct Counts {
     pub running: usize,
     /// Waiting for the journal.
     pub recording: usize,
-    /// Claimed, but of a paused route or of none.
+    /// Claimed, but of a paused route or of none, or of one whose trials keep crashing.
     pub stuck: usize,
-    /// Names in the window of paused routes.
+    /// Names in the window of such routes.
     pub stuck_candidates: usize,
 }
 
@@ -357,6 +404,9 @@ pub struct Core {
     alone: Option<JobId>,
     draining: bool,
     claims_allowed: bool,
+    starts_allowed: bool,
+    /// The time of the last step.
+    clock: Millis,
 }
 
 impl Core {
@@ -379,6 +429,8 @@ impl Core {
             alone: None,
             draining: false,
             claims_allowed: true,
+            starts_allowed: true,
+            clock: 0,
         }
     }
 
@@ -388,9 +440,10 @@ impl Core {
     /// that is born as its first attempt is cheaper, and then no slot waits because nothing was claimed.
     pub fn step(&mut self, event: Event, now: Millis, out: &mut Vec<Effect>) {
         let is_idle = matches!(event, Event::Tick);
+        self.clock = now;
         match event {
             Event::Recovered(found) => self.recovered(&found, now, out),
-            Event::Claimed { job, route, begun } => self.claimed(job, route, begun, out),
+            Event::Claimed { job, route, begun } => self.claimed(job, route, begun, now, out),
             Event::Rejected { job, route, begun, failure } => {
                 self.answered(route, begun);
                 self.insert(job, route, Phase::Ready, u32::from(begun), Spent::default());
@@ -419,17 +472,19 @@ impl Core {
             Event::Tick => {}
             Event::Drain => self.draining = true,
             Event::Claims { allowed } => self.claims_allowed = allowed,
+            Event::Starts { allowed } => self.starts_allowed = allowed,
             Event::Resume { route } => {
                 if let Some(route) = self.routes.get_mut(route) {
                     route.paused = false;
+                    route.pace.close();
                     route.failures_in_row = 0;
                 }
             }
         }
         self.fire_timers(now);
-        self.dispatch(out);
+        self.dispatch(now, out);
         if is_idle {
-            self.look_ahead(out);
+            self.look_ahead(now, out);
         }
     }
 
@@ -456,10 +511,17 @@ impl Core {
     /// The phase of a job in a word, and when its wait ends.
     pub fn describe(&self, job: JobId) -> Option<(&'static str, Option<Millis>)> {
         let job = self.jobs.get(&job)?;
-        let paused = self.routes.get(job.route).is_some_and(|route| route.paused);
+        let route = self.routes.get(job.route);
+        let paused = route.is_some_and(RouteState::is_stuck);
+        let slowed = route.and_then(|route| route.pace.next(self.clock));
+        let trials = route.is_some_and(|route| route.pace.is_open());
         Some(match job.phase {
             Phase::Unrouted => ("no route takes it", None),
             Phase::Ready | Phase::Waiting(_) if paused => ("its route is paused", None),
+            Phase::Ready if trials => {
+                ("its route is paused, one file is tried every minute", slowed)
+            }
+            Phase::Ready if slowed.is_some() => ("waiting for the rate of its route", slowed),
             Phase::Ready => ("waiting for a slot", None),
             Phase::Waiting(at) if job.incomplete_since.is_some() => ("incomplete", Some(at)),
             Phase::Waiting(at) => ("waiting for another attempt", Some(at)),
@@ -471,7 +533,9 @@ impl Core {
     /// When the next wait ends, if one does.
     pub fn next_timer(&self) -> Option<Millis> {
         let hold = self.hold_timers.first().map(|(at, _)| *at);
-        [self.timers.first().map(|(at, _)| *at), hold].into_iter().flatten().min()
+        let has_work = |route: &&RouteState| !route.ready.is_empty() || !route.queue.is_empty();
+        let pace = self.routes.iter().filter(has_work).filter_map(|it| it.pace.next(self.clock));
+        [self.timers.first().map(|(at, _)| *at), hold, pace.min()].into_iter().flatten().min()
     }
 
     /// The lowest order of all names in the windows.
@@ -479,9 +543,9 @@ impl Core {
         self.routes.iter().filter_map(|route| route.queue.keys().next()).map(|(at, _)| *at).min()
     }
 
-    /// No name in a window could be claimed now: all are of paused routes.
+    /// No name in a window could be claimed now: all are of paused routes, or of such as do not run.
     pub fn is_dry(&self) -> bool {
-        self.routes.iter().all(|route| route.paused || route.queue.is_empty())
+        self.routes.iter().all(|route| route.is_stuck() || route.queue.is_empty())
     }
 
     /// Whether this name waits after a claim that could not be made.
@@ -506,15 +570,15 @@ impl Core {
             ..Counts::default()
         };
         for route in &self.routes {
-            if route.paused {
+            if route.is_stuck() {
                 counts.stuck_candidates += route.queue.len();
             }
         }
         for job in self.jobs.values() {
-            let paused = self.routes.get(job.route).is_some_and(|route| route.paused);
+            let is_stuck = self.routes.get(job.route).is_some_and(RouteState::is_stuck);
             match job.phase {
                 Phase::Unrouted => counts.stuck += 1,
-                Phase::Ready | Phase::Waiting(_) if paused => counts.stuck += 1,
+                Phase::Ready | Phase::Waiting(_) if is_stuck => counts.stuck += 1,
                 Phase::Ready => counts.ready += 1,
                 Phase::Waiting(_) => {
                     counts.waiting += 1;
@@ -539,6 +603,11 @@ impl Core {
         self.running + self.promised + self.asked + self.recording == 0
     }
 
+    /// No end of a route's files is in sight: it is paused, or its breaker is open and stays so.
+    pub fn is_stuck(&self, route: usize) -> bool {
+        self.routes.get(route).is_some_and(RouteState::is_stuck)
+    }
+
     /// Whether a route is paused.
     pub fn is_paused(&self, route: usize) -> bool {
         self.routes.get(route).is_some_and(|route| route.paused)
@@ -546,7 +615,10 @@ impl Core {
 
     /// Whether new files may be claimed now.
     pub fn may_claim(&self) -> bool {
-        self.claims_allowed && !self.draining && self.timers.len() < self.limits.waiting
+        self.claims_allowed
+            && self.starts_allowed
+            && !self.draining
+            && self.timers.len() < self.limits.waiting
     }
 
     fn insert(&mut self, job: JobId, route: usize, phase: Phase, begun: u32, spent: Spent) {
@@ -626,11 +698,32 @@ impl Core {
         if self.held.get(&candidate.rel).is_some_and(|hold| hold.until > now) {
             return;
         }
-        if candidate.route >= self.routes.len() {
+        if candidate.route >= self.routes.len() || self.has_its_share(candidate.route) {
             return;
         }
         self.unhold(&candidate.rel);
         self.enqueue(candidate);
+    }
+
+    /// Names of routes that are paused or slowed take no more than a quarter of the window: the others'
+    /// must find room. What is turned away is found again by a scan.
+    fn has_its_share(&self, route: usize) -> bool {
+        let is_slow = |route: &RouteState| route.paused || route.pace.is_slow();
+        if !self.routes.get(route).is_some_and(is_slow) {
+            return false;
+        }
+        let slow = self.routes.iter().filter(|route| is_slow(route));
+        slow.map(|route| route.queue.len()).sum::<usize>() >= self.limits.window / 4
+    }
+
+    /// A route is paused or slowed: its names beyond its share leave the window.
+    fn shrink_to_share(&mut self, route: usize) {
+        let most = self.limits.window / 4;
+        let Some(route) = self.routes.get_mut(route) else { return };
+        while route.queue.len() > most {
+            let Some((_, rel)) = route.queue.pop_last() else { return };
+            self.known.remove(&rel);
+        }
     }
 
     fn enqueue(&mut self, candidate: Candidate) {
@@ -662,24 +755,35 @@ impl Core {
         *all -= 1;
     }
 
-    fn claimed(&mut self, job: JobId, route: usize, begun: bool, out: &mut Vec<Effect>) {
+    fn claimed(
+        &mut self,
+        job: JobId,
+        route: usize,
+        begun: bool,
+        now: Millis,
+        out: &mut Vec<Effect>,
+    ) {
         self.answered(route, begun);
         self.insert(job, route, Phase::Ready, 0, Spent::default());
         // Another claim of the same moment may have been the failure that paused the route.
         let may_start = !self.draining && !self.is_paused(route);
         match (begun, may_start) {
-            (true, true) => self.start(job, out),
+            (true, true) => self.start(job, now, out),
             (true, false) => out.push(Effect::Release { job, begun: 0 }),
             (false, _) => {}
         }
     }
 
-    fn start(&mut self, id: JobId, out: &mut Vec<Effect>) {
+    fn start(&mut self, id: JobId, now: Millis, out: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         assert!(job.phase == Phase::Ready, "{id} starts although it is not ready");
         job.begun = job.begun.saturating_add(1);
         let suspect = job.spent.lost > 0;
-        out.push(Effect::Start { job: id, route: job.route, attempt: job.begun, suspect });
+        let at = job.route;
+        out.push(Effect::Start { job: id, route: at, attempt: job.begun, suspect });
+        if let Some(route) = self.routes.get_mut(at) {
+            route.pace.started(now);
+        }
         self.enter(id, Phase::Running);
     }
 
@@ -687,6 +791,9 @@ impl Core {
     fn not_started(&mut self, id: JobId, until: Millis) {
         if let Some(job) = self.jobs.get_mut(&id).filter(|job| job.phase == Phase::Running) {
             job.begun = job.begun.saturating_sub(1);
+            if let Some(route) = self.routes.get_mut(job.route) {
+                route.pace.not_started();
+            }
             self.enter(id, Phase::Waiting(until));
         }
     }
@@ -720,6 +827,10 @@ impl Core {
             return;
         };
         let route = job.route;
+        if pace_by_end(&mut self.routes, (route, id), &verdict, now, out) {
+            self.shrink_to_share(route);
+        }
+        let Some(job) = self.jobs.get(&id) else { return };
         match verdict {
             Verdict::Done => {
                 out.push(outcome(id, job, None));
@@ -752,19 +863,23 @@ impl Core {
         if let Some(state) = self.routes.get_mut(route).filter(|state| !state.paused) {
             state.paused = true;
             out.push(Effect::Pause { route, reason });
+            self.shrink_to_share(route);
         }
     }
 
     /// One attempt more has failed: try again if its budget allows, else it is the outcome.
-    fn failed(&mut self, id: JobId, failure: Failure, now: Millis, out: &mut Vec<Effect>) {
+    fn failed(&mut self, id: JobId, mut failure: Failure, now: Millis, out: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let Some(route) = self.routes.get_mut(job.route) else { return };
         job.incomplete_since = None;
+        if let Some(retry_on) = &route.rules.retry_on {
+            failure.class = retry_on.class_of(&failure);
+        }
         if let Some(budget) = failure.class.budget() {
             job.spent.charge(budget);
             let spent = job.spent.of(budget);
             if spent <= route.rules.retries.of(budget) {
-                let wait = backoff::after_failure(id, &failure, spent, &route.rules.try_again_ms);
+                let wait = backoff::after_failure(id, &failure, spent, &route.rules.backoff);
                 let not_before = now.saturating_add(wait);
                 out.push(Effect::RecordAttempt {
                     job: id,
@@ -853,59 +968,62 @@ impl Core {
     }
 
     /// Fills free slots.
-    fn dispatch(&mut self, out: &mut Vec<Effect>) {
+    fn dispatch(&mut self, now: Millis, out: &mut Vec<Effect>) {
         while !self.draining
+            && self.starts_allowed
             && self.alone.is_none()
             && self.running + self.promised < self.limits.slots
         {
-            if let Some(suspect) = self.first_suspect() {
+            if let Some(suspect) = self.first_suspect(now) {
                 // It waits for the others to end, and nothing new starts meanwhile. Their ends must be
                 // durable, too: if it takes the daemon down, they would count as lost with it.
                 if self.running + self.promised + self.recording == 0 {
-                    self.start(suspect, out);
+                    self.start(suspect, now, out);
                 }
                 return;
             }
-            match self.next_work() {
-                Some(Work::Ready(job)) => self.start(job, out),
+            match self.next_work(now) {
+                Some(Work::Ready(job)) => self.start(job, now, out),
                 Some(Work::Candidate(route)) => self.claim_from(route, true, out),
                 None => break,
             }
         }
     }
 
-    fn look_ahead(&mut self, out: &mut Vec<Effect>) {
+    fn look_ahead(&mut self, now: Millis, out: &mut Vec<Effect>) {
         let slots_full = self.running + self.promised >= self.limits.slots;
         if !self.may_claim() || self.alone.is_some() || !slots_full {
             return;
         }
-        let ready: usize = self.routes.iter().map(|route| route.ready.len()).sum();
+        // What waits for its route and not for a slot takes nobody's place here.
+        let startable = self.routes.iter().filter(|route| route.may_start(now));
+        let ready: usize = startable.map(|route| route.ready.len()).sum();
         for _ in ready + self.asked..self.limits.look_ahead {
-            let Some(route) = self.best_queue(|r| r.used() + r.ready.len() + r.asked) else {
+            let Some(route) = self.best_queue(|r| r.used() + r.ready.len() + r.asked, now) else {
                 return;
             };
             self.claim_from(route, false, out);
         }
     }
 
-    fn first_suspect(&self) -> Option<JobId> {
+    fn first_suspect(&self, now: Millis) -> Option<JobId> {
         self.routes
             .iter()
-            .filter(|route| !route.paused)
+            .filter(|route| route.may_start(now))
             .flat_map(|route| route.ready.iter())
             .find(|id| self.jobs.get(id).is_some_and(Job::is_suspect))
             .copied()
     }
 
     /// The best thing to start: the highest priority, a claimed job before a candidate.
-    fn next_work(&self) -> Option<Work> {
+    fn next_work(&self, now: Millis) -> Option<Work> {
         let ready = self
             .routes
             .iter()
-            .filter(|route| !route.paused && route.used() < route.rules.max_running)
-            .filter_map(|route| route.ready.first().map(|job| (route.rules.priority, *job)))
+            .filter(|route| route.may_start(now) && route.used() < route.rules.max_running)
+            .filter_map(|route| route.first_ready().map(|job| (route.rules.priority, job)))
             .min_by_key(|(priority, job)| (std::cmp::Reverse(*priority), *job));
-        let queue = if self.may_claim() { self.best_queue(RouteState::used) } else { None };
+        let queue = if self.may_claim() { self.best_queue(RouteState::used, now) } else { None };
         match (ready, queue) {
             (Some((mine, job)), Some(route)) => {
                 let other = self.routes.get(route).map_or(i32::MIN, |r| r.rules.priority);
@@ -918,11 +1036,11 @@ impl Core {
     }
 
     /// The route whose oldest candidate goes first, among those whose `used` is below their cap.
-    fn best_queue(&self, used: impl Fn(&RouteState) -> usize) -> Option<usize> {
+    fn best_queue(&self, used: impl Fn(&RouteState) -> usize, now: Millis) -> Option<usize> {
         self.routes
             .iter()
             .enumerate()
-            .filter(|(_, route)| !route.paused && used(route) < route.rules.max_running)
+            .filter(|(_, route)| route.may_start(now) && used(route) < route.rules.max_running)
             .filter_map(|(at, route)| {
                 route
                     .queue
@@ -947,6 +1065,39 @@ impl Core {
         *all += 1;
         out.push(Effect::Claim { candidate: Candidate { rel, route, order }, begin });
     }
+}
+
+/// What the end of an attempt says of its route's worker. `true`: the breaker opened.
+fn pace_by_end(
+    routes: &mut [RouteState],
+    (at, job): (usize, JobId),
+    verdict: &Verdict,
+    now: Millis,
+    out: &mut Vec<Effect>,
+) -> bool {
+    let Some(route) = routes.get_mut(at) else { return false };
+    match verdict {
+        Verdict::Failed(failure) => match failure.class {
+            FailClass::Crash => {
+                let Some(count) = route.pace.crashed(job, now) else { return false };
+                let reason = format!(
+                    "{count} workers crashed in a row ({}); one file is tried every minute",
+                    failure.reason
+                );
+                out.push(Effect::Break { route: at, reason });
+                return true;
+            }
+            // Whether it can run is not known from these.
+            FailClass::Timeout | FailClass::Oom | FailClass::Lost => return false,
+            FailClass::Fail | FailClass::TryAgain | FailClass::Permanent => {}
+        },
+        Verdict::Done | Verdict::Incomplete { .. } => {}
+        Verdict::Misconfigured { .. } | Verdict::Released => return false,
+    }
+    if route.pace.answered() {
+        out.push(Effect::Mend { route: at });
+    }
+    false
 }
 
 enum Work {

@@ -19,9 +19,12 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::limits;
 use crate::config::{GlobError, Route, RouteTable, Settings};
+use crate::core::backoff::Backoff;
+use crate::core::pace::PaceRules;
 use crate::core::state::{
     Candidate, Core, Counts, Effect, Event, Limits, Millis, Recovered, RouteRules,
 };
@@ -82,6 +85,11 @@ pub enum Input {
     },
     /// Claims may go on, or wait: free disk.
     Claims {
+        /// Whether they may.
+        allowed: bool,
+    },
+    /// Starts may go on, or wait, and claims with them: free memory.
+    Starts {
         /// Whether they may.
         allowed: bool,
     },
@@ -271,13 +279,20 @@ fn look_ahead(slots: usize) -> usize {
 
 /// Settings in the core's terms.
 pub fn rules(route: &Route) -> RouteRules {
+    let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     RouteRules {
         retries: route.retries,
-        try_again_ms: route
-            .try_again_after
-            .iter()
-            .map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
-            .collect(),
+        retry_on: route.retry_on.clone(),
+        backoff: Backoff {
+            try_again_ms: route.try_again_after.iter().map(ms).collect(),
+            first_ms: ms(&route.waits.first),
+            longest_ms: ms(&route.waits.longest),
+            jitter_percent: route.waits.jitter_percent,
+        },
+        pace: PaceRules {
+            rate: route.rate,
+            crashes: Some(route.pause_after_crashes).filter(|count| *count > 0),
+        },
         max_running: route.max_workers.unwrap_or(usize::MAX),
         priority: route.priority,
         pause_after_failures: route.pause_after_failures,
@@ -548,6 +563,7 @@ impl<F: Filesystem> Keeper<F> {
                     None => Ok(()),
                 }
             }
+            Input::Starts { allowed } => self.step(Event::Starts { allowed }, now),
             Input::Claims { allowed } => {
                 self.step(Event::Claims { allowed: allowed && self.full_since.is_none() }, now)
             }
@@ -647,7 +663,7 @@ impl<F: Filesystem> Keeper<F> {
                 self.seen.unrouted_example.get_or_insert(sighting.rel);
             }
             Some(route) => {
-                if !self.core.holds(&sighting.rel) {
+                if !self.core.holds(&sighting.rel) && !self.core.is_stuck(route) {
                     self.seen.offered += 1;
                 }
                 let candidate =

@@ -131,6 +131,13 @@ fn notice(notice: &Notice) {
             let (reason, fix) = (&why.reason, &why.fix);
             error!(route, error = %reason, files = why.files, fix, "route paused");
         }
+        Notice::Broken { route, why } => {
+            let (reason, fix) = (&why.reason, &why.fix);
+            error!(route, error = %reason, files = why.files, fix, "workers crash");
+        }
+        Notice::Mended { route } => info!(route, "workers run again"),
+        Notice::LowMemory { free, floor } => error!(free, floor, "memory is low, starts wait"),
+        Notice::MemoryIsBack => info!("memory is enough again"),
         Notice::DiskFull => error!("disk is full, claims wait"),
         Notice::LowDisk { free, floor } => error!(free, floor, "disk is low, claims wait"),
         Notice::DiskHasRoom => info!("disk has room again"),

@@ -45,6 +45,10 @@
 //! | `scratch cannot be removed` | warn | path, error | it stays until the next start |
 //! | `settled after a power cut` | info | path | recorded before; found in `incoming/` again |
 //! | `route paused` | error | route, error, files, fix | its worker cannot run; its files stay |
+//! | `workers crash` | error | route, error, files, fix | one file is tried every minute |
+//! | `workers run again` | info | route | |
+//! | `memory is low, starts wait` | error | free, floor | bytes |
+//! | `memory is enough again` | info | | |
 //! | `disk is low, claims wait` | error | free, floor | bytes |
 //! | `disk is full, claims wait` | error | | nothing is lost |
 //! | `disk has room again` | info | | claims go on |
@@ -61,6 +65,7 @@
 
 pub mod children;
 pub mod control;
+pub mod free_memory;
 pub mod hand_in;
 pub mod history;
 pub mod intake;

@@ -92,6 +92,27 @@ pub enum Notice {
         /// Why, and what to do.
         why: Paused,
     },
+    /// A route's workers crash: one file is tried now and then, the others stay.
+    Broken {
+        /// Which.
+        route: String,
+        /// Why, and where to mend it.
+        why: Paused,
+    },
+    /// A worker of that route answered: it goes on as before.
+    Mended {
+        /// Which.
+        route: String,
+    },
+    /// Little memory: nothing is started until there is more.
+    LowMemory {
+        /// Available bytes.
+        free: u64,
+        /// Starts go on at this many.
+        floor: u64,
+    },
+    /// There is enough memory again.
+    MemoryIsBack,
     /// Someone changed, replaced or removed a live CSV: it is left alone, rows go on in a new one.
     CsvTouched {
         /// Whose.
@@ -145,6 +166,9 @@ pub struct Paused {
     pub fix: String,
     /// Known files that wait for it.
     pub files: usize,
+    /// Its workers crash: one of the files is tried now and then, some have failed.
+    #[serde(default)]
+    pub is_tried: bool,
 }
 
 /// The end of a job, with what its worker printed.

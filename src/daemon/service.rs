@@ -196,8 +196,19 @@ pub struct Status {
     pub trouble: Vec<String>,
     /// The disk is full, or too full to claim.
     pub disk_full: bool,
+    /// Nothing is started for want of memory.
+    pub low_memory: Option<LowMemory>,
     /// Files of paused routes that were already claimed or known.
     pub stuck: usize,
+}
+
+/// Less memory than `min_free_memory`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LowMemory {
+    /// Available bytes.
+    pub free: u64,
+    /// Starts go on at this many.
+    pub floor: u64,
 }
 
 /// How a run ended.
@@ -240,6 +251,8 @@ pub struct Service<F: Filesystem, L: Listener> {
     pub intake: Intake,
     /// Claims stop below so many free bytes.
     pub min_free_disk: u64,
+    /// Nothing is started below so many bytes of available memory; 0: it is not looked at.
+    pub min_free_memory: u64,
     /// State of the loop.
     pub state: LoopState,
 }
@@ -255,7 +268,8 @@ pub struct LoopState {
     last_pass_offered: u64,
     next_scan: Instant,
     next_look: Instant,
-    paused: BTreeMap<String, (Instant, Option<SystemTime>)>,
+    /// When each is tried again, if by time, and how old its program was.
+    paused: BTreeMap<String, (Option<Instant>, Option<SystemTime>)>,
     is_ready: bool,
     pub(super) draining: bool,
     low_disk: bool,
@@ -312,6 +326,7 @@ impl<L: Listener> Service<RealFs, L> {
         let groups = self.start_syncing()?;
         self.begin_intake();
         self.keeper.hurry_starts();
+        self.look_at_memory()?;
         self.outputs()?;
         loop {
             if self.is_over() {
@@ -518,7 +533,19 @@ impl<L: Listener> Service<RealFs, L> {
             Notice::Paused { route, why } => {
                 status.paused.insert(route.clone(), why.clone());
                 let program = self.keeper.program_time(route);
-                self.state.paused.insert(route.clone(), (Instant::now() + PAUSED_TRY, program));
+                let until = Some(Instant::now() + PAUSED_TRY);
+                self.state.paused.insert(route.clone(), (until, program));
+            }
+            Notice::Broken { route, why } => {
+                // The core tries by itself; a mended program is worth trying at full pace at once.
+                status.paused.insert(route.clone(), why.clone());
+                let program = self.keeper.program_time(route);
+                self.state.paused.insert(route.clone(), (None, program));
+            }
+            Notice::Mended { route } => {
+                self.state.scanning = true;
+                status.paused.remove(route);
+                self.state.paused.remove(route);
             }
             Notice::DiskFull => status.disk_full = true,
             Notice::DiskHasRoom => status.disk_full = false,
@@ -628,6 +655,7 @@ impl<L: Listener> Service<RealFs, L> {
         }
         self.look_at_intake()?;
         self.look_at_disk()?;
+        self.look_at_memory()?;
         self.sweep(now);
         self.tell_guests()?;
         self.look_at_paused(now)
@@ -664,10 +692,29 @@ impl<L: Listener> Service<RealFs, L> {
         self.outputs()
     }
 
+    fn look_at_memory(&mut self) -> Result<(), KeeperError> {
+        let floor = self.min_free_memory;
+        let free = if floor == 0 { None } else { super::free_memory::available() };
+        let low = free.filter(|free| *free < floor).map(|free| LowMemory { free, floor });
+        let was_low = self.state.status.low_memory.is_some();
+        self.state.status.low_memory = low;
+        if low.is_some() == was_low {
+            return Ok(());
+        }
+        self.listener.notice(match low {
+            Some(LowMemory { free, floor }) => Notice::LowMemory { free, floor },
+            None => Notice::MemoryIsBack,
+        });
+        self.keeper.handle(Input::Starts { allowed: low.is_none() }, now_ms())?;
+        self.outputs()
+    }
+
     fn look_at_paused(&mut self, now: Instant) -> Result<(), KeeperError> {
         let mut again = Vec::new();
         for (route, (until, program)) in &self.state.paused {
-            if now >= *until || self.keeper.program_time(route) != *program {
+            if until.is_some_and(|until| now >= until)
+                || self.keeper.program_time(route) != *program
+            {
                 again.push(route.clone());
             }
         }
@@ -675,6 +722,8 @@ impl<L: Listener> Service<RealFs, L> {
             self.state.paused.remove(&route);
             self.state.status.paused.remove(&route);
             self.keeper.handle(Input::Resume { route }, now_ms())?;
+            // Of its names no more than a share was kept.
+            self.state.scanning = true;
             self.outputs()?;
         }
         Ok(())

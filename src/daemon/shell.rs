@@ -358,6 +358,7 @@ async fn run(
         quiet_for: options.settings.quiet_for,
         intake: Intake::default(),
         min_free_disk: options.settings.min_free_disk,
+        min_free_memory: options.settings.min_free_memory,
         state: LoopState::default(),
     };
     std::thread::Builder::new()

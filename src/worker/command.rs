@@ -87,14 +87,10 @@ impl Slot {
 
     fn attend(&mut self, task: &Task, mut worker: Started, stop: &Stop) -> Ended {
         let route = &*task.route;
-        let limited = ResourceLimits {
-            memory: route.max_memory,
-            file_size: route.max_file_size,
-            open_files: route.max_open_files,
-        }
-        .set(&worker.child)
-        // A worker without its limits must not go on; its end is then awaited as usual.
-        .inspect_err(|_| drop(worker.child.kill()));
+        let limited = ResourceLimits::of(route)
+            .set(&worker.child)
+            // A worker without its limits must not go on; its end is then awaited as usual.
+            .inspect_err(|_| drop(worker.child.kill()));
         let mut stdout = Stdout::new(route);
         let mut stderr = Tail::new(limits::STDERR_KEPT);
         let bounds = Bounds { stop, timeout: route.timeout, grace: route.grace };

@@ -24,11 +24,11 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process_group, pidfd_open, prlimit,
-    test_kill_process_group,
+    setpriority_pgrp, test_kill_process_group,
 };
 
 use super::{Stop, proc};
-use crate::config::limits;
+use crate::config::{Route, limits};
 
 /// What ends an attempt from outside.
 pub(super) struct Bounds<'a> {
@@ -245,6 +245,8 @@ pub(super) fn await_group_end(group: Pid) {
 /// Limits of one worker; `None` leaves what the daemon itself has.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ResourceLimits {
+    /// Niceness.
+    pub(super) nice: Option<i32>,
     /// Address space, in bytes.
     pub(super) memory: Option<u64>,
     /// Largest file written, in bytes.
@@ -254,11 +256,31 @@ pub(super) struct ResourceLimits {
 }
 
 impl ResourceLimits {
+    /// Those of a route.
+    pub(super) fn of(route: &Route) -> Self {
+        Self {
+            nice: route.nice,
+            memory: route.max_memory,
+            file_size: route.max_file_size,
+            open_files: route.max_open_files,
+        }
+    }
+
     /// Sets the limits of a started worker from outside: std would fork slowly to let it do so
     /// itself. So what it does in its first instants, the loading of its own program, is not yet
     /// under them. What is above our own hard limit is cut to that, as only root may exceed it.
     pub(super) fn set(self, child: &Child) -> io::Result<()> {
         let pid = Pid::from_child(child);
+        if let Some(nice) = self.nice {
+            // The group: it may have started something by now.
+            match setpriority_pgrp(Some(pid), nice) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => {
+                    let what = format!("nice = {nice}: {}", io::Error::from(errno));
+                    return Err(io::Error::other(what));
+                }
+            }
+        }
         let all = [
             (Resource::As, self.memory),
             (Resource::Fsize, self.file_size),

@@ -49,8 +49,9 @@ pub(super) fn find(program: &OsStr, spool: &Path, search: &OsStr) -> Result<Path
 pub fn program_time(route: &Route, spool: &Path) -> Option<std::time::SystemTime> {
     let own = environment(route);
     let (program, files) = match &route.worker {
-        Worker::Command { argv } => (argv.first()?, &[][..]),
-        Worker::Warm { argv } => (argv.first()?, argv.get(1..).unwrap_or_default()),
+        Worker::Command { argv } | Worker::Warm { argv } => {
+            (argv.first()?, argv.get(1..).unwrap_or_default())
+        }
         Worker::Python { file, .. } => (&route.warm.interpreter, std::slice::from_ref(file)),
     };
     let changed = |path: PathBuf| path.metadata().ok().filter(Metadata::is_file)?.modified().ok();

@@ -25,6 +25,9 @@ mod lifecycle;
 /// Any name a file can have.
 #[cfg(test)]
 mod names;
+/// How fast and in which order routes start their jobs, and what makes them wait.
+#[cfg(test)]
+mod pace;
 /// The commands that the documents show.
 #[cfg(test)]
 mod readme;

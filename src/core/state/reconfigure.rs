@@ -6,12 +6,13 @@
 //! - No job changes its route or its phase. What runs goes on, also where fewer slots are left.
 //! - No name stays in a window or held: another route may take it now, and the next scan offers it again.
 
-use super::{BTreeMap, BTreeSet, Core, RouteRules, RouteState};
+use super::{BTreeMap, BTreeSet, Core, Pace, RouteRules, RouteState};
 
 impl RouteState {
     /// A route without names and jobs.
     pub(super) fn new(rules: RouteRules) -> Self {
         Self {
+            pace: Pace::new(rules.pace),
             rules,
             queue: BTreeMap::new(),
             ready: BTreeSet::new(),
@@ -41,6 +42,7 @@ impl Core {
             let Some(rules) = rules else { continue };
             match self.routes.get_mut(at) {
                 Some(route) => {
+                    route.pace.reconfigure(rules.pace);
                     route.rules = rules;
                     route.paused = false;
                     route.failures_in_row = 0;
@@ -70,7 +72,9 @@ mod tests {
     fn rules(max_running: usize) -> RouteRules {
         RouteRules {
             retries: Spent::default(),
-            try_again_ms: vec![1],
+            retry_on: None,
+            backoff: crate::core::backoff::Backoff::default(),
+            pace: crate::core::pace::PaceRules::default(),
             max_running,
             priority: 0,
             pause_after_failures: None,

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::core::pace::Rate;
 
 const SLOTS: usize = 3;
 const ROUTES: usize = 2;
@@ -21,7 +22,14 @@ fn rules() -> Vec<RouteRules> {
     let retries = Spent { fail: 1, timeout: 0, oom: 0, crash: 1, lost: 3, try_again: 2 };
     let first = RouteRules {
         retries,
-        try_again_ms: vec![10, 20],
+        retry_on: None,
+        backoff: Backoff {
+            try_again_ms: vec![10, 20],
+            first_ms: 1_000,
+            longest_ms: 5_000,
+            jitter_percent: 20,
+        },
+        pace: PaceRules { rate: Some(Rate { starts: 4, per_ms: 50 }), crashes: Some(2) },
         max_running: 2,
         priority: 0,
         pause_after_failures: Some(3),
@@ -55,6 +63,9 @@ struct World {
     unrecorded: BTreeMap<JobId, Effect>,
     done: BTreeSet<JobId>,
     paused: BTreeSet<usize>,
+    /// Routes whose breaker is open.
+    open: BTreeSet<usize>,
+    starts_allowed: bool,
     names: u32,
     offered: u32,
     /// How the attempt ended whose end is being decided: a failure's class, or none.
@@ -74,6 +85,7 @@ enum Act {
     Crash,
     Resume(usize),
     Claims(bool),
+    Starts(bool),
     Reload(usize),
 }
 
@@ -89,6 +101,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::Crash),
         1 => (0..ROUTES).prop_map(Act::Resume),
         1 => any::<bool>().prop_map(Act::Claims),
+        1 => any::<bool>().prop_map(Act::Starts),
         1 => (0..=ROUTES).prop_map(Act::Reload),
     ];
     proptest::collection::vec(act, 1..120)
@@ -105,6 +118,8 @@ impl World {
             unrecorded: BTreeMap::new(),
             done: BTreeSet::new(),
             paused: BTreeSet::new(),
+            open: BTreeSet::new(),
+            starts_allowed: true,
             names: 0,
             offered: 0,
             cause: None,
@@ -124,6 +139,7 @@ impl World {
             let mut out = Vec::new();
             if let Event::Resume { route } = &event {
                 self.paused.remove(route);
+                self.open.remove(route);
             }
             self.core.step(event, self.now, &mut out);
             for effect in out {
@@ -145,7 +161,7 @@ impl World {
                     5 => {
                         // It comes back by itself.
                         self.names += 1;
-                        let until = Some(self.now + 10);
+                        let until = Some(self.now + 1_000);
                         return Some(Event::Held { candidate, begin, until });
                     }
                     4 if route == 0 => {
@@ -170,6 +186,9 @@ impl World {
                 assert!(!self.done.contains(&job), "a start after the outcome");
                 assert!(!self.unrecorded.contains_key(&job), "a start before the end is recorded");
                 assert!(!self.paused.contains(&route), "a start of a paused route");
+                assert!(self.starts_allowed, "a start without memory");
+                let mine = self.running.values().filter(|its| **its == route).count();
+                assert!(mine == 0 || !self.open.contains(&route), "two trials at once");
                 let disk = self.jobs.get_mut(&job).unwrap();
                 assert_eq!(disk.route, route);
                 assert_eq!(attempt, disk.ended + 1, "attempt N+1 comes after the end of N");
@@ -206,6 +225,14 @@ impl World {
             }
             Effect::Pause { route, .. } => {
                 assert!(self.paused.insert(route), "paused twice");
+                None
+            }
+            Effect::Break { route, .. } => {
+                assert!(self.open.insert(route), "broken twice");
+                None
+            }
+            Effect::Mend { route } => {
+                assert!(self.open.remove(&route), "mended and was whole");
                 None
             }
         }
@@ -263,6 +290,8 @@ impl World {
         self.running.clear();
         self.unrecorded.clear();
         self.paused.clear();
+        self.open.clear();
+        self.starts_allowed = true;
         self.names = 0;
         for (job, disk) in self.jobs.clone() {
             self.cause = Some(FailClass::Lost);
@@ -378,18 +407,24 @@ impl World {
                 // The names are offered again by a scan; here they are other ones.
                 self.names = 0;
                 self.paused.remove(&changed);
+                self.open.remove(&changed);
                 let all = rules().into_iter().enumerate();
                 let new = all.map(|(at, rules)| (at == changed).then_some(rules));
                 self.core.reconfigure(SLOTS, 2, new);
                 self.step(Event::Tick);
             }
             Act::Claims(allowed) => self.step(Event::Claims { allowed }),
+            Act::Starts(allowed) => {
+                self.starts_allowed = allowed;
+                self.step(Event::Starts { allowed });
+            }
         }
     }
 
     /// Everything is answered from now on: every job gets its outcome.
     fn go_to_the_end(&mut self) {
         self.step(Event::Claims { allowed: true });
+        self.act(&Act::Starts(true));
         for _ in 0..2_000 {
             if self.jobs.is_empty() && self.core.counts().candidates == 0 {
                 break;

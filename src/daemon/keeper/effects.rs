@@ -89,14 +89,29 @@ impl<F: Filesystem> Keeper<F> {
             }
             Effect::Release { job, begun } => self.release(job, begun),
             Effect::Pause { route, reason } => {
-                let files = self.core.waiting_for(route);
-                let fix = self.routes.get(route).map(|it| it.place_to_mend(&reason));
-                let why = Paused { reason, fix: fix.unwrap_or_default(), files };
+                let why = self.why_paused(route, reason, false);
                 let route = self.route_name(route);
                 self.out.push(Output::Notice(Notice::Paused { route, why }));
                 Ok(())
             }
+            Effect::Break { route, reason } => {
+                let why = self.why_paused(route, reason, true);
+                let route = self.route_name(route);
+                self.out.push(Output::Notice(Notice::Broken { route, why }));
+                Ok(())
+            }
+            Effect::Mend { route } => {
+                let route = self.route_name(route);
+                self.out.push(Output::Notice(Notice::Mended { route }));
+                Ok(())
+            }
         }
+    }
+
+    fn why_paused(&self, route: usize, reason: String, is_tried: bool) -> Paused {
+        let files = self.core.waiting_for(route);
+        let fix = self.routes.get(route).map(|it| it.place_to_mend(&reason));
+        Paused { reason, fix: fix.unwrap_or_default(), files, is_tried }
     }
 
     pub(super) fn claim(

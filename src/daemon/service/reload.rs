@@ -25,6 +25,7 @@ impl<L: Listener> Service<RealFs, L> {
         self.pool.keep_warm(settings.routes.iter().map(|route| route.name.clone()));
         self.rescan = settings.rescan;
         self.min_free_disk = settings.min_free_disk;
+        self.min_free_memory = settings.min_free_memory;
         self.quiet_for = settings.quiet_for;
         self.set_waits();
         self.keeper.set_prunes(settings.prune);
