@@ -9,11 +9,11 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::{Failed, SpoolArg, below, print_json, print_line, show};
-use crate::config::{Loaded, Settings, Worker, limits, load};
+use crate::config::{Loaded, Route, Settings, Worker, limits, load};
 use crate::daemon::control::Ask;
 use crate::daemon::shell::{check_places, check_user};
 use crate::fs::real;
-use crate::worker::find_program;
+use crate::worker::{Stop, find_program, find_runner, missing_variables};
 
 /// Look for what is wrong with settings, folders, permissions and limits
 ///
@@ -170,8 +170,10 @@ fn check_routes(spool: &SpoolArg, settings: &Settings, report: &mut Report) {
             Ok(Some(program)) => {
                 report.add(Level::Ok, "route", format!("{name} → {}", program.display()));
             }
+            Ok(None) if matches!(route.worker, Worker::Http { .. }) => {}
             Ok(None) => report.add(Level::Ok, "route", format!("{name}, a program for each file")),
         }
+        check_runner(route, report);
         if let Some(first) = takes_all {
             let message = format!("{name} gets no file: {first} stands before it and takes all");
             report.add(Level::Warning, "route", message);
@@ -180,6 +182,33 @@ fn check_routes(spool: &SpoolArg, settings: &Settings, report: &mut Report) {
             && (route.glob.is_empty() || route.glob.iter().any(|glob| glob == "**" || glob == "*"));
         if all && takes_all.is_none() {
             takes_all = Some(name);
+        }
+    }
+}
+
+/// A runner that is not ours should be there; a secret may be in another environment than this one.
+fn check_runner(route: &Route, report: &mut Report) {
+    let Worker::Http { url } = &route.worker else { return };
+    let name = &route.name;
+    for variable in missing_variables(route) {
+        let message = format!(
+            "{name}: {variable} is not in this environment\nIt must be in that of the daemon: see `headers` \
+             below {}.",
+            route.origin
+        );
+        report.add(Level::Warning, "route", message);
+    }
+    if route.http.start.is_some() {
+        return;
+    }
+    let Ok(stop) = Stop::new() else { return };
+    match find_runner(route, &stop) {
+        Ok(_) => report.add(Level::Ok, "route", format!("{name} → {}", show::worker(route))),
+        Err(why) => {
+            let message = format!(
+                "{name}: {why}\nStart the runner of {url}, or let inboxd do it: start = [\"uvicorn\", …]"
+            );
+            report.add(Level::Warning, "route", message);
         }
     }
 }

@@ -47,6 +47,7 @@ pub(crate) fn worker(route: &Route) -> String {
     match &route.worker {
         Worker::Command { argv } | Worker::Warm { argv } => argv.join(" "),
         Worker::Python { file, function } => format!("{file}:{function}"),
+        Worker::Http { url } => format!("{} {url}", route.http.method.name()),
     }
 }
 

@@ -22,6 +22,7 @@ use crate::daemon::service::now_ms;
 use crate::daemon::shell::random;
 use crate::fs::{Filesystem, RealFs, remove_tree, walk_files};
 use crate::results::encode;
+use crate::worker::http::HttpPool;
 use crate::worker::slot::Slot;
 use crate::worker::warm::WarmPool;
 use crate::worker::{Ended, Stop, Task};
@@ -73,8 +74,10 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     let task = scratch.task(route, rel, &args.file, spool)?;
     let stop = stop_at_signals()?;
     let warm = WarmPool::new(&stop);
-    let ended = Slot::new(warm.clone()).run(&task, &stop);
+    let http = HttpPool::new(&stop);
+    let ended = Slot::new(warm.clone(), http.clone()).run(&task, &stop);
     warm.end();
+    http.end();
     tell(&task, &ended, args.json)
 }
 

@@ -207,3 +207,23 @@ pub const FIELDS_READ: usize = 16 << 20;
 /// A file whose `fields` fit no route waits so long for one: a new file in `routes.d/` is taken up at the
 /// second look in which it is the same, a second apart.
 pub const ROUTE_PATIENCE: Duration = Duration::from_secs(3);
+/// A file that is read as JSON for its members, in bytes: it is held in memory once a slot.
+pub const HTTP_INPUT: u64 = 16 << 20;
+/// The header of a runner's answer, in bytes; less than [`HTTP_BUFFER`], so that more is seen to be more.
+pub const HTTP_HEADER: usize = 32 << 10;
+/// Each of the two buffers of a connection, in bytes.
+pub const HTTP_BUFFER: usize = 64 << 10;
+/// Connections to a route's runner that are kept between jobs.
+pub const HTTP_IDLE: usize = 64;
+/// A kept connection is closed after this long: below the 5 s after which uvicorn closes it.
+pub const HTTP_IDLE_AGE: Duration = Duration::from_secs(4);
+/// A GET that a kept connection swallowed is sent again at once only if it was swallowed so soon.
+pub const HTTP_SWALLOWED: Duration = Duration::from_secs(1);
+/// One address of a runner may take so long to accept a connection; the next one is tried after it.
+pub const HTTP_CONNECT: Duration = Duration::from_secs(10);
+/// How long a look may take whether a runner that was started is ready …
+pub const READY_LOOK: Duration = Duration::from_secs(5);
+/// … and how long until the next.
+pub const READY_EVERY: Duration = Duration::from_millis(50);
+/// A runner whose connection broke may take so long to be seen dead.
+pub const RUNNER_DEATH: Duration = Duration::from_millis(500);

@@ -10,6 +10,7 @@
 //! - [`matching`]: which route takes a name, and which names are no input.
 //! - [`selection`]: which route takes a file by what is in it.
 //! - [`template`]: the placeholders in a `command`.
+//! - [`request`]: what is asked of a runner, and what is taken from its answer.
 //! - [`suggest`]: the nearest known name, for "did you mean".
 //! - [`initial`]: the `inboxd.toml` that `inboxd init` writes.
 
@@ -18,6 +19,7 @@ pub mod limits;
 mod locate;
 pub mod matching;
 mod parse;
+pub mod request;
 mod retry;
 pub mod selection;
 mod setting;
@@ -31,6 +33,7 @@ use std::time::Duration;
 
 pub use matching::{GlobError, RouteTable};
 pub use parse::{Loaded, load};
+pub use request::HttpRules;
 pub use setting::{Place, SettingDoc, settings_table};
 pub use value::Limit;
 
@@ -157,6 +160,8 @@ pub struct Route {
     pub nice: Option<i32>,
     /// What holds for workers that live longer than a job; of no use to a `command`.
     pub warm: WarmRules,
+    /// What holds for a runner; of no use to other workers.
+    pub http: HttpRules,
 }
 
 impl Route {
@@ -199,6 +204,7 @@ impl Route {
             pause_after_crashes: limits::PAUSE_AFTER_CRASHES,
             nice: None,
             warm: WarmRules::default(),
+            http: HttpRules::default(),
         }
     }
 }
@@ -247,6 +253,7 @@ impl Route {
             Worker::Command { .. } => "command",
             Worker::Warm { .. } => "warm",
             Worker::Python { .. } => "python",
+            Worker::Http { .. } => "http",
         };
         // What cannot be started of a `python` is its interpreter; everything else is in the file.
         match &self.interpreter_at {
@@ -277,6 +284,11 @@ pub enum Worker {
         file: String,
         /// The function in it.
         function: String,
+    },
+    /// A runner that answers HTTP; how it is asked is in [`Route::http`].
+    Http {
+        /// The URL; placeholders are still in place.
+        url: String,
     },
 }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::request::Method;
 use super::setting::{self, Place, Set};
 use super::template::{self, Part};
 use super::value::{Problem, Value, in_file_order};
@@ -283,6 +284,10 @@ impl<'a> File<'a> {
                 _ => self.report(key.span(), unknown_key(Place::Route, name, &place)),
             }
         }
+        let is_given = |key: &str| table.contains_key(key);
+        if route.records.is_some() && !is_given("method") && !is_given("body") {
+            route.http.method = Method::Get;
+        }
         let line_of =
             |key: &str| table.get_key_value(key).map_or(at.start, |(k, _)| k.span().start);
         let worker = WORKERS.into_iter().find(|key| table.contains_key(*key)).unwrap_or("command");
@@ -310,19 +315,18 @@ fn between_settings(
 ) -> Vec<(&'static str, String)> {
     let mut wrong = Vec::new();
     let given = |key: &str| table.contains_key(key);
-    // Where a worker of a later version is named, that is already said, and not a second time.
     let kinds: Vec<&str> = WORKERS.into_iter().filter(|key| given(key)).collect();
     if let [first, second, ..] = *kinds {
         let message =
             format!("a route has one worker, and `{first}` is set too; take one of them out");
         wrong.push((second, message));
     }
-    // Nor where one is misspelt: the unknown key is said, with the word that was meant.
+    // Not where one is misspelt: the unknown key is said, with the word that was meant.
     let is_misspelt = table.keys().any(|key| {
         let word: &str = key.get_ref();
         setting::find(Place::Route, word).is_none() && suggest::nearest(word, WORKERS).is_some()
     });
-    if kinds.is_empty() && !is_misspelt && !LATER_WORKERS.iter().any(|key| given(key)) {
+    if kinds.is_empty() && !is_misspelt {
         let name = route.name.escape_debug();
         let message = format!(
             "route `{name}` has no worker: set one line, such as \
@@ -332,7 +336,7 @@ fn between_settings(
     }
     let argv = match &route.worker {
         Worker::Command { argv } => argv.as_slice(),
-        Worker::Warm { .. } | Worker::Python { .. } => &[],
+        Worker::Warm { .. } | Worker::Python { .. } | Worker::Http { .. } => &[],
     };
     let asks =
         |argument: &String| template::parse(argument).is_ok_and(|p| p.contains(&Part::Output));
@@ -346,6 +350,7 @@ fn between_settings(
         let message = "`{record}` is only there with a line such as records = \"lines\"; add it";
         wrong.push(("command", message.to_owned()));
     }
+    wrong.extend(around_http(route, given));
     // The default is left alone: who shortens the drain has not asked for another grace.
     if given("grace") && route.grace >= drain_timeout {
         let message = format!(
@@ -374,10 +379,28 @@ fn between_settings(
     wrong
 }
 
+/// What is wrong between `http` and what goes with it.
+fn around_http(route: &Route, given: impl Fn(&str) -> bool) -> Option<(&'static str, String)> {
+    let rules = &route.http;
+    if rules.cells.is_some() && !given("http") {
+        let message =
+            "only the answers of `http` have columns by JSON pointers; write a list of names";
+        return Some(("columns", message.to_owned()));
+    }
+    if given("http") && given("body") && !rules.method.has_body() {
+        let method = rules.method.name();
+        let message = format!("a {method} sends no body; take out one of the two lines");
+        return Some(("body", message));
+    }
+    if given("http") && given("ready_url") && !given("start") {
+        let message = "`ready_url` is for a runner of `start`; add that line, or take this one out";
+        return Some(("ready_url", message.to_owned()));
+    }
+    None
+}
+
 /// What a route's worker is set by.
-const WORKERS: [&str; 3] = ["command", "python", "warm"];
-/// Workers that a later version has.
-const LATER_WORKERS: [&str; 1] = ["http"];
+const WORKERS: [&str; 4] = ["command", "python", "warm", "http"];
 /// Other keys of a route that a later version has.
 const LATER_IN_ROUTE: [&str; 4] = ["records", "next", "unit", "with"];
 /// Keys of the spool that a later version has.
@@ -392,9 +415,6 @@ fn unknown_key(place: Place, key: &str, shown: &str) -> String {
     };
     if later.contains(&key) {
         return format!("this version of inboxd does not have `{name}`; take the line out");
-    }
-    if place == Place::Route && LATER_WORKERS.contains(&key) {
-        return format!("this version of inboxd does not have `{name}`; use `command`");
     }
     let hint = match setting::find(other, key).map(|_| other) {
         Some(Place::Route) => "it belongs to a route, below a line [routes.NAME]".to_owned(),
@@ -544,7 +564,26 @@ mod tests {
                 "records = 'csv'",
                 "3:1: this version of inboxd does not have `records`; take the line out",
             ),
-            ("http = 'a:b'", "3:1: this version of inboxd does not have `http`; use `command`"),
+            (
+                "http = 'http://h'",
+                "3:8: a route has one worker, and `command` is set too; take one of them out",
+            ),
+            (
+                "columns = { a = '/a' }",
+                "3:11: only the answers of `http` have columns by JSON pointers; write a list of \
+                 names",
+            ),
+            (
+                "rows = 'details'",
+                "3:8: `rows` = \"details\" is no JSON pointer; write a JSON pointer, such as \
+                 \"/details\"",
+            ),
+            ("headers = { Host = 'x' }", "3:13: \"Host\" cannot be set as a header"),
+            (
+                "body = 'jsn'",
+                "3:8: `body` = \"jsn\" is unknown; write \"file\", \"json\" or a table, such as \
+                 { text = \"{/text}\", file = \"{name}\" }",
+            ),
             (
                 "python = 'a.py:b'",
                 "3:10: a route has one worker, and `command` is set too; take one of them out",

@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::request::{self, Body, Cell, Method};
 use super::template::{self, Part};
 use super::value::{Checked, Limit, Problem, Value};
 use super::{
@@ -212,6 +213,13 @@ static TABLE: &[SettingDoc] = &[
         |r, v| command(v).map(|argv| r.worker = Worker::Warm { argv }),
     ),
     route(
+        "http",
+        "none: or this",
+        Limit::Words("a URL, such as \"http://127.0.0.1:5055/run\""),
+        "a runner that is asked for each file; {name} and so on in it, and {FIELD} of the file's JSON",
+        |r, v| url(v).map(|url| r.worker = Worker::Http { url }),
+    ),
+    route(
         "done_file",
         "none",
         Limit::Words("a name with {name} in it, such as \"{name}.ok\""),
@@ -304,9 +312,20 @@ static TABLE: &[SettingDoc] = &[
     route(
         "columns",
         "as the rows bring them",
-        Limit::Words("a list of names, such as [\"fruits\", \"meat\"]"),
+        Limit::Words(
+            "a list of names, such as [\"fruits\", \"meat\"]; with `http` also a table of JSON pointers \
+             into a row, such as { id = \"/id\", file = \"{name}\" }",
+        ),
         "the only columns allowed, in their order",
-        |r, v| columns(v).map(|columns| r.columns = Some(columns)),
+        |r, v| {
+            if v.is_table() {
+                let cells = cells(v)?;
+                r.columns = Some(cells.iter().map(|(name, _)| name.clone()).collect());
+                r.http.cells = Some(cells);
+                return Ok(());
+            }
+            columns(v).map(|columns| r.columns = Some(columns))
+        },
     ),
     route("output", "false", BOOLEAN, "the worker makes files, in {output}", |r, v| {
         v.boolean().map(|yes| r.output = yes)
@@ -417,7 +436,7 @@ static TABLE: &[SettingDoc] = &[
         "start_timeout",
         "\"30s\"",
         time(limits::SHORTEST_TIMEOUT, limits::LONGEST_TIME),
-        "how long a warm worker may take until it is ready",
+        "how long a warm worker, or a runner of `start`, may take until it is ready",
         |r, v| v.time().map(|t| r.warm.start_timeout = t),
     ),
     route(
@@ -469,10 +488,62 @@ static TABLE: &[SettingDoc] = &[
         "rows of a job that are held for a warm worker until its result",
         |r, v| v.size().map(|n| r.warm.max_staged = n),
     ),
+    route(
+        "method",
+        "\"POST\"",
+        Limit::Words("\"GET\", \"POST\", \"PUT\", \"PATCH\" or \"DELETE\""),
+        "how the runner of `http` is asked; with `records` and no `body` it is GET",
+        |r, v| v.one_of(&METHODS).map(|method| r.http.method = method),
+    ),
+    route(
+        "body",
+        "\"file\"",
+        Limit::Words(
+            "\"file\", \"json\" or a table, such as { text = \"{/text}\", file = \"{name}\" }",
+        ),
+        "what the runner gets: the file, the file if it is JSON, or JSON made of its members",
+        |r, v| body(v).map(|body| r.http.body = body),
+    ),
+    route(
+        "headers",
+        "{}",
+        Limit::Words("a table of strings, such as { Authorization = \"Bearer $env:TOKEN\" }"),
+        "headers of the request; $env:NAME is a variable of the daemon's",
+        |r, v| headers(v).map(|headers| r.http.headers = headers),
+    ),
+    route(
+        "rows",
+        "all of the answer",
+        Limit::Words("a JSON pointer, such as \"/details\""),
+        "where in the runner's answer the rows are: an object is one, a list of objects many",
+        |r, v| pointer(v).map(|rows| r.http.rows = rows),
+    ),
+    route(
+        "start",
+        "none: the runner is there",
+        Limit::Words("a list of strings, such as [\"uvicorn\", \"app:app\"]"),
+        "the runner of `http`: started for the first file, and again when it dies",
+        |r, v| command(v).map(|argv| r.http.start = Some(argv)),
+    ),
+    route(
+        "ready_url",
+        "none: its port accepts connections",
+        Limit::Words("a URL, such as \"http://127.0.0.1:5055/health\""),
+        "what answers with 2xx once a runner of `start` is ready",
+        |r, v| plain_url(v).map(|url| r.http.ready_url = Some(url)),
+    ),
 ];
 
 const CALLS: [(&str, Call); 2] = [("path", Call::Path), ("kwargs", Call::Kwargs)];
 const TRANSPORTS: [(&str, Transport); 2] = [("fd", Transport::Fd), ("stdio", Transport::Stdio)];
+
+const METHODS: [(&str, Method); 5] = [
+    ("GET", Method::Get),
+    ("POST", Method::Post),
+    ("PUT", Method::Put),
+    ("PATCH", Method::Patch),
+    ("DELETE", Method::Delete),
+];
 
 const STDOUT: [(&str, StdoutFormat); 5] = [
     ("json", StdoutFormat::Json),
@@ -562,7 +633,7 @@ fn program(v: &Value<'_>) -> Checked<String> {
     Ok(text.to_owned())
 }
 
-/// The argv of `command` and `warm`; the latter is for many files and has no placeholder.
+/// The argv of `command`, and of `warm` and `start`, which are for many files and have no placeholder.
 fn command(v: &Value<'_>) -> Checked<Vec<String>> {
     let key = v.name;
     if v.is_text() {
@@ -576,7 +647,7 @@ fn command(v: &Value<'_>) -> Checked<Vec<String>> {
     for value in v.list()? {
         let text = value.text()?;
         let parts = match key {
-            "warm" => vec![Part::Literal(text.to_owned())],
+            "warm" | "start" => vec![Part::Literal(text.to_owned())],
             _ => template::parse(text).map_err(|e| value.problem(e.to_string()))?,
         };
         if text.contains('\0') {
@@ -628,6 +699,101 @@ fn columns(v: &Value<'_>) -> Checked<Vec<String>> {
     Ok(columns)
 }
 
+fn url(v: &Value<'_>) -> Checked<String> {
+    let text = v.text()?;
+    request::check_url(text).map_err(|why| v.problem(format!("`{}` = {why}", v.name)))?;
+    Ok(text.to_owned())
+}
+
+/// One that is the same for all files.
+fn plain_url(v: &Value<'_>) -> Checked<String> {
+    let text = url(v)?;
+    if text.contains(['{', '}']) {
+        return Err(v.problem(format!("`{}` is asked before there is a file: no {{…}}", v.name)));
+    }
+    Ok(text)
+}
+
+fn pointer(v: &Value<'_>) -> Checked<String> {
+    let text = v.text()?;
+    if !request::is_pointer(text) {
+        return Err(
+            v.problem(format!("`{}` = {text:?} is no JSON pointer; write {}", v.name, v.limit))
+        );
+    }
+    Ok(text.to_owned())
+}
+
+fn body(v: &Value<'_>) -> Checked<Body> {
+    if v.is_table() {
+        let json = v.json()?;
+        json.values().try_for_each(request::check_body).map_err(|why| v.problem(why))?;
+        return Ok(Body::Template(json));
+    }
+    match v.text()? {
+        "file" => Ok(Body::File),
+        "json" => Ok(Body::Json),
+        other => Err(v.problem(format!("`{}` = {other:?} is unknown; write {}", v.name, v.limit))),
+    }
+}
+
+fn headers(v: &Value<'_>) -> Checked<Vec<(String, String)>> {
+    let mut headers = Vec::new();
+    for (key, value) in v.table()? {
+        let name: &str = key.get_ref();
+        // Those that say how long the message is are the client's own.
+        let is_ours = ["content-length", "transfer-encoding", "connection", "host"]
+            .iter()
+            .any(|ours| name.eq_ignore_ascii_case(ours));
+        if is_ours || name.parse::<ureq::http::HeaderName>().is_err() {
+            let message = format!("{name:?} cannot be set as a header");
+            return Err(Problem { span: key.span(), message });
+        }
+        let Some(text) = value.given.get_ref().as_str() else {
+            return Err(value.problem(format!("header {name} must be a string, in quotes")));
+        };
+        if text.parse::<ureq::http::HeaderValue>().is_err() {
+            return Err(value.problem(format!("header {name} is of characters that none has")));
+        }
+        headers.push((name.to_owned(), text.to_owned()));
+    }
+    Ok(headers)
+}
+
+/// Columns with what stands in them, for the answers of a runner.
+fn cells(v: &Value<'_>) -> Checked<Vec<(String, Cell)>> {
+    let mut cells = Vec::new();
+    for (key, value) in v.table()? {
+        let name: &str = key.get_ref();
+        if name.is_empty() {
+            return Err(Problem {
+                span: key.span(),
+                message: "a column must have a name".to_owned(),
+            });
+        }
+        let Some(text) = value.given.get_ref().as_str() else {
+            let message = format!("column {name:?} must be a JSON pointer, such as \"/id\"");
+            return Err(value.problem(message));
+        };
+        let cell = if request::is_pointer(text) {
+            Cell::Pointer(text.to_owned())
+        } else if text.contains('{') {
+            request::pieces(text).map_err(|error| value.problem(error.to_string()))?;
+            Cell::Text(text.to_owned())
+        } else {
+            let message =
+                format!("column {name:?} = {text:?} is no JSON pointer; write \"/{text}\"");
+            return Err(value.problem(message));
+        };
+        cells.push((name.to_owned(), cell));
+    }
+    if cells.is_empty() {
+        let message = "`columns` is empty; leave it out to take them as the rows bring them";
+        return Err(v.problem(message.to_owned()));
+    }
+    Ok(cells)
+}
+
 fn environment(v: &Value<'_>) -> Checked<Vec<(String, String)>> {
     let mut env = Vec::new();
     for (key, value) in v.table()? {
@@ -669,7 +835,9 @@ mod tests {
     fn with(place: Place, line: &str) -> Settings {
         let text = match place {
             Place::Top => line.to_owned(),
-            Place::Route if ["command", "python", "warm"].iter().any(|k| line.starts_with(k)) => {
+            Place::Route
+                if ["command", "python", "warm", "http"].iter().any(|k| line.starts_with(k)) =>
+            {
                 format!("[routes.r]\n{line}")
             }
             Place::Route => format!("[routes.r]\ncommand = ['true']\n{line}"),
@@ -696,6 +864,7 @@ mod tests {
         (Place::Route, "command", "['false']"),
         (Place::Route, "python", "'a.py:f'"),
         (Place::Route, "warm", "['false']"),
+        (Place::Route, "http", "'http://h/'"),
         (Place::Route, "done_file", "'{name}.ok'"),
         (Place::Route, "on_repeat", "'skip'"),
         (Place::Route, "stdin", "true"),
@@ -740,6 +909,12 @@ mod tests {
         (Place::Route, "idle_timeout", "'10m'"),
         (Place::Route, "overlap", "false"),
         (Place::Route, "max_staged", "'1 MiB'"),
+        (Place::Route, "method", "'PUT'"),
+        (Place::Route, "body", "{ a = '{/b}' }"),
+        (Place::Route, "headers", "{ A = 'b' }"),
+        (Place::Route, "rows", "'/a'"),
+        (Place::Route, "start", "['false']"),
+        (Place::Route, "ready_url", "'http://h/ready'"),
     ];
 
     /// Goal: the list is whole: each setting in it is taken over, and none stands in it twice.
@@ -762,7 +937,7 @@ mod tests {
     #[test]
     fn every_field_has_a_setting() {
         let lines = |place| {
-            let other = ["routes", "python", "warm"];
+            let other = ["routes", "python", "warm", "http"];
             let of = OTHER.iter().filter(move |(p, n, _)| *p == place && !other.contains(n));
             of.map(|(_, n, v)| format!("{n} = {v}")).collect::<Vec<_>>().join("\n")
         };
@@ -840,6 +1015,16 @@ mod tests {
                 interpreter: ".venv/bin/python".to_owned(),
                 call: Call::Kwargs,
             },
+            http: crate::config::HttpRules {
+                method: Method::Put,
+                body: Body::Template(serde_json::from_str(r#"{"a":"{/b}"}"#).unwrap()),
+                headers: vec![("A".to_owned(), "b".to_owned())],
+                rows: "/a".to_owned(),
+                // Set by a table of `columns`, with `http` only.
+                cells: None,
+                start: Some(vec!["false".to_owned()]),
+                ready_url: Some("http://h/ready".to_owned()),
+            },
         };
         assert!(want.interpreter_at.is_some());
         assert_eq!(routes, [want]);
@@ -877,6 +1062,7 @@ mod tests {
                 "command",
                 "python",
                 "warm",
+                "http",
                 "done_file",
                 "retry_on",
                 "workers",
@@ -891,7 +1077,10 @@ mod tests {
                 "max_jobs",
                 "max_age",
                 "max_rss",
-                "idle_timeout"
+                "idle_timeout",
+                "rows",
+                "start",
+                "ready_url"
             ]
         );
     }

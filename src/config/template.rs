@@ -86,6 +86,15 @@ fn known() -> String {
 
 /// Takes an argument apart. No two literals stand side by side and none is empty.
 pub fn parse(text: &str) -> Result<Vec<Part>, TemplateError> {
+    parse_with(text, Part::Literal, placeholder)
+}
+
+/// The same for another set of placeholders.
+pub(super) fn parse_with<T>(
+    text: &str,
+    of_literal: impl Fn(String) -> T,
+    of_name: impl Fn(&str) -> Result<T, TemplateError>,
+) -> Result<Vec<T>, TemplateError> {
     let mut parts = Vec::new();
     let mut literal = String::new();
     let mut rest = text;
@@ -100,9 +109,9 @@ pub fn parse(text: &str) -> Result<Vec<Part>, TemplateError> {
             rest = after;
         } else if let Some(open) = from.strip_prefix('{') {
             let (name, after) = open.split_once('}').ok_or(TemplateError::Brace { brace: '{' })?;
-            let part = placeholder(name)?;
+            let part = of_name(name)?;
             if !literal.is_empty() {
-                parts.push(Part::Literal(std::mem::take(&mut literal)));
+                parts.push(of_literal(std::mem::take(&mut literal)));
             }
             parts.push(part);
             rest = after;
@@ -112,12 +121,12 @@ pub fn parse(text: &str) -> Result<Vec<Part>, TemplateError> {
     }
     literal.push_str(rest);
     if !literal.is_empty() {
-        parts.push(Part::Literal(literal));
+        parts.push(of_literal(literal));
     }
     Ok(parts)
 }
 
-fn placeholder(name: &str) -> Result<Part, TemplateError> {
+pub(super) fn placeholder(name: &str) -> Result<Part, TemplateError> {
     if let Some((_, part)) = PLACEHOLDERS.iter().find(|(known, _)| *known == name) {
         return Ok(part.clone());
     }

@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 use crate::core::JobId;
+use crate::worker::http::HttpPool;
 use crate::worker::slot::Slot;
 use crate::worker::warm::WarmPool;
 use crate::worker::{Ended, Stop, Task};
@@ -43,6 +44,8 @@ pub struct Pool {
     start: StartSlot,
     /// The slots hold clones; ended here once they are gone.
     warm: WarmPool,
+    /// As `warm`.
+    http: HttpPool,
 }
 
 impl Pool {
@@ -53,18 +56,19 @@ impl Pool {
         report: impl Fn(SlotEnded) + Clone + Send + 'static,
     ) -> io::Result<Self> {
         let warm = WarmPool::new(stop);
-        let (stop, shared) = (stop.clone(), warm.clone());
+        let http = HttpPool::new(stop);
+        let (stop, shared) = (stop.clone(), (warm.clone(), http.clone()));
         let start: StartSlot = Box::new(move |slot| {
             let (send, receive) = sync_channel(1);
-            let (stop, report, warm) = (stop.clone(), report.clone(), shared.clone());
+            let (stop, report, (warm, http)) = (stop.clone(), report.clone(), shared.clone());
             let thread = Builder::new()
                 .name(format!("slot-{slot}"))
                 .stack_size(STACK)
-                .spawn(move || serve(slot, &receive, &stop, warm, &report))?;
+                .spawn(move || serve(slot, &receive, &stop, Slot::new(warm, http), &report))?;
             Ok((send, thread))
         });
         let (tasks, idle, threads) = (Vec::new(), Vec::new(), Vec::new());
-        let mut pool = Self { tasks, idle, threads, start, warm };
+        let mut pool = Self { tasks, idle, threads, start, warm, http };
         pool.grow(slots)?;
         Ok(pool)
     }
@@ -86,9 +90,11 @@ impl Pool {
         self.tasks.len()
     }
 
-    /// From now on only these routes have warm workers.
+    /// From now on only these routes have warm workers and runners.
     pub fn keep_warm(&self, routes: impl IntoIterator<Item = String>) {
-        self.warm.keep_only(routes.into_iter().collect());
+        let routes = routes.into_iter().collect();
+        self.http.keep_only(&routes);
+        self.warm.keep_only(routes);
     }
 
     /// Gives a task to an idle slot. The core never starts more than there are slots.
@@ -114,6 +120,7 @@ impl Pool {
             assert!(!panicked, "a slot's thread panicked");
         }
         self.warm.end();
+        self.http.end();
     }
 }
 
@@ -121,10 +128,9 @@ fn serve(
     number: usize,
     tasks: &Receiver<Task>,
     stop: &Stop,
-    warm: WarmPool,
+    mut slot: Slot,
     report: &impl Fn(SlotEnded),
 ) {
-    let mut slot = Slot::new(warm);
     while let Ok(task) = tasks.recv() {
         let job = task.job;
         let ended = slot.run(&task, stop);

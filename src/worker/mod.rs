@@ -14,12 +14,13 @@
 //! The rooms: [`command`] turns a task into a process and its end into a verdict; `process` is the
 //! hygiene between the two; `template` fills argv; `program` finds the executable and makes the
 //! environment; `exit` reads exit codes and signals, `memory` whether memory was why; [`stdout`] reads rows; `tail` bounds what is
-//! kept; [`warm`] keeps processes for many tasks, `python` hands it the shim, [`slot`] chooses the kind;
+//! kept; [`http`] asks runners; [`warm`] keeps processes for many tasks, `python` hands it the shim, [`slot`] chooses the kind;
 //! [`records`] is one record of an input, where that is what a task is about;
 //! [`stop`] ends attempts from outside; [`orphans`] ends what a dead daemon left.
 
 pub mod command;
 mod exit;
+pub mod http;
 mod memory;
 pub mod orphans;
 pub mod proc;
@@ -34,6 +35,7 @@ mod tail;
 mod template;
 pub mod warm;
 
+pub use http::{find_runner, missing_variables};
 pub use program::{find_program, program_time};
 pub use stop::Stop;
 

@@ -53,6 +53,10 @@ pub fn program_time(route: &Route, spool: &Path) -> Option<std::time::SystemTime
             (argv.first()?, argv.get(1..).unwrap_or_default())
         }
         Worker::Python { file, .. } => (&route.warm.interpreter, std::slice::from_ref(file)),
+        Worker::Http { .. } => {
+            let argv = route.http.start.as_deref()?;
+            (argv.first()?, argv.get(1..).unwrap_or_default())
+        }
     };
     let changed = |path: PathBuf| path.metadata().ok().filter(Metadata::is_file)?.modified().ok();
     let path = find(OsStr::new(program), spool, search_path(&own)).ok()?;
@@ -61,11 +65,12 @@ pub fn program_time(route: &Route, spool: &Path) -> Option<std::time::SystemTime
 }
 
 /// Where the program of a route is; else why it cannot be started, as one line for a person.
-/// `Ok(None)`: its name depends on the file.
+/// `Ok(None)`: its name depends on the file, or there is none to start.
 pub fn find_program(route: &Route, spool: &Path) -> Result<Option<PathBuf>, String> {
     let program = match &route.worker {
         Worker::Command { argv } | Worker::Warm { argv } => argv.first(),
         Worker::Python { .. } => Some(&route.warm.interpreter),
+        Worker::Http { .. } => route.http.start.as_ref().and_then(|argv| argv.first()),
     };
     let Some(program) = program.filter(|program| !program.contains('{')) else {
         return Ok(None);

@@ -3,10 +3,11 @@
 //! Must not know: how any kind does it.
 //!
 //! Invariant: a slot's thread runs one attempt at a time; what it keeps between two is its own, but for
-//! the warm workers, which all slots share.
+//! the warm workers and runners, which all slots share.
 
 use std::time::Instant;
 
+use super::http::HttpPool;
 use super::memory::OomWatch;
 use super::warm::WarmPool;
 use super::{Ended, Stop, Task, command};
@@ -17,13 +18,14 @@ use crate::config::Worker;
 pub struct Slot {
     command: command::Slot,
     warm: WarmPool,
+    http: HttpPool,
     memory: OomWatch,
 }
 
 impl Slot {
-    /// A slot that shares these warm workers with the others.
-    pub fn new(warm: WarmPool) -> Self {
-        Self { command: command::Slot::default(), warm, memory: OomWatch::new() }
+    /// A slot that shares these warm workers and runners with the others.
+    pub fn new(warm: WarmPool, http: HttpPool) -> Self {
+        Self { command: command::Slot::default(), warm, http, memory: OomWatch::new() }
     }
 
     /// Runs one attempt to its end, blocking. Whatever happens is a verdict; nothing is an error.
@@ -34,6 +36,12 @@ impl Slot {
                 let started = Instant::now();
                 self.memory.begin();
                 let mut ended = self.warm.run(task, &self.memory);
+                ended.took = started.elapsed();
+                ended
+            }
+            Worker::Http { .. } => {
+                let started = Instant::now();
+                let mut ended = self.http.run(task);
                 ended.took = started.elapsed();
                 ended
             }

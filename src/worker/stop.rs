@@ -8,8 +8,11 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use super::proc::time_until;
 
 /// A handle that all slots share; clones are the same handle.
 #[derive(Clone, Debug)]
@@ -27,6 +30,23 @@ impl Stop {
             // EAGAIN: the counter is full, so it has long been readable.
             Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
             Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Waits; `false` if [`Stop::now`] was called meanwhile, or before.
+    pub fn wait(&self, time: Duration) -> bool {
+        let Some(due) = Instant::now().checked_add(time) else { return false };
+        loop {
+            if self.is_stopped() {
+                return false;
+            }
+            if Instant::now() >= due {
+                return true;
+            }
+            match poll(&mut [PollFd::new(&*self.0, PollFlags::IN)], Some(&time_until(due))) {
+                // Whatever it is, the loop looks at the time and at the handle itself.
+                Ok(_) | Err(_) => {}
+            }
         }
     }
 
@@ -53,8 +73,10 @@ mod tests {
         let stop = Stop::new().unwrap();
         let other = stop.clone();
         assert!(!other.is_stopped());
+        assert!(other.wait(Duration::from_millis(1)));
         stop.now().unwrap();
         stop.now().unwrap();
         assert!(other.is_stopped() && other.is_stopped() && stop.is_stopped());
+        assert!(!other.wait(Duration::from_secs(60)));
     }
 }

@@ -21,7 +21,8 @@ pub(super) fn fill(parts: &[Part], task: &Task) -> OsString {
     OsString::from_vec(out)
 }
 
-fn value(part: &Part, task: &Task) -> Vec<u8> {
+/// The bytes that a placeholder stands for.
+pub(super) fn value(part: &Part, task: &Task) -> Vec<u8> {
     let name = Path::new(OsStr::from_bytes(task.rel.name()));
     let bytes = |text: Option<&OsStr>| text.map_or_else(Vec::new, |t| t.as_bytes().to_vec());
     match part {

@@ -37,6 +37,9 @@ mod results;
 /// Which route takes a file: by what is in it, and by what may be in it.
 #[cfg(test)]
 mod routes;
+/// Runners that answer HTTP: statuses, waits, those that inboxd starts.
+#[cfg(test)]
+mod runners;
 /// HUP, TERM and what a running daemon makes of new settings.
 #[cfg(test)]
 mod signals;

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use crate::core::Row;
 
 /// All rows, or `line L column C: …`. Blank text has none.
-pub(super) fn rows(bytes: &[u8]) -> Result<Vec<Row>, String> {
+pub(in crate::worker) fn rows(bytes: &[u8]) -> Result<Vec<Row>, String> {
     let mut rows = Vec::new();
     for item in serde_json::Deserializer::from_slice(bytes).into_iter::<Rows>() {
         rows.append(&mut item.map_err(|error| sentence(&error, bytes))?.0);

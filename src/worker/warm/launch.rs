@@ -51,7 +51,9 @@ pub(super) fn launch(route: &Route, spool: &Path) -> Result<Launched, String> {
             let args = python::arguments(file, function, route);
             (route.warm.interpreter.as_ref(), args, std::slice::from_ref(file))
         }
-        Worker::Command { .. } => return Err("a command is no warm worker".to_owned()),
+        Worker::Command { .. } | Worker::Http { .. } => {
+            return Err("this route has no warm worker".to_owned());
+        }
     };
     let path = program::find(name, spool, program::search_path(&environment))?;
     let mark = orphans::mark(spool)

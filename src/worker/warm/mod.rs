@@ -31,8 +31,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
 use self::session::{After, Session, Start, StartFailure, random, start};
 use super::memory::OomWatch;
 use super::{Ended, Stop, Task};
@@ -179,7 +177,7 @@ impl WarmPool {
                     if is_permanent || failed >= limits::FAILED_STARTS {
                         return Err((Verdict::Misconfigured { reason }, detail));
                     }
-                    if !self.wait(start_backoff(failed)) {
+                    if !self.0.stop.wait(start_backoff(failed)) {
                         return Err((Verdict::Released, Vec::new()));
                     }
                 }
@@ -199,28 +197,6 @@ impl WarmPool {
         let workers = state.routes.entry(route.name.clone()).or_default();
         workers.failed_starts = if is_good { 0 } else { workers.failed_starts.saturating_add(1) };
         workers.failed_starts
-    }
-
-    /// Waits; `false` if the daemon said stop meanwhile.
-    fn wait(&self, time: Duration) -> bool {
-        let Some(due) = Instant::now().checked_add(time) else { return false };
-        loop {
-            if self.0.stop.is_stopped() {
-                return false;
-            }
-            let left = due.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return true;
-            }
-            let left = Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            };
-            match poll(&mut [PollFd::new(&self.0.stop, PollFlags::IN)], Some(&left)) {
-                // Whatever it is, the loop looks at the time and at the handle itself.
-                Ok(_) | Err(_) => {}
-            }
-        }
     }
 
     /// Takes a worker back after a job, or lets it go.
@@ -350,7 +326,7 @@ impl WarmPool {
 }
 
 /// The wait after the `failed`th failed start in a row, with a jitter of a quarter.
-fn start_backoff(failed: u32) -> Duration {
+pub(super) fn start_backoff(failed: u32) -> Duration {
     let doubled = 2u32.saturating_pow(failed.saturating_sub(1));
     let full = limits::START_BACKOFF.saturating_mul(doubled).min(limits::START_BACKOFF_MOST);
     let ms = u64::try_from(full.as_millis()).unwrap_or(u64::MAX);

@@ -205,6 +205,7 @@ fn refuse(process: &mut Process, route: &Route, refusal: Refusal) -> StartFailur
     let name = match &route.worker {
         Worker::Python { file, .. } => file.clone(),
         Worker::Warm { argv } | Worker::Command { argv } => argv.join(" "),
+        Worker::Http { url } => url.clone(),
     };
     let (is_permanent, why) = match refusal {
         Refusal::Said { class, msg, detail: more } => {

@@ -1,0 +1,263 @@
+//! What is asked of a runner, and what is taken from its answer: the settings of `http`.
+//!
+//! Must not know: sockets, processes, what a job is; the worker fills and sends.
+//!
+//! A placeholder is one of the job's (`{name}`, `{rel}` …), or a member of the input: `{id}` or, where
+//! it lies deeper or is called like one of the job's, a JSON pointer, `{/payload/id}`. `{json}` is
+//! the whole input.
+//!
+//! Invariant: no placeholder stands where it could choose the host that is asked: who may drop a file
+//! must not be able to send it elsewhere.
+
+use super::template::{Part, TemplateError, parse_with, placeholder};
+
+/// A request to a runner, and the way from its answer to rows; the URL is the worker's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpRules {
+    /// How it is asked.
+    pub method: Method,
+    /// What is sent along, for methods that send something.
+    pub body: Body,
+    /// Further headers; `$env:NAME` in a value is that variable of the daemon's.
+    pub headers: Vec<(String, String)>,
+    /// A JSON pointer to the rows in the answer; empty: all of it.
+    pub rows: String,
+    /// What stands in each column; `None`: the members of a row are its columns.
+    pub cells: Option<Vec<(String, Cell)>>,
+    /// The runner itself, program and arguments, where it is ours to start.
+    pub start: Option<Vec<String>>,
+    /// Answers with 2xx once a runner of ours is ready; `None`: it is once its port accepts connections.
+    pub ready_url: Option<String>,
+}
+
+impl Default for HttpRules {
+    fn default() -> Self {
+        Self {
+            method: Method::Post,
+            body: Body::File,
+            headers: Vec::new(),
+            rows: String::new(),
+            cells: None,
+            start: None,
+            ready_url: None,
+        }
+    }
+}
+
+/// How a runner is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Without a body, and harmless to repeat.
+    Get,
+    /// With a body.
+    Post,
+    /// With a body.
+    Put,
+    /// With a body.
+    Patch,
+    /// Without a body.
+    Delete,
+}
+
+impl Method {
+    /// As it is written in a request, and in the settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+        }
+    }
+
+    /// Whether a body is sent.
+    pub fn has_body(self) -> bool {
+        matches!(self, Self::Post | Self::Put | Self::Patch)
+    }
+}
+
+/// What is sent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// The bytes of the file.
+    File,
+    /// The same, once they are known to be JSON.
+    Json,
+    /// JSON of our own; placeholders are in its strings, and one alone keeps the member's type.
+    Template(serde_json::Map<String, serde_json::Value>),
+}
+
+/// What stands in a column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cell {
+    /// A JSON pointer into the row; empty: all of it.
+    Pointer(String),
+    /// Text with placeholders.
+    Text(String),
+}
+
+/// A piece of a text with placeholders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Text as it is, or what is known of the job.
+    Job(Part),
+    /// A member of the input, by its JSON pointer; empty: all of it.
+    Input(String),
+}
+
+/// Takes a text with placeholders apart.
+pub fn pieces(text: &str) -> Result<Vec<Piece>, TemplateError> {
+    parse_with(
+        text,
+        |literal| Piece::Job(Part::Literal(literal)),
+        |name| match name {
+            "json" => Ok(Piece::Input(String::new())),
+            _ if is_pointer(name) && !name.is_empty() => Ok(Piece::Input(name.to_owned())),
+            _ => match placeholder(name) {
+                Ok(part) => Ok(Piece::Job(part)),
+                Err(_) if is_member(name) => Ok(Piece::Input(format!("/{name}"))),
+                Err(error) => Err(error),
+            },
+        },
+    )
+}
+
+/// A name that can be written without the form of a pointer.
+fn is_member(name: &str) -> bool {
+    let is_letter = |c: char| c.is_alphanumeric() || "_-.".contains(c);
+    !name.is_empty() && name.chars().all(is_letter)
+}
+
+/// Whether it is a JSON pointer (RFC 6901).
+pub fn is_pointer(text: &str) -> bool {
+    let sound = |at: usize| matches!(text.as_bytes().get(at + 1), Some(b'0' | b'1'));
+    (text.is_empty() || text.starts_with('/')) && text.match_indices('~').all(|(at, _)| sound(at))
+}
+
+/// Whether a text is an address that can be asked. The error is what is wrong with it.
+pub fn check_url(text: &str) -> Result<(), String> {
+    let pieces = pieces(text).map_err(|error| error.to_string())?;
+    let plain = "write one such as \"http://127.0.0.1:5055/run\"";
+    let Some(Piece::Job(Part::Literal(first))) = pieces.first() else {
+        return Err(format!("{text:?} does not begin with http:// or https://; {plain}"));
+    };
+    let rest = ["http://", "https://"].iter().find_map(|scheme| first.strip_prefix(scheme));
+    let Some(rest) = rest else {
+        return Err(format!("{text:?} does not begin with http:// or https://; {plain}"));
+    };
+    if pieces.len() > 1 && !rest.contains(['/', '?']) {
+        return Err(format!(
+            "{text:?} has a placeholder in its host: a file must not choose who gets it; {plain}"
+        ));
+    }
+    if rest.split(['/', '?']).next().is_some_and(|host| host.contains('@')) {
+        return Err(format!(
+            "{text:?} holds a user: write headers = {{ Authorization = \"Basic $env:NAME\" }}"
+        ));
+    }
+    if text.contains('#') {
+        return Err(format!("{text:?} has a #, which is never sent: write %23"));
+    }
+    let filled = pieces.iter().map(|piece| match piece {
+        Piece::Job(Part::Literal(text)) => text.as_str(),
+        _ => "x",
+    });
+    match filled.collect::<String>().parse::<ureq::http::Uri>() {
+        Ok(uri)
+            if uri.port().is_none()
+                && uri.authority().is_some_and(|all| Some(all.as_str()) != uri.host()) =>
+        {
+            Err(format!("{text:?} has no sound port: it is 1 to 65535"))
+        }
+        Ok(uri) if uri.host().is_some_and(|host| !host.is_empty()) => Ok(()),
+        Ok(_) => Err(format!("{text:?} has no host; {plain}")),
+        Err(error) => Err(format!("{text:?} is no URL ({error}); {plain}")),
+    }
+}
+
+/// Scheme, host and port of an address: `http://127.0.0.1:5055`.
+pub fn origin(url: &str) -> &str {
+    let after = url.find("://").map_or(0, |at| at + 3);
+    let end = url.get(after..).and_then(|rest| rest.find(['/', '?']));
+    end.and_then(|end| url.get(..after + end)).unwrap_or(url)
+}
+
+/// What is wrong with the texts of a body, if anything.
+pub(super) fn check_body(value: &serde_json::Value) -> Result<(), String> {
+    match value {
+        serde_json::Value::String(text) => {
+            pieces(text).map(drop).map_err(|error| error.to_string())
+        }
+        serde_json::Value::Array(items) => items.iter().try_for_each(check_body),
+        serde_json::Value::Object(map) => map.values().try_for_each(check_body),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Goal: what a placeholder means can be told by looking at it. Method: each kind.
+    #[test]
+    fn placeholders_mean_the_job_or_the_input() {
+        let one = |text: &str| pieces(text).unwrap().remove(0);
+        assert_eq!(one("{name}"), Piece::Job(Part::Name));
+        assert_eq!(one("{customer_id}"), Piece::Input("/customer_id".to_owned()));
+        assert_eq!(one("{/name}"), Piece::Input("/name".to_owned()));
+        assert_eq!(one("{/payload/0/id}"), Piece::Input("/payload/0/id".to_owned()));
+        assert_eq!(one("{json}"), Piece::Input(String::new()));
+        assert_eq!(one("{{x}}"), Piece::Job(Part::Literal("{x}".to_owned())));
+        assert_eq!(pieces("a{id}b").unwrap().len(), 3);
+        for bad in ["{", "{}", "{a b}", "{/a~2}"] {
+            assert!(pieces(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// Goal: an address that could not be asked, or that a file could bend, is refused with a remedy.
+    /// Method: one mistake each, and sound ones.
+    #[test]
+    fn addresses_are_checked() {
+        for good in [
+            "http://127.0.0.1:5055",
+            "http://127.0.0.1:5055/run/echo",
+            "https://runner.example/{rel}?n={/a/b}",
+            "http://[::1]:80/",
+            "http://h?x={id}",
+        ] {
+            assert_eq!(check_url(good), Ok(()), "{good}");
+        }
+        for (bad, why) in [
+            ("127.0.0.1:5055", "does not begin with http"),
+            ("{url}", "does not begin with http"),
+            ("ftp://h/", "does not begin with http"),
+            ("http://", "no URL"),
+            ("http:///x", "no URL"),
+            ("http://{host}/x", "placeholder in its host"),
+            ("http://h{x}/", "placeholder in its host"),
+            ("http://u:p@h/", "holds a user"),
+            ("http://h/#x", "has a #"),
+            ("http://h/a b", "no URL"),
+            ("http://h:99999/", "no sound port"),
+            ("http://h/{", "single `{`"),
+        ] {
+            let said = check_url(bad).unwrap_err();
+            assert!(said.contains(why), "{bad}: {said}");
+        }
+        assert_eq!(origin("http://h:1/a?b"), "http://h:1");
+        assert_eq!(origin("http://h?b/c"), "http://h");
+        assert_eq!(origin("http://h"), "http://h");
+    }
+
+    proptest! {
+        /// Goal: no text panics. Method: braces, slashes and schemes in any order.
+        #[test]
+        fn no_text_panics(text in "(https?://)?[a{}/~01?#@:ü]{0,20}") {
+            drop(pieces(&text));
+            drop(check_url(&text));
+            assert!(text.starts_with(origin(&text)));
+        }
+    }
+}

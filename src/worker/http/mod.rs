@@ -1,0 +1,222 @@
+//! Kind `http`: a runner that serves is asked about each file; where it is ours, it is also kept alive.
+//!
+//! Must not know: the spool's moves, the journal, why a task was chosen.
+//!
+//! The rooms: `fill` makes a request from a task, `client` sends it, `wire` moves its bytes so that a
+//! stop ends every wait, `answer` says what came back means, `pointer` finds things in JSON, `runner`
+//! starts and ends what `start` names. Here is what all slots share.
+//!
+//! Invariants
+//! - A job's request and the restart of its runner exclude each other: requests hold the runner's lock
+//!   for reading, a start or an end holds it for writing.
+//! - A failed start charges no job. A permanent one pauses the route, as do
+//!   [`limits::FAILED_STARTS`] in a row; a runner that dies before it answered anything counts as one.
+//! - A job in flight when a runner of ours dies is charged to *crash*: it may be why.
+//!
+//! Not known here: which of several jobs in flight killed a runner; each of them is charged once.
+
+mod answer;
+mod client;
+mod fill;
+mod pointer;
+mod runner;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use self::client::{Asked, Client};
+use self::runner::{NoRunner, Runner};
+use super::warm::start_backoff;
+use super::{Ended, Stop, Task};
+use crate::config::{Route, limits};
+use crate::core::{FailClass, Failure, Verdict};
+
+/// The runners of all routes and the connections to them; clones are the same, one a slot.
+#[derive(Clone, Debug)]
+pub struct HttpPool(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    stop: Stop,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    clients: BTreeMap<String, Arc<Client>>,
+    runners: BTreeMap<String, Arc<Place>>,
+    /// Ends of runners that are under way.
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Where the runner of a route stands.
+#[derive(Debug, Default)]
+struct Place {
+    runner: RwLock<Option<Runner>>,
+    /// Starts that failed and deaths, in a row.
+    failed: AtomicU32,
+}
+
+impl HttpPool {
+    /// Without connections or runners. `stop` ends requests and starts.
+    pub fn new(stop: &Stop) -> Self {
+        Self(Arc::new(Shared { stop: stop.clone(), state: Mutex::default() }))
+    }
+
+    /// Runs one attempt to its end, blocking.
+    pub(super) fn run(&self, task: &Task) -> Ended {
+        if self.0.stop.is_stopped() {
+            return ended(Verdict::Released, Vec::new());
+        }
+        let client = match self.client(&task.route) {
+            Ok(client) => client,
+            Err(reason) => return ended(Verdict::Misconfigured { reason }, Vec::new()),
+        };
+        if task.route.http.start.is_none() {
+            let Asked { verdict, rows, body, .. } = client.ask(task);
+            return Ended { rows, ..ended(verdict, body) };
+        }
+        let place = self.place(&task.route.name);
+        loop {
+            let standing = place.runner.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(runner) = standing.as_ref().filter(|runner| is_sound(runner, task)) {
+                let mut asked = client.ask(task);
+                charge(&mut asked, runner, &place);
+                let log = runner.take_log();
+                return Ended { rows: asked.rows, log, ..ended(asked.verdict, asked.body) };
+            }
+            drop(standing);
+            if let Err((verdict, detail)) = self.start(task, &place) {
+                return ended(verdict, detail);
+            }
+        }
+    }
+
+    /// From now on only these routes have runners and connections.
+    pub fn keep_only(&self, routes: &BTreeSet<String>) {
+        let mut state = self.lock();
+        state.clients.retain(|name, _| routes.contains(name));
+        let gone: Vec<String> =
+            state.runners.keys().filter(|name| !routes.contains(*name)).cloned().collect();
+        for name in gone {
+            let Some(place) = state.runners.remove(&name) else { continue };
+            // Its jobs hold it until they are over; ending it takes its grace.
+            let spawned = Builder::new().name("runner-end".to_owned()).spawn(move || {
+                drop(place.runner.write().unwrap_or_else(PoisonError::into_inner).take());
+            });
+            state.threads.retain(|thread| !thread.is_finished());
+            state.threads.extend(spawned);
+        }
+    }
+
+    /// Ends all runners. Nothing runs any more when it is called.
+    pub fn end(&self) {
+        self.keep_only(&BTreeSet::new());
+        let threads = std::mem::take(&mut self.lock().threads);
+        for thread in threads {
+            let panicked = thread.join().is_err();
+            assert!(!panicked, "a thread that ends a runner panicked");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under this lock has already ended a thread, which its joiner reports.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn client(&self, route: &Arc<Route>) -> Result<Arc<Client>, String> {
+        let mut state = self.lock();
+        if let Some(client) = state.clients.get(&route.name)
+            && (Arc::ptr_eq(&client.route, route) || client.route.works_like(route))
+        {
+            return Ok(Arc::clone(client));
+        }
+        let client = Arc::new(Client::new(route, &self.0.stop)?);
+        state.clients.insert(route.name.clone(), Arc::clone(&client));
+        Ok(client)
+    }
+
+    fn place(&self, route: &str) -> Arc<Place> {
+        Arc::clone(self.lock().runners.entry(route.to_owned()).or_default())
+    }
+
+    /// Sees to it that there is a sound runner, unless another slot just did.
+    fn start(&self, task: &Task, place: &Place) -> Result<(), (Verdict, Vec<u8>)> {
+        let mut standing = place.runner.write().unwrap_or_else(PoisonError::into_inner);
+        if standing.as_ref().is_some_and(|runner| is_sound(runner, task)) {
+            return Ok(());
+        }
+        // The old one is gone before the new one asks for its port.
+        if let Some(old) = standing.take()
+            && let Some(death) = old.death(Duration::ZERO)
+        {
+            let failed = place.failed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+            let detail = old.take_log();
+            drop(old);
+            if failed >= limits::FAILED_STARTS {
+                place.failed.store(0, Ordering::Relaxed);
+                let reason = format!("the runner died {failed} times in a row: {}", death.how);
+                return Err((Verdict::Misconfigured { reason }, detail));
+            }
+            self.wait(failed)?;
+        }
+        loop {
+            match Runner::start(&task.route, &task.spool, &self.0.stop) {
+                Ok(runner) => {
+                    *standing = Some(runner);
+                    return Ok(());
+                }
+                Err(NoRunner::Stopped) => return Err((Verdict::Released, Vec::new())),
+                Err(NoRunner::Failed { is_permanent, reason, detail }) => {
+                    let failed = place.failed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+                    if is_permanent || failed >= limits::FAILED_STARTS {
+                        place.failed.store(0, Ordering::Relaxed);
+                        return Err((Verdict::Misconfigured { reason }, detail));
+                    }
+                    self.wait(failed)?;
+                }
+            }
+        }
+    }
+
+    fn wait(&self, failed: u32) -> Result<(), (Verdict, Vec<u8>)> {
+        let went = self.0.stop.wait(start_backoff(failed));
+        if went { Ok(()) } else { Err((Verdict::Released, Vec::new())) }
+    }
+}
+
+fn is_sound(runner: &Runner, task: &Task) -> bool {
+    runner.is_for(&task.route, &task.spool) && runner.death(Duration::ZERO).is_none()
+}
+
+/// A connection that broke because the runner died is that death.
+fn charge(asked: &mut Asked, runner: &Runner, place: &Place) {
+    if !asked.is_cut_off {
+        // It answered, so it is a runner that works.
+        place.failed.store(0, Ordering::Relaxed);
+        return;
+    }
+    if let Some(death) = runner.death(limits::RUNNER_DEATH) {
+        let reason = format!("the runner died: {}", death.how);
+        asked.verdict = Verdict::Failed(Failure::new(FailClass::Crash, reason));
+    }
+}
+
+/// An end with what is to be kept of it.
+fn ended(verdict: Verdict, stderr: Vec<u8>) -> Ended {
+    Ended { verdict, rows: Vec::new(), log: Vec::new(), stderr, took: Duration::ZERO }
+}
+
+pub use self::client::missing_variables;
+
+/// Whether something answers at the address of an `http` route now: scheme, host and port, else why not.
+pub fn find_runner(route: &Route, stop: &Stop) -> Result<String, String> {
+    runner::is_there(route, stop)
+}
+
+#[cfg(test)]
+mod tests;
