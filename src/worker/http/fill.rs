@@ -147,13 +147,13 @@ impl Texts {
     /// The body, for a method that has one.
     pub(super) fn body(&self, task: &Task, input: &Input) -> Result<Sent, Failure> {
         Ok(match &self.body {
-            BodyText::File => match &task.record {
-                Some(record) => Sent::Bytes(record.value.text().as_bytes().to_vec()),
-                None => {
-                    let (file, len) = open(task)?;
-                    Sent::File(file, len)
+            BodyText::File => {
+                if let Some(record) = &task.record {
+                    return Ok(Sent::Bytes(record.value.text().as_bytes().to_vec()));
                 }
-            },
+                let (file, len) = open(task)?;
+                Sent::File(file, len)
+            }
             BodyText::Json => Sent::Bytes(input.find("")?.get().as_bytes().to_vec()),
             BodyText::Made(node) => {
                 let mut text = String::new();
