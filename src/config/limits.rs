@@ -102,6 +102,9 @@ pub const INCOMPLETE_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 pub const WINDOW: usize = 64 << 10;
 /// Jobs that wait for a further attempt, over all routes; beyond it nothing new is claimed.
 pub const WAITING_JOBS: usize = 4096;
+/// Folders of jobs that are held open from claim to settling, or emptied and kept for the next claim.
+/// Descriptors, of which many systems give a process 1024.
+pub const OPEN_JOB_FOLDERS: usize = 192;
 /// A group of records is committed when it is this large …
 pub const COMMIT_RECORDS: usize = 64;
 /// … or its oldest is this old, or nothing else is to be done.

@@ -33,7 +33,7 @@ use crate::fs::{FileType, Filesystem};
 use crate::journal::record::{Attempt, FileMark, Outcome, Record, Rel, SourceKey, Take};
 use crate::journal::{CommitError, EncodeError, JournalError, Sources, Writer};
 use crate::results::{Results, ResultsError};
-use crate::spool::claim::EmptyFolders;
+use crate::spool::folders::Folders;
 use crate::spool::scan::{Scan, Sighting, Unreadable};
 use crate::spool::settle::Settling;
 use crate::spool::{Claimed, Place, Spool};
@@ -211,7 +211,7 @@ pub struct Keeper<F: Filesystem> {
     /// How long a file waits that fits no route, in milliseconds.
     pub(super) patience: Millis,
     pub(super) jobs: HashMap<JobId, JobInfo>,
-    pub(super) empty: EmptyFolders,
+    pub(super) folders: Folders<F::Dir>,
     pub(super) last_id: JobId,
     /// Outcomes of an earlier boot whose file may stand in `incoming/` again, by inode.
     pub(super) reappearing: HashMap<u64, Outcome>,
@@ -335,7 +335,7 @@ impl<F: Filesystem> Keeper<F> {
             places: (0..settings.routes.len()).collect(),
             jobs: HashMap::new(),
             // As many as a group of records frees at once, and what the next ones, filled meanwhile, need.
-            empty: EmptyFolders::new(4 * limits::COMMIT_RECORDS + settings.workers + look_ahead),
+            folders: Folders::new(4 * limits::COMMIT_RECORDS + settings.workers + look_ahead),
             spool: parts.spool,
             journal: parts.journal,
             results: parts.results,
@@ -683,14 +683,14 @@ pub(super) fn settle_outcome<F: Filesystem>(
     outcome: &Outcome,
     claimed: Claimed,
     alone: bool,
-    empty: &mut EmptyFolders,
+    folders: &mut Folders<F::Dir>,
 ) -> Result<crate::spool::settle::Settled, KeeperError> {
     let output = settle_made(spool, outcome)?;
     let why = super::notice::sidecar(outcome);
     let (job, rel) = (outcome.job, &outcome.rel.0);
     let settling = Settling { job, claimed, rel, why: why.as_deref(), alone };
     let rel = spool
-        .settle(&settling, empty)
+        .settle(&settling, folders)
         .map_err(KeeperError::spool(format!("settle {} from processing/", outcome.rel.0)))?;
     Ok(crate::spool::settle::Settled { rel, output })
 }

@@ -35,7 +35,8 @@ use crate::fs::{self, Filesystem, Stat};
 use crate::journal::record::{Attempt, FileMark, Outcome, PieceBytes, Record, SourceKey, Take};
 use crate::journal::{Draft, Reader, Sources, Stamp, Writer, rows};
 use crate::results::{Recovery, Results};
-use crate::spool::claim::{Claim, EmptyFolders};
+use crate::spool::claim::Claim;
+use crate::spool::folders::Folders;
 use crate::spool::{Claimed, Place, Spool};
 
 use super::keeper::{JobInfo, Keeper, KeeperError, Parts, settle_made, settle_outcome};
@@ -272,7 +273,7 @@ fn settle_recorded<F: Filesystem>(
     report: &mut Report,
 ) -> Result<(), KeeperError> {
     // Emptied folders go: step 5 looks at all that stand here.
-    let mut none = EmptyFolders::new(0);
+    let mut none = Folders::new(0);
     for place in places {
         match *place {
             Place::Job(claimed) => {
@@ -310,7 +311,7 @@ fn settle_reappeared<F: Filesystem>(
     now: Millis,
     report: &mut Report,
 ) -> Result<(), KeeperError> {
-    let mut none = EmptyFolders::new(0);
+    let mut none = Folders::new(0);
     for outcome in known.marks.values() {
         let rel = &outcome.rel.0;
         // A folder that cannot be read is met again by the scan, which compares as well.
@@ -321,7 +322,7 @@ fn settle_reappeared<F: Filesystem>(
             continue;
         }
         let claimed = Claimed { job: keeper.next_id(now), begun: 0 };
-        match keeper.spool.claim(rel, claimed, &mut none) {
+        match keeper.spool.claim(rel, claimed, None, &mut none) {
             Claim::Made(_) => {
                 settle_outcome(&keeper.spool, outcome, claimed, true, &mut none)?;
                 report.settled += 1;

@@ -21,6 +21,7 @@ use crate::core::complete::{
 use crate::core::state::{Candidate, Event, Millis};
 use crate::core::{JobId, RelPath};
 use crate::fs::{FileType, Filesystem, Lease, Stat};
+use crate::spool::claim::ClaimedFile;
 use crate::spool::scan::{Bounds, Scan, Sighting};
 use crate::spool::{Claimed, Place};
 
@@ -83,13 +84,15 @@ pub(super) enum Proof {
         first: Millis,
         /// It was found to be written after the claim.
         is_open: bool,
+        /// The claim itself found that nobody can write into it.
+        is_clear: bool,
     },
 }
 
 /// May it be claimed?
 pub(super) enum Judged {
-    /// Yes, on this ground.
-    Claim(Proof),
+    /// Yes, on this ground; and as it was seen, if it was looked at.
+    Claim(Proof, Option<Stat>),
     /// Not before this.
     Wait(Millis),
 }
@@ -146,7 +149,7 @@ impl Waits {
     /// Recovery took this job up: its writer may have outlived the last daemon.
     pub(super) fn adopted(&mut self, job: JobId, info: &JobInfo) {
         if info.take.is_none() {
-            let proof = Proof::Look { look: None, first: 0, is_open: false };
+            let proof = Proof::Look { look: None, first: 0, is_open: false, is_clear: false };
             self.unproven.insert(job, proof);
         }
     }
@@ -264,7 +267,7 @@ impl<F: Filesystem> Keeper<F> {
 
     /// Whether a candidate may be claimed now.
     pub(super) fn judge(&mut self, candidate: &Candidate, now: Millis) -> Judged {
-        let Some(rules) = self.waits.rules else { return Judged::Claim(Proof::Whole) };
+        let Some(rules) = self.waits.rules else { return Judged::Claim(Proof::Whole, None) };
         let rel = &candidate.rel;
         // Once it is sorted it is judged again.
         let arrival = if candidate.route == self.sorting {
@@ -275,10 +278,10 @@ impl<F: Filesystem> Keeper<F> {
         let arrival = arrival.unwrap_or_default();
         let Ok(stat) = self.spool.fs.stat(&self.spool.incoming, rel.as_path()) else {
             // The claim finds out what stands in the way.
-            return Judged::Claim(Proof::Whole);
+            return Judged::Claim(Proof::Whole, None);
         };
         if stat.file_type != FileType::File {
-            return Judged::Claim(Proof::Whole);
+            return Judged::Claim(Proof::Whole, None);
         }
         let sentinel = self.table.sentinel(rel);
         let promised = sentinel.as_ref().map(|name| self.is_promised(rel, name, &stat));
@@ -292,8 +295,9 @@ impl<F: Filesystem> Keeper<F> {
         let facts = Facts { look, writer, arrival, promised };
         match judge(&rules, &facts, &past, now) {
             Judgement::Complete => {
-                let look = Proof::Look { look: Some(look), first: past.first, is_open: false };
-                Judged::Claim(sentinel.map_or(look, Proof::Sentinel))
+                let (look, first) = (Some(look), past.first);
+                let look = Proof::Look { look, first, is_open: false, is_clear: false };
+                Judged::Claim(sentinel.map_or(look, Proof::Sentinel), Some(stat))
             }
             Judgement::Wait { until, why } => {
                 let changed = match before {
@@ -369,7 +373,13 @@ impl<F: Filesystem> Keeper<F> {
     }
 
     /// A claim was made: remembers what must be asked again, and brings the sentinel along.
-    pub(super) fn claimed_with(&mut self, job: JobId, claimed: Claimed, proof: Proof) {
+    pub(super) fn claimed_with(
+        &mut self,
+        job: JobId,
+        claimed: Claimed,
+        proof: Proof,
+        file: &ClaimedFile,
+    ) {
         let Some(rel) = self.jobs.get(&job).map(|info| info.rel.clone()) else { return };
         self.waits.forget(&rel);
         match proof {
@@ -382,7 +392,9 @@ impl<F: Filesystem> Keeper<F> {
                     self.out.push(Output::Notice(Notice::ClaimRefused { rel, reason, folder }));
                 }
             }
-            Proof::Look { .. } => {
+            Proof::Look { look, first, is_open, .. } => {
+                let is_clear = file.lease == Lease::Clear;
+                let proof = Proof::Look { look, first, is_open, is_clear };
                 self.waits.unproven.insert(job, proof);
             }
         }
@@ -400,17 +412,21 @@ impl<F: Filesystem> Keeper<F> {
         let (Some(rules), Some(info)) = (self.waits.rules, self.jobs.get(&job)) else {
             return Ok(None);
         };
-        let Proof::Look { look, first, .. } = proof else { return Ok(None) };
+        let Proof::Look { look, first, is_clear, .. } = proof else { return Ok(None) };
         let first = if first == 0 { now } else { first };
         let claimed = Claimed { job, begun: info.begun };
         let path = Path::new(&Place::Job(claimed).name()).join(info.rel.as_path());
-        let writer = writer_of(self.spool.fs.lease(&self.spool.processing, &path));
-        let seen = match (writer, rules.is_shared) {
-            (Writer::Nobody, false) => return Ok(None),
-            _ => self.spool.fs.stat(&self.spool.processing, &path),
-        };
+        if is_clear && !rules.is_shared {
+            // Since the claim nobody can open it under the name they know.
+            return Ok(None);
+        }
+        let seen = self.spool.fs.look(&self.spool.processing, &path);
         // Gone, or no regular file: the start finds out.
-        let Ok(stat) = seen else { return Ok(None) };
+        let Ok((stat, lease)) = seen else { return Ok(None) };
+        let writer = writer_of(lease);
+        if writer == Writer::Nobody && !rules.is_shared {
+            return Ok(None);
+        }
         let seen = look_of(&stat);
         let until = match (writer, look) {
             (Writer::Somebody, _) => again(&rules, &Past { look: seen, since: now, first }, now),
@@ -422,7 +438,9 @@ impl<F: Filesystem> Keeper<F> {
             _ => return Ok(None),
         };
         let is_open = writer == Writer::Somebody;
-        self.waits.unproven.insert(job, Proof::Look { look: Some(seen), first, is_open });
+        let look = Some(seen);
+        let proof = Proof::Look { look, first, is_open, is_clear: false };
+        self.waits.unproven.insert(job, proof);
         self.take_back(job, attempt)?;
         Ok(Some(until))
     }

@@ -205,6 +205,11 @@ impl<F: Filesystem> Filesystem for Faults<F> {
         self.inner.stat_file(file)
     }
 
+    fn has_others(&self, at: &F::Dir, name: &std::ffi::OsStr) -> io::Result<bool> {
+        self.meet(Op::List, Path::new(""))?;
+        self.inner.has_others(at, name)
+    }
+
     fn rename(&self, from: &F::Dir, old: &Path, to: &F::Dir, new: &Path) -> io::Result<()> {
         self.meet(Op::Rename, new)?;
         self.inner.rename(from, old, to, new)

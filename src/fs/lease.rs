@@ -14,27 +14,22 @@
 //!   be inherited by workers.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use super::Lease;
 
-/// Asks for one open file, which must be open for reading only.
-pub(super) fn ask(file: &impl AsFd) -> Lease {
+/// Asks for one open file, which must be open for reading only, and closes it, which gives the lease
+/// back: who opens it for writing meanwhile waits until then.
+pub(super) fn ask(file: OwnedFd) -> Lease {
     if !catches_sigio() {
         return Lease::Unknown;
     }
-    let file = file.as_fd();
-    match set(file, libc::F_RDLCK) {
-        Ok(()) => {
-            // Whoever opens it for writing meanwhile waits for this.
-            match set(file, libc::F_UNLCK) {
-                Ok(()) => Lease::Clear,
-                // Closing the descriptor gives it back, too.
-                Err(_) => Lease::Unknown,
-            }
-        }
+    let asked = read_lease(file.as_fd());
+    drop(file);
+    match asked {
+        Ok(()) => Lease::Clear,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Lease::Busy,
         // EACCES: not our file and no CAP_LEASE. EINVAL: a filesystem without leases.
         Err(_) => Lease::Unknown,
@@ -50,9 +45,9 @@ fn catches_sigio() -> bool {
 }
 
 #[expect(unsafe_code, reason = "rustix has no F_SETLEASE")]
-fn set(file: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<()> {
+fn read_lease(file: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the descriptor is borrowed for the call, and F_SETLEASE takes no pointer.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) };
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -69,10 +64,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         let writer = File::create(&path).unwrap();
-        let reader = File::open(&path).unwrap();
-        assert_eq!(ask(&reader), Lease::Busy);
+        let ask = || ask(File::open(&path).unwrap().into());
+        assert_eq!(ask(), Lease::Busy);
         drop(writer);
-        assert_eq!(ask(&reader), Lease::Clear);
+        assert_eq!(ask(), Lease::Clear);
         std::thread::scope(|scope| {
             let opens = scope.spawn(|| {
                 for _ in 0..2_000 {
@@ -80,9 +75,9 @@ mod tests {
                 }
             });
             while !opens.is_finished() {
-                assert_ne!(ask(&reader), Lease::Unknown);
+                assert_ne!(ask(), Lease::Unknown);
             }
         });
-        assert_eq!(ask(&reader), Lease::Clear);
+        assert_eq!(ask(), Lease::Clear);
     }
 }

@@ -10,7 +10,7 @@
 //! - No path component below a [`Filesystem::Dir`] is followed if it is a symbolic link.
 //! - Nothing is retried here, least of all a sync.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
 
@@ -99,9 +99,14 @@ pub trait Filesystem: Clone + Send + Sync + 'static {
     fn make_dir(&self, at: &Self::Dir, path: &Path, mode: u32) -> io::Result<()>;
     /// Reads a directory, in no order, without `.` and `..`.
     fn list(&self, at: &Self::Dir) -> io::Result<Self::List>;
-    /// Whether nothing stands in a directory.
-    fn is_empty(&self, at: &Self::Dir) -> io::Result<bool> {
-        Ok(self.list(at)?.next().transpose()?.is_none())
+    /// Whether anything but this name stands in a directory; with an empty name: anything at all.
+    fn has_others(&self, at: &Self::Dir, name: &OsStr) -> io::Result<bool> {
+        for entry in self.list(at)? {
+            if entry?.name != name {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
     /// Asks about a name itself, never about what a link points to.
     fn stat(&self, at: &Self::Dir, path: &Path) -> io::Result<Stat>;
@@ -136,6 +141,10 @@ pub trait Filesystem: Clone + Send + Sync + 'static {
     /// Whether anybody can write into a file. Where nothing is known of leases: not known.
     fn lease(&self, _at: &Self::Dir, _path: &Path) -> Lease {
         Lease::Unknown
+    }
+    /// [`Filesystem::stat`] and [`Filesystem::lease`] of what was a regular file a moment ago.
+    fn look(&self, at: &Self::Dir, path: &Path) -> io::Result<(Stat, Lease)> {
+        Ok((self.stat(at, path)?, self.lease(at, path)))
     }
 }
 

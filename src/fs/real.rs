@@ -5,6 +5,7 @@
 //! Invariants: as in the module above. A path with several components is resolved by `openat2` with
 //! `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS` first, and the operation then works on the last component.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -81,6 +82,9 @@ impl AsFd for RealDir {
 
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+/// NONBLOCK: opening a FIFO that a producer left must not wait for its other end.
+const NO_WAIT: OFlags =
+    OFlags::NONBLOCK.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW).union(OFlags::NOCTTY);
 
 impl RealFs {
     /// Opens a directory by its path as the user gave it; symbolic links are followed, the path is theirs.
@@ -88,6 +92,10 @@ impl RealFs {
         let fd = rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty())?;
         Ok(RealDir(Arc::new(fd)))
     }
+}
+
+fn open_to_read(at: &RealDir, path: &Path) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat2(at, path, OFlags::RDONLY | NO_WAIT, Mode::empty(), BENEATH)
 }
 
 /// Runs `act` on the directory that holds the last component, and on that component.
@@ -193,17 +201,19 @@ impl Filesystem for RealFs {
         Ok(RealList(rustix::fs::Dir::new(fd)?))
     }
 
-    fn is_empty(&self, at: &RealDir) -> io::Result<bool> {
+    fn has_others(&self, at: &RealDir, name: &OsStr) -> io::Result<bool> {
         // On the descriptor itself, whose offset nothing else uses: `list` has its own.
         rustix::fs::seek(at, rustix::fs::SeekFrom::Start(0))?;
-        let mut buffer = [const { std::mem::MaybeUninit::uninit() }; 512];
+        let mut buffer = [const { std::mem::MaybeUninit::uninit() }; 1024];
         let mut entries = rustix::fs::RawDir::new(at, &mut buffer);
         while let Some(entry) = entries.next() {
-            if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
-                return Ok(false);
+            let entry = entry?;
+            let found = entry.file_name().to_bytes();
+            if !matches!(found, b"." | b"..") && found != name.as_bytes() {
+                return Ok(true);
             }
         }
-        Ok(true)
+        Ok(false)
     }
 
     fn stat(&self, at: &RealDir, path: &Path) -> io::Result<Stat> {
@@ -241,9 +251,7 @@ impl Filesystem for RealFs {
 
     fn open(&self, at: &RealDir, path: &Path, write: bool) -> io::Result<OwnedFd> {
         let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
-        // NONBLOCK: opening a FIFO that a producer left must not wait for its other end.
-        let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
-        let file = rustix::fs::openat2(at, path, flags, Mode::empty(), BENEATH)?;
+        let file = rustix::fs::openat2(at, path, access | NO_WAIT, Mode::empty(), BENEATH)?;
         match self.stat_file(&file)?.file_type {
             FileType::File => Ok(file),
             FileType::Dir => Err(io::ErrorKind::IsADirectory.into()),
@@ -303,10 +311,18 @@ impl Filesystem for RealFs {
     }
 
     fn lease(&self, at: &RealDir, path: &Path) -> Lease {
-        match self.open(at, path, false) {
-            Ok(file) => super::lease::ask(&file),
+        match open_to_read(at, path) {
+            // Of what is no regular file the kernel has no lease.
+            Ok(file) => super::lease::ask(file),
             // Gone, or not ours to read: whoever claims it will see.
             Err(_) => Lease::Unknown,
+        }
+    }
+
+    fn look(&self, at: &RealDir, path: &Path) -> io::Result<(Stat, Lease)> {
+        match open_to_read(at, path) {
+            Ok(file) => Ok((self.stat_file(&file)?, super::lease::ask(file))),
+            Err(_) => Ok((self.stat(at, path)?, Lease::Unknown)),
         }
     }
 }

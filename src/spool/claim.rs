@@ -10,21 +10,25 @@
 //! - A claim is not durable when it returns. After a power cut the file is in `incoming/` again, or in
 //!   `processing/`; either way it runs.
 //!
-//! The emptied folder of an earlier job is renamed to the next claim with the same parent path:
-//! making and removing a tree a job is what costs most (20 µs against 50–180). A power cut may undo
-//! that rename and keep the file's, so that a new file stands under an old job's name; recovery
-//! tells by [`crate::journal::record::FileMark`].
+//! What a job costs is renames and folders (measured on ext4: a rename 8–17 µs, a folder made and
+//! removed 40, its opening and listing 5). So two kinds of folders are used again, see [`Folders`]:
+//! - The emptied folder of an earlier job is renamed to the next claim with the same parent path, and
+//!   stays open from claim to settling and on to the next claim. A power cut may undo that rename and
+//!   keep the file's, so that a new file stands under an old job's name; recovery tells by
+//!   [`crate::journal::record::FileMark`].
+//! - A scratch folder that came back untouched is given to the next attempt under the name it has:
+//!   `ID.N.tmp` says for whom it was made, not who has it. Recovery removes them all.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::core::RelPath;
-use crate::fs::{self, FileType, Filesystem, Stat};
+use crate::fs::{self, FileType, Filesystem, Lease, Stat};
 use crate::journal::record::FileMark;
 
+use super::folders::{Folder, Folders};
 use super::{Claimed, Place, Spool};
 
 /// What became of a claim.
@@ -45,38 +49,21 @@ pub struct ClaimedFile {
     pub mark: FileMark,
     /// As it is now.
     pub stat: Stat,
-}
-
-/// Emptied folders of earlier jobs, by the parent path below them. Bounded.
-#[derive(Debug)]
-pub struct EmptyFolders {
-    by_parent: HashMap<Vec<u8>, Vec<Claimed>>,
-    scratch: Vec<Claimed>,
-    count: usize,
-    most: usize,
-}
-
-impl EmptyFolders {
-    /// At most `most` job folders and `most` scratch folders are kept.
-    pub fn new(most: usize) -> Self {
-        Self { by_parent: HashMap::new(), scratch: Vec::new(), count: 0, most }
-    }
-
-    fn take(&mut self, parent: &[u8]) -> Option<Claimed> {
-        let list = self.by_parent.get_mut(parent)?;
-        let taken = list.pop();
-        if list.is_empty() {
-            self.by_parent.remove(parent);
-        }
-        self.count -= usize::from(taken.is_some());
-        taken
-    }
+    /// Who can write into it now.
+    pub lease: Lease,
 }
 
 impl<F: Filesystem> Spool<F> {
-    /// Renames `incoming/REL` to `processing/ID.N/REL`. Moves S1 to S2.
-    pub fn claim(&self, rel: &RelPath, claimed: Claimed, empty: &mut EmptyFolders) -> Claim {
-        match self.try_claim(rel, claimed, empty) {
+    /// Renames `incoming/REL` to `processing/ID.N/REL`. Moves S1 to S2. `before`: as the file was seen
+    /// just now, if it was.
+    pub fn claim(
+        &self,
+        rel: &RelPath,
+        claimed: Claimed,
+        before: Option<Stat>,
+        folders: &mut Folders<F::Dir>,
+    ) -> Claim {
+        match self.try_claim(rel, claimed, before, folders) {
             Ok(file) => Claim::Made(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Claim::Gone,
             Err(error) if error.kind() == io::ErrorKind::IsADirectory => Claim::Gone,
@@ -95,7 +82,8 @@ impl<F: Filesystem> Spool<F> {
         &self,
         rel: &RelPath,
         claimed: Claimed,
-        empty: &mut EmptyFolders,
+        before: Option<Stat>,
+        folders: &mut Folders<F::Dir>,
     ) -> io::Result<ClaimedFile> {
         let parent = Path::new(OsStr::from_bytes(rel.parent()));
         let from = if rel.parent().is_empty() {
@@ -104,53 +92,78 @@ impl<F: Filesystem> Spool<F> {
             self.fs.open_dir(&self.incoming, parent)?
         };
         let name = Path::new(OsStr::from_bytes(rel.name()));
-        let before = self.fs.stat(&from, name)?;
+        let before = match before {
+            Some(stat) => stat,
+            None => self.fs.stat(&from, name)?,
+        };
         if before.file_type == FileType::Dir {
             return Err(io::ErrorKind::IsADirectory.into());
         }
-        self.job_folder(rel, claimed, empty)?;
-        let to = self
-            .fs
-            .open_dir(&self.processing, &Path::new(&Place::Job(claimed).name()).join(parent))?;
+        let folder = Path::new(&Place::Job(claimed).name()).join(parent);
+        let mut to = self.job_folder(rel, claimed, folders)?;
         // The attempt is in the name, so this rename is the claim and its record at once.
-        if let Err(error) = self.fs.rename(&from, name, &to, name) {
-            self.keep_or_remove(rel.parent(), claimed, empty)?;
+        let mut moved = self.fs.rename(&from, name, &to, name);
+        let is_gone = moved.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        if is_gone && self.fs.stat(&from, name).is_ok() {
+            // It is our folder that is gone: its last worker had put another one in its place.
+            to = self.fs.open_dir(&self.processing, &folder)?;
+            moved = self.fs.rename(&from, name, &to, name);
+        }
+        if let Err(error) = moved {
+            let folder = Folder { claimed, dir: Some(to) };
+            self.keep_or_remove(rel.parent(), folder, folders)?;
             return Err(error);
         }
-        let stat = self.fs.stat(&to, name)?;
+        let (stat, lease) = match self.fs.look(&self.processing, &folder.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Its last worker moved the folder that we hold open elsewhere: the file goes back.
+                self.fs.rename(&to, name, &from, name)?;
+                return Err(io::Error::other("its folder was moved out of processing/"));
+            }
+            other => other?,
+        };
         // Swapped for a folder between the look and the rename. A folder is no job, and what is in it
         // has not failed: it goes back. Where its name is taken by now, it is set aside as it is.
         if stat.file_type == FileType::Dir && self.fs.rename(&to, name, &from, name).is_ok() {
-            self.keep_or_remove(rel.parent(), claimed, empty)?;
+            let folder = Folder { claimed, dir: Some(to) };
+            self.keep_or_remove(rel.parent(), folder, folders)?;
             return Err(io::ErrorKind::IsADirectory.into());
         }
+        folders.hold(claimed.job, to);
         let mark = FileMark {
             ino: stat.ino,
             btime_ns: stat.btime_ns,
             before_ns: before.ctime_ns,
             after_ns: stat.ctime_ns,
         };
-        Ok(ClaimedFile { mark, stat })
+        Ok(ClaimedFile { mark, stat, lease })
     }
 
-    /// An empty `ID.N/PARENT`, from an emptied one if there is one of the same parent path.
+    /// An empty `ID.N/PARENT`, open; an emptied one if there is one of the same parent path.
     fn job_folder(
         &self,
         rel: &RelPath,
         claimed: Claimed,
-        empty: &mut EmptyFolders,
-    ) -> io::Result<()> {
+        folders: &mut Folders<F::Dir>,
+    ) -> io::Result<F::Dir> {
         let name = Place::Job(claimed).name();
-        if let Some(old) = empty.take(rel.parent()) {
-            let old = Place::Job(old).name();
-            return self.fs.rename(
-                &self.processing,
-                Path::new(&old),
-                &self.processing,
-                Path::new(&name),
-            );
+        let mut path = PathBuf::from(&name);
+        if let Some(old) = folders.take(rel.parent()) {
+            let old_name = Place::Job(old.claimed).name();
+            let (old_path, new_path) = (Path::new(&old_name), Path::new(&name));
+            match self.fs.rename(&self.processing, old_path, &self.processing, new_path) {
+                Ok(()) => {
+                    path.push(OsStr::from_bytes(rel.parent()));
+                    return match old.dir {
+                        Some(dir) => Ok(dir),
+                        None => self.fs.open_dir(&self.processing, &path),
+                    };
+                }
+                // Someone tidied up in processing/: no reason to refuse a claim.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
-        let mut path = PathBuf::from(name);
         self.fs.make_dir(&self.processing, &path, 0o750)?;
         if !rel.parent().is_empty() {
             for part in rel.parent().split(|b| *b == b'/') {
@@ -158,32 +171,7 @@ impl<F: Filesystem> Spool<F> {
                 self.fs.make_dir(&self.processing, &path, 0o750)?;
             }
         }
-        Ok(())
-    }
-
-    /// Keeps an emptied job folder for the next claim, or removes it.
-    pub fn keep_or_remove(
-        &self,
-        parent: &[u8],
-        claimed: Claimed,
-        empty: &mut EmptyFolders,
-    ) -> io::Result<()> {
-        if empty.count < empty.most {
-            empty.by_parent.entry(parent.to_vec()).or_default().push(claimed);
-            empty.count += 1;
-            return Ok(());
-        }
-        fs::remove_tree(&self.fs, &self.processing, Path::new(&Place::Job(claimed).name()))
-    }
-
-    /// Removes all folders that were kept: nothing of ours stands in `processing/` while idle.
-    pub fn remove_empty(&self, empty: &mut EmptyFolders) -> io::Result<()> {
-        empty.count = 0;
-        let jobs = empty.by_parent.drain().flat_map(|(_, list)| list).map(Place::Job);
-        for place in jobs.chain(empty.scratch.drain(..).map(Place::Scratch)) {
-            fs::remove_tree(&self.fs, &self.processing, Path::new(&place.name()))?;
-        }
-        Ok(())
+        self.fs.open_dir(&self.processing, &path)
     }
 
     /// Renames a claimed file's sentinel beside it, so that it is settled along with it. That it is gone,
@@ -206,67 +194,19 @@ impl<F: Filesystem> Spool<F> {
         self.fs.rename(&self.processing, Path::new(&old), &self.processing, Path::new(&new))
     }
 
-    /// Makes the attempt's empty scratch folder, and its output folder where asked.
+    /// Makes the attempt's empty scratch folder, and its output folder where asked. Returns the place of
+    /// the first.
     pub fn make_attempt_folders(
         &self,
         claimed: Claimed,
         output: bool,
-        empty: &mut EmptyFolders,
-    ) -> io::Result<()> {
-        let name = Place::Scratch(claimed).name();
-        match empty.scratch.pop() {
-            Some(old) => {
-                let old = Place::Scratch(old).name();
-                let (old, new) = (Path::new(&old), Path::new(&name));
-                match self.fs.rename(&self.processing, old, &self.processing, new) {
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                        self.fs.remove_dir(&self.processing, old)?;
-                        self.make_afresh(new)?;
-                    }
-                    // Someone tidied up in processing/: no reason to fail a job.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        self.make_afresh(new)?;
-                    }
-                    done => done?,
-                }
-            }
-            None => self.make_afresh(Path::new(&name))?,
-        }
+        folders: &mut Folders<F::Dir>,
+    ) -> io::Result<Place> {
+        let scratch = self.lend_scratch(claimed, folders)?;
         if output {
             self.make_afresh(Path::new(&Place::Output(claimed).name()))?;
         }
-        Ok(())
-    }
-
-    /// Makes a folder; one of this name is left of a start that failed half-way, or of an attempt that
-    /// was taken back and could not be cleared.
-    fn make_afresh(&self, name: &Path) -> io::Result<()> {
-        match self.fs.make_dir(&self.processing, name, 0o750) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                fs::remove_tree(&self.fs, &self.processing, name)?;
-                self.fs.make_dir(&self.processing, name, 0o750)
-            }
-            done => done,
-        }
-    }
-
-    /// The attempt is over: its scratch folder is emptied and kept, or removed.
-    pub fn clear_scratch(&self, claimed: Claimed, empty: &mut EmptyFolders) -> io::Result<()> {
-        let name = Place::Scratch(claimed).name();
-        let path = Path::new(&name);
-        let dir = match self.fs.open_dir(&self.processing, path) {
-            Ok(dir) => dir,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        if self.fs.is_empty(&dir)? && empty.scratch.len() < empty.most {
-            // On a full disk an outcome is planned, and its scratch cleared, several times.
-            if !empty.scratch.contains(&claimed) {
-                empty.scratch.push(claimed);
-            }
-            return Ok(());
-        }
-        fs::remove_tree(&self.fs, &self.processing, path)
+        Ok(scratch)
     }
 
     /// Removes the output folder of an attempt that did not succeed.

@@ -13,6 +13,7 @@
 //! - [`names`]: the grammar of names below `processing/`, and names for what is taken.
 //! - [`scan`]: reads `incoming/`, bounded, streaming; finds S1.
 //! - [`claim`]: S1 → S2, by one rename; and the attempt in the name.
+//! - [`folders`]: folders that are used again.
 //! - [`settle`]: S3 → S4, by one rename; the sidecar of a failure goes before it.
 //! - [`put_back`]: S4 → S1, when the user asks for another run.
 //! - [`import`]: a source of `batch` becomes S2 without being touched.
@@ -22,6 +23,7 @@
 //! Not guaranteed: that a move is durable when it returns. The journal's commit and recovery see to it.
 
 pub mod claim;
+pub mod folders;
 pub mod import;
 pub mod layout;
 pub mod lock;

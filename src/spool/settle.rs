@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use crate::core::{JobId, RelPath};
 use crate::fs::{self, FileType, Filesystem};
 
-use super::claim::EmptyFolders;
+use super::folders::{Folder, Folders};
 use super::{Claimed, Place, Spool, names};
 
 /// Permissions of folders made below `done/`, `error/` and `output/`.
@@ -53,41 +53,54 @@ impl<F: Filesystem> Spool<F> {
     pub fn settle(
         &self,
         it: &Settling<'_>,
-        empty: &mut EmptyFolders,
+        folders: &mut Folders<F::Dir>,
     ) -> io::Result<Option<PathBuf>> {
         let job = Place::Job(it.claimed).name();
-        let parent = Path::new(&job).join(OsStr::from_bytes(it.rel.parent()));
-        let from = match self.fs.open_dir(&self.processing, &parent) {
-            Ok(from) => from,
+        let name = OsStr::from_bytes(it.rel.name());
+        let (from, has_others) = match self.look_into_job(it, name, &job, folders) {
+            Ok(found) => found,
             // The worker removed its folder, or this was settled before a crash.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let name = OsStr::from_bytes(it.rel.name());
-        let mut is_empty = true;
-        let mut others = Vec::new();
-        for entry in self.fs.list(&from)? {
-            let entry = entry?.name;
-            if entry != name {
-                is_empty = false;
-                others.push(entry);
-            }
-        }
         // What else stands here is the worker's (a `gzip` leaves x.gz): it goes where the input goes,
         // and before it, since what stands in a job's folder without its input looks like a new job.
-        if !it.alone {
-            for other in others {
-                self.settle_file(&from, &other, it, None)?;
+        if has_others && !it.alone {
+            let others: io::Result<Vec<_>> = self.fs.list(&from)?.collect();
+            for other in others?.into_iter().filter(|other| other.name != name) {
+                self.settle_file(&from, &other.name, it, None)?;
             }
         }
         let rel = self.settle_file(&from, name, it, it.why)?;
-        drop(from);
-        if is_empty {
-            self.keep_or_remove(it.rel.parent(), it.claimed, empty)?;
+        if !has_others {
+            let folder = Folder { claimed: it.claimed, dir: Some(from) };
+            self.keep_or_remove(it.rel.parent(), folder, folders)?;
         } else if !it.alone {
             fs::remove_tree(&self.fs, &self.processing, Path::new(&job))?;
         }
         Ok(rel)
+    }
+
+    /// The folder that a job's file stands in, and whether anything else stands there.
+    fn look_into_job(
+        &self,
+        it: &Settling<'_>,
+        name: &OsStr,
+        job: &str,
+        folders: &mut Folders<F::Dir>,
+    ) -> io::Result<(F::Dir, bool)> {
+        if let Some(held) = folders.take_held(it.claimed.job) {
+            match self.fs.has_others(&held, name) {
+                Ok(has_others) => return Ok((held, has_others)),
+                // The worker put another folder in its place, perhaps.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let parent = Path::new(job).join(OsStr::from_bytes(it.rel.parent()));
+        let from = self.fs.open_dir(&self.processing, &parent)?;
+        let has_others = self.fs.has_others(&from, name)?;
+        Ok((from, has_others))
     }
 
     fn settle_file(
@@ -309,11 +322,11 @@ mod tests {
         prepare(home.path(), &fs);
         let rel = RelPath::new("sub/x").unwrap();
         let settling = Settling { job, claimed, rel: &rel, why: None, alone: false };
-        let mut empty = EmptyFolders::new(1);
+        let mut folders = Folders::new(1);
         for _ in 0..failures {
-            assert!(spool.settle(&settling, &mut empty).is_err(), "an error was swallowed");
+            assert!(spool.settle(&settling, &mut folders).is_err(), "an error was swallowed");
         }
-        (spool.settle(&settling, &mut empty).unwrap(), job.to_string())
+        (spool.settle(&settling, &mut folders).unwrap(), job.to_string())
     }
 
     /// Goal: an error of the disk is an error, and the file keeps its place.

@@ -92,7 +92,7 @@ impl<F: Filesystem> Keeper<F> {
     /// Removes emptied job folders that were kept for reuse.
     pub fn tidy(&mut self) -> Result<(), KeeperError> {
         self.spool
-            .remove_empty(&mut self.empty)
+            .remove_empty(&mut self.folders)
             .map_err(KeeperError::spool("remove emptied folders in processing/"))
     }
 }

@@ -250,7 +250,7 @@ impl<F: Filesystem> Keeper<F> {
     pub(super) fn settle_job(&mut self, outcome: &Outcome) -> Result<(), KeeperError> {
         let Some(info) = self.jobs.get(&outcome.job) else { return Ok(()) };
         let claimed = Claimed { job: outcome.job, begun: info.begun };
-        let settled = settle_outcome(&self.spool, outcome, claimed, false, &mut self.empty)?;
+        let settled = settle_outcome(&self.spool, outcome, claimed, false, &mut self.folders)?;
         let ended = self.jobs.remove(&outcome.job).and_then(|info| info.ended);
         let (log, stderr) = ended.map_or_else(Default::default, |it| (it.log, it.stderr));
         self.out.push(Output::Notice(Notice::Finished(Box::new(Finished {

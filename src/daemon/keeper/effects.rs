@@ -73,7 +73,8 @@ impl<F: Filesystem> Keeper<F> {
                 self.start(job, route, attempt, suspect, now)
             }
             Effect::RecordAttempt { job, attempt, spent, not_before, incomplete_since, reason } => {
-                self.clear_attempt(job, true);
+                self.clear_attempt(job, true, now);
+                self.folders.close(job);
                 let record = Attempt {
                     job,
                     attempt,
@@ -87,7 +88,7 @@ impl<F: Filesystem> Keeper<F> {
             Effect::RecordOutcome { job, attempts, spent, failure } => {
                 self.record_outcome(job, attempts, spent, failure, now)
             }
-            Effect::Release { job, begun } => self.release(job, begun),
+            Effect::Release { job, begun } => self.release(job, begun, now),
             Effect::Pause { route, reason } => {
                 let why = self.why_paused(route, reason, false);
                 let route = self.route_name(route);
@@ -120,8 +121,8 @@ impl<F: Filesystem> Keeper<F> {
         begin: bool,
         now: Millis,
     ) -> Result<(), KeeperError> {
-        let proof = match self.judge(&candidate, now) {
-            Judged::Claim(proof) => proof,
+        let (proof, before) = match self.judge(&candidate, now) {
+            Judged::Claim(proof, before) => (proof, before),
             Judged::Wait(until) => {
                 return self.step(Event::Held { candidate, begin, until: Some(until) }, now);
             }
@@ -134,7 +135,7 @@ impl<F: Filesystem> Keeper<F> {
         let job = self.next_id(now);
         let claimed = Claimed { job, begun: u32::from(begin) };
         let route = candidate.route;
-        let file = match self.spool.claim(&candidate.rel, claimed, &mut self.empty) {
+        let file = match self.spool.claim(&candidate.rel, claimed, before, &mut self.folders) {
             Claim::Made(file) => file,
             Claim::Gone => {
                 self.waits.forget(&candidate.rel);
@@ -153,7 +154,7 @@ impl<F: Filesystem> Keeper<F> {
         };
         if let Some(outcome) = self.reappeared(&file.mark) {
             // Recorded before a power cut that undid its claim: it is settled, not run again.
-            let settled = settle_outcome(&self.spool, &outcome, claimed, true, &mut self.empty)?;
+            let settled = settle_outcome(&self.spool, &outcome, claimed, true, &mut self.folders)?;
             self.out
                 .push(Output::Notice(Notice::Reappeared { rel: candidate.rel.clone(), settled }));
             return self.step(Event::Held { candidate, begin, until: None }, now);
@@ -170,7 +171,7 @@ impl<F: Filesystem> Keeper<F> {
         };
         self.jobs.insert(job, info);
         if file.stat.file_type == FileType::File {
-            self.claimed_with(job, claimed, proof);
+            self.claimed_with(job, claimed, proof, &file);
             return self.step(Event::Claimed { job, route, begun: begin }, now);
         }
         let failure = Failure::new(FailClass::Permanent, "not a regular file");
@@ -208,7 +209,7 @@ impl<F: Filesystem> Keeper<F> {
         let claimed = Claimed { job, begun: attempt };
         let from = Claimed { job, begun: info.begun };
         info.begun_as = Some(Arc::clone(route));
-        let made = || -> io::Result<()> {
+        let made = || -> io::Result<Place> {
             if from != claimed {
                 self.spool.set_begun(from, claimed)?;
             }
@@ -217,19 +218,21 @@ impl<F: Filesystem> Keeper<F> {
                 // The name with this attempt is durable from here: if it takes the machine down again, that counts.
                 self.spool.fs.sync_dir(&self.spool.processing)?;
             }
-            self.spool.make_attempt_folders(claimed, route.output, &mut self.empty)
+            self.spool.make_attempt_folders(claimed, route.output, &mut self.folders)
         }();
-        if let Err(error) = made {
-            let rel = info.rel.clone();
-            if error.kind() == io::ErrorKind::NotFound {
+        let scratch = match made {
+            Ok(scratch) => scratch,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let failure =
                     Failure::new(FailClass::Permanent, "its folder vanished from processing/");
                 return self.step(Event::Ended { job, verdict: Verdict::Failed(failure) }, now);
             }
-            let reason = error.to_string();
-            self.out.push(Output::Notice(Notice::StartRefused { rel, reason }));
-            return self.step(Event::StartFailed { job }, now);
-        }
+            Err(error) => {
+                let (rel, reason) = (info.rel.clone(), error.to_string());
+                self.out.push(Output::Notice(Notice::StartRefused { rel, reason }));
+                return self.step(Event::StartFailed { job }, now);
+            }
+        };
         let processing = self.path.join("processing");
         let output = route.output.then(|| processing.join(Place::Output(claimed).name()));
         // A source of `batch` has its own index, and `--again` means it.
@@ -243,7 +246,7 @@ impl<F: Filesystem> Keeper<F> {
             path: processing.join(Place::Job(claimed).name()).join(info.rel.as_path()),
             rel: info.rel.clone(),
             spool: self.path.clone(),
-            scratch: processing.join(Place::Scratch(claimed).name()),
+            scratch: processing.join(scratch.name()),
             output,
             record: None,
         };
@@ -252,10 +255,10 @@ impl<F: Filesystem> Keeper<F> {
     }
 
     /// Scratch goes; made files too where the attempt did not succeed.
-    pub(super) fn clear_attempt(&mut self, job: JobId, made_files: bool) {
+    pub(super) fn clear_attempt(&mut self, job: JobId, made_files: bool, now: Millis) {
         let Some(info) = self.jobs.get(&job) else { return };
         let claimed = Claimed { job, begun: info.begun };
-        let cleared = self.spool.clear_scratch(claimed, &mut self.empty).and_then(|()| {
+        let cleared = self.spool.clear_scratch(job, &mut self.folders, now).and_then(|()| {
             let has_output = self.attempted_as(info).is_some_and(|route| route.output);
             if made_files && has_output { self.spool.clear_output(claimed) } else { Ok(()) }
         });
@@ -267,8 +270,14 @@ impl<F: Filesystem> Keeper<F> {
         }
     }
 
-    pub(super) fn release(&mut self, job: JobId, begun: u32) -> Result<(), KeeperError> {
-        self.clear_attempt(job, true);
+    pub(super) fn release(
+        &mut self,
+        job: JobId,
+        begun: u32,
+        now: Millis,
+    ) -> Result<(), KeeperError> {
+        self.clear_attempt(job, true, now);
+        self.folders.close(job);
         let Some(info) = self.jobs.get_mut(&job) else { return Ok(()) };
         let (from, to) = (Claimed { job, begun: info.begun }, Claimed { job, begun });
         info.begun = begun;

@@ -40,7 +40,7 @@ impl<F: Filesystem> Keeper<F> {
         failure: Option<Failure>,
         now: Millis,
     ) -> Result<(), KeeperError> {
-        self.clear_attempt(job, failure.is_some());
+        self.clear_attempt(job, failure.is_some(), now);
         let planned = self.plan_outcome(job, attempts, failure.clone(), now);
         let planned = match planned {
             Ok(Some(planned)) => planned,
