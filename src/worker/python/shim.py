@@ -21,6 +21,26 @@ def _inboxd():
     import traceback
     import types
 
+    class Lines:
+        """Lines of a socket, whose own file object is slower."""
+
+        def __init__(self, receive):
+            self.receive = receive
+            self.rest = b""
+
+        def readline(self):
+            data = self.rest
+            while True:
+                end = data.find(b"\n") + 1
+                if end:
+                    self.rest = data[end:]
+                    return data[:end]
+                more = self.receive(65536)
+                if not more:
+                    self.rest = b""
+                    return data
+                data += more
+
     file, function, call = sys.argv[1:4]
     path = os.path.abspath(file)
     stem = os.path.splitext(os.path.basename(path))[0]
@@ -36,7 +56,7 @@ def _inboxd():
     else:
         wire = socket.socket(fileno=int(os.environ["INBOXD_FD"]))
         wire.set_inheritable(False)
-        reader = wire.makefile("rb")
+        reader = Lines(wire.recv)
         send_bytes = wire.sendall
         fds = [wire.fileno()]
 
@@ -246,9 +266,12 @@ def _inboxd():
         """`plain` may meet a NaN that `tame` did not see: made plain first, then tame."""
         return tame(json.loads(json.dumps(row, default=plain)))
 
+    # `dumps` with options makes an encoder each time.
+    strict = json.JSONEncoder(default=plain, allow_nan=False).encode
+
     def text_of(rows):
         try:
-            return json.dumps(rows, default=plain, allow_nan=False)
+            return strict(rows)
         except (ValueError, TypeError):
             return json.dumps(tamed(tame(rows)), default=plain)
 
@@ -276,22 +299,34 @@ def _inboxd():
         coded = job.get(name + "_b64")
         return None if coded is None else os.fsdecode(base64.b64decode(coded))
 
+    # Setting `os.environ` costs more than all else here, so what a job says goes to where it keeps its
+    # values, and only where they differ. An interpreter that keeps them otherwise gets the slow way.
+    kept = getattr(os.environ, "_data", None)
+    coding = sys.getfilesystemencoding()
+    is_quick = type(kept) is dict and all(type(key) is bytes for key in kept)
+
+    def tell(name, value):
+        if is_quick:
+            key, coded = name.encode(), value.encode(coding, "surrogateescape")
+            if kept.get(key) != coded:
+                os.putenv(key, coded)
+                kept[key] = coded
+        else:
+            os.environ[name] = value
+
     def facts(job):
-        env = os.environ
-        env["INBOXD_JOB"] = job["id"].partition("/")[0]
-        env["INBOXD_ATTEMPT"] = str(job["attempt"])
-        env["INBOXD_PATH"] = bytes_of(job, "path")
-        env["INBOXD_NAME"] = bytes_of(job, "name")
-        env["INBOXD_REL"] = bytes_of(job, "rel")
-        env["INBOXD_SCRATCH"] = bytes_of(job, "scratch")
-        env["INBOXD_DEADLINE_MS"] = str(job["deadline_ms"])
+        tell("INBOXD_JOB", job["id"].partition("/")[0])
+        tell("INBOXD_ATTEMPT", str(job["attempt"]))
+        for name in ("path", "name", "rel", "scratch"):
+            tell("INBOXD_" + name.upper(), bytes_of(job, name))
+        tell("INBOXD_DEADLINE_MS", str(job["deadline_ms"]))
         if "record_no" in job:
-            env["INBOXD_RECORD_NO"] = str(job["record_no"])
+            tell("INBOXD_RECORD_NO", str(job["record_no"]))
         output = bytes_of(job, "output")
         if output is not None:
-            env["INBOXD_OUTPUT"] = output
-        else:
-            env.pop("INBOXD_OUTPUT", None)
+            tell("INBOXD_OUTPUT", output)
+        elif "INBOXD_OUTPUT" in os.environ:
+            del os.environ["INBOXD_OUTPUT"]
 
     def exited(code):
         """What sys.exit(code) means: the exit codes of a `command`."""
@@ -360,7 +395,8 @@ def _inboxd():
         return parts + ["[" + ",".join(now) + "]"]
 
     def run(job):
-        id = json.dumps(job["id"])
+        id = job["id"]
+        id = '"' + id + '"' if id.isalnum() and id.isascii() else json.dumps(id)
         try:
             facts(job)
             where = bytes_of(job, "path")
@@ -410,9 +446,10 @@ def _inboxd():
         send_text = lambda text: send_bytes(text.rstrip("\n").replace("\n", "\n\x1e").encode() + b"\n")
     else:
         send_text = lambda text: send_bytes(text.encode())
-    loads = json.loads
+    # `loads` looks first which of five encodings its bytes have.
+    scan = json.JSONDecoder().scan_once
     for line in iter(reader.readline, b""):
-        message = loads(line)
+        message = scan(line.decode(), 0)[0]
         kind = message.get("t")
         if kind == "job":
             send_text(run(message))
