@@ -421,3 +421,47 @@ fn a_runner_that_never_gets_ready_pauses_the_route() {
     spool.run(&["batch"]).code(1).says(&said);
     assert_eq!((spool.errors(), spool.processes()), (Vec::new(), Vec::new()));
 }
+
+/// Goal: HTTPS works with certificates that the system trusts, and a runner that cannot be trusted pauses
+/// its route and gets no file. Method: an authority of our own, named by `SSL_CERT_FILE` or not.
+#[test]
+fn a_runner_is_trusted_by_its_certificate() {
+    let port = free_port();
+    let spool = Spool::new(&format!(
+        "workers = 2\n[routes.r]\nhttp = \"https://localhost:{port}/\"\ntrace_columns = false\n"
+    ));
+    let make = "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=ca -addext basicConstraints=critical,CA:TRUE && \
+                openssl req -newkey rsa:2048 -nodes -keyout key.pem -out req.pem -subj /CN=localhost && \
+                printf 'subjectAltName=DNS:localhost\\nextendedKeyUsage=serverAuth\\n' > ext && \
+                openssl x509 -req -in req.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out cert.pem";
+    let made = Command::new("sh").args(["-ec", make]).current_dir(spool.home()).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    spool.write(
+        "tls.py",
+        "import ssl, sys\nfrom http.server import BaseHTTPRequestHandler, ThreadingHTTPServer\n\
+         class Runner(BaseHTTPRequestHandler):\n    protocol_version = 'HTTP/1.1'\n\
+         \x20   def do_POST(self):\n\
+         \x20       text = self.rfile.read(int(self.headers['Content-Length']))\n\
+         \x20       answer = b'{\"bytes\": %d}' % len(text)\n        self.send_response(200)\n\
+         \x20       self.send_header('Content-Length', str(len(answer)))\n        self.end_headers()\n\
+         \x20       self.wfile.write(answer)\n\
+         server = ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Runner)\n\
+         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)\n\
+         context.load_cert_chain('../cert.pem', '../key.pem')\n\
+         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)\n\
+         server.serve_forever()\n",
+    );
+    let mut command = Command::new(python());
+    command.args(["tls.py", &port.to_string()]);
+    let _server = Server::start(&spool, command, port);
+    for n in 0..6 {
+        spool.drop_file(format!("{n}"), "x".repeat(n * 100_000));
+    }
+    let why = format!("route r PAUSED: cannot trust https://localhost:{port}: ");
+    spool.run(&["batch"]).code(1).says(&why).says("UnknownIssuer");
+    assert_eq!(spool.errors(), Vec::<String>::new());
+    let authority = format!("SSL_CERT_FILE={}", spool.home().join("ca.pem").display());
+    spool.run_under(&["env", &authority], &["batch"], b"").ok();
+    let want = ["0", "100000", "200000", "300000", "400000", "500000"];
+    assert_eq!(spool.csv("r").sorted(), want, "{}", spool.report());
+}

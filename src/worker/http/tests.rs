@@ -321,6 +321,21 @@ fn answers_come_in_all_forms() {
     }
 }
 
+/// Goal: who refuses a long file before it is all sent is heard. Method: an answer after the head, then the
+/// end of the connection, with megabytes still to come.
+#[test]
+fn an_early_refusal_is_heard() {
+    let url = server(Box::new(|_, stream| {
+        stream.read_exact(&mut [0; 100]).unwrap();
+        stream
+            .write_all(b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 8\r\n\r\ntoo long")
+            .unwrap();
+    }));
+    let file = File::new(b"big", &vec![b'x'; 32 << 20]);
+    let ended = pool().run(&file.task(&url, |_| ()));
+    assert_eq!(failure(&ended), (FailClass::Permanent, "HTTP 413 Payload Too Large: too long"));
+}
+
 /// Goal: an answer without end neither fills memory nor holds the slot. Method: bytes for ever, plain
 /// and as a packed bomb would give them; the server must see that nobody listens.
 #[test]

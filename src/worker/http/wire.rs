@@ -75,7 +75,7 @@ impl Connector for Wire {
             details.config.output_buffer_size(),
         );
         let stop = self.stop.clone();
-        Ok(Some(Socket { fd, buffers, stop, is_kept: false, sent: 0, heard: false }))
+        Ok(Some(Socket { fd, buffers, stop, is_kept: false, sent: 0, heard: false, deaf: None }))
     }
 }
 
@@ -163,6 +163,8 @@ pub(super) struct Socket {
     sent: u64,
     /// Something of the answer came.
     heard: bool,
+    /// The other side takes no more. It may have answered before that: `413`, and then the end.
+    deaf: Option<Errno>,
 }
 
 impl Socket {
@@ -190,7 +192,7 @@ impl Transport for Socket {
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         let due = due(timeout);
         let mut from = 0;
-        while from < amount {
+        while from < amount && self.deaf.is_none() {
             let rest = self.buffers.output().get(from..amount).unwrap_or_default();
             match send(&self.fd, rest, SendFlags::NOSIGNAL) {
                 Ok(n) => {
@@ -199,8 +201,15 @@ impl Transport for Socket {
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => self.wait(PollFlags::OUT, due, timeout.reason)?,
+                Err(errno @ (Errno::PIPE | Errno::CONNRESET)) if self.sent > 0 => {
+                    self.deaf = Some(errno);
+                }
                 Err(errno) => return Err(self.broken(errno.into())),
             }
+        }
+        // Nothing waits here any more, but the rest of a long file is still read.
+        if self.deaf.is_some() && timeout.after.is_zero() {
+            return Err(Error::Timeout(timeout.reason));
         }
         Ok(())
     }
@@ -216,6 +225,10 @@ impl Transport for Socket {
             match recv(&self.fd, self.buffers.input_append_buf(), RecvFlags::empty()) {
                 Ok((0, _)) if self.is_kept && !self.heard => {
                     return Err(self.broken(io::ErrorKind::UnexpectedEof.into()));
+                }
+                Ok((0, _)) if self.deaf.is_some() && !self.heard => {
+                    let errno = self.deaf.unwrap_or(Errno::PIPE);
+                    return Err(self.broken(errno.into()));
                 }
                 Ok((n, _)) => {
                     self.heard |= n > 0;
@@ -234,7 +247,7 @@ impl Transport for Socket {
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         let is_quiet = matches!(poll(&mut fds, Some(&now)), Ok(0));
         (self.is_kept, self.sent, self.heard) = (true, 0, false);
-        is_quiet
+        is_quiet && self.deaf.is_none()
     }
 }
 
