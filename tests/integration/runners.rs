@@ -430,11 +430,11 @@ fn a_runner_is_trusted_by_its_certificate() {
     let spool = Spool::new(&format!(
         "workers = 2\n[routes.r]\nhttp = \"https://localhost:{port}/\"\ntrace_columns = false\n"
     ));
-    let make = "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=ca -addext basicConstraints=critical,CA:TRUE && \
+    let script = "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=ca -addext basicConstraints=critical,CA:TRUE && \
                 openssl req -newkey rsa:2048 -nodes -keyout key.pem -out req.pem -subj /CN=localhost && \
                 printf 'subjectAltName=DNS:localhost\\nextendedKeyUsage=serverAuth\\n' > ext && \
                 openssl x509 -req -in req.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out cert.pem";
-    let made = Command::new("sh").args(["-ec", make]).current_dir(spool.home()).output().unwrap();
+    let made = Command::new("sh").args(["-ec", script]).current_dir(spool.home()).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     spool.write(
         "tls.py",
