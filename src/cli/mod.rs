@@ -27,6 +27,7 @@ use crate::worker::warm::launch::become_worker;
 mod batch;
 mod check;
 mod completions;
+mod examples;
 mod explain;
 mod init;
 mod jobs;

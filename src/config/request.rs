@@ -10,6 +10,7 @@
 //! must not be able to send it elsewhere.
 
 use super::template::{Part, TemplateError, parse_with, placeholder};
+use super::value::{Checked, Problem, Value};
 
 /// A request to a runner, and the way from its answer to rows; the URL is the worker's.
 #[derive(Clone, Debug, PartialEq)]
@@ -184,7 +185,7 @@ pub fn origin(url: &str) -> &str {
 }
 
 /// What is wrong with the texts of a body, if anything.
-pub(super) fn check_body(value: &serde_json::Value) -> Result<(), String> {
+fn check_body(value: &serde_json::Value) -> Result<(), String> {
     match value {
         serde_json::Value::String(text) => {
             pieces(text).map(drop).map_err(|error| error.to_string())
@@ -193,6 +194,105 @@ pub(super) fn check_body(value: &serde_json::Value) -> Result<(), String> {
         serde_json::Value::Object(map) => map.values().try_for_each(check_body),
         _ => Ok(()),
     }
+}
+
+/// The address of `http`.
+pub(super) fn url(v: &Value<'_>) -> Checked<String> {
+    let text = v.text()?;
+    check_url(text).map_err(|why| v.problem(format!("`{}` = {why}", v.name)))?;
+    Ok(text.to_owned())
+}
+
+/// One that is the same for all files.
+pub(super) fn plain_url(v: &Value<'_>) -> Checked<String> {
+    let text = url(v)?;
+    if text.contains(['{', '}']) {
+        return Err(v.problem(format!("`{}` is asked before there is a file: no {{…}}", v.name)));
+    }
+    Ok(text)
+}
+
+/// A JSON pointer.
+pub(super) fn pointer(v: &Value<'_>) -> Checked<String> {
+    let text = v.text()?;
+    if !is_pointer(text) {
+        return Err(
+            v.problem(format!("`{}` = {text:?} is no JSON pointer; write {}", v.name, v.limit))
+        );
+    }
+    Ok(text.to_owned())
+}
+
+/// What is sent.
+pub(super) fn body(v: &Value<'_>) -> Checked<Body> {
+    if v.is_table() {
+        let json = v.json()?;
+        json.values().try_for_each(check_body).map_err(|why| v.problem(why))?;
+        return Ok(Body::Template(json));
+    }
+    match v.text()? {
+        "file" => Ok(Body::File),
+        "json" => Ok(Body::Json),
+        other => Err(v.problem(format!("`{}` = {other:?} is unknown; write {}", v.name, v.limit))),
+    }
+}
+
+/// Further headers.
+pub(super) fn headers(v: &Value<'_>) -> Checked<Vec<(String, String)>> {
+    let mut headers = Vec::new();
+    for (key, value) in v.table()? {
+        let name: &str = key.get_ref();
+        // Those that say how long the message is are the client's own.
+        let is_ours = ["content-length", "transfer-encoding", "connection", "host"]
+            .iter()
+            .any(|ours| name.eq_ignore_ascii_case(ours));
+        if is_ours || name.parse::<ureq::http::HeaderName>().is_err() {
+            let message = format!("{name:?} cannot be set as a header");
+            return Err(Problem { span: key.span(), message });
+        }
+        let Some(text) = value.given.get_ref().as_str() else {
+            return Err(value.problem(format!("header {name} must be a string, in quotes")));
+        };
+        if text.parse::<ureq::http::HeaderValue>().is_err() {
+            return Err(value.problem(format!("header {name} is of characters that none has")));
+        }
+        headers.push((name.to_owned(), text.to_owned()));
+    }
+    Ok(headers)
+}
+
+/// Columns with what stands in them, for the answers of a runner.
+pub(super) fn cells(v: &Value<'_>) -> Checked<Vec<(String, Cell)>> {
+    let mut cells = Vec::new();
+    for (key, value) in v.table()? {
+        let name: &str = key.get_ref();
+        if name.is_empty() {
+            return Err(Problem {
+                span: key.span(),
+                message: "a column must have a name".to_owned(),
+            });
+        }
+        let Some(text) = value.given.get_ref().as_str() else {
+            let message = format!("column {name:?} must be a JSON pointer, such as \"/id\"");
+            return Err(value.problem(message));
+        };
+        let cell = if is_pointer(text) {
+            Cell::Pointer(text.to_owned())
+        } else if text.contains('{') {
+            pieces(text).map_err(|error| value.problem(error.to_string()))?;
+            Cell::Text(text.to_owned())
+        } else {
+            let message =
+                format!("column {name:?} = {text:?} is no JSON pointer; write \"/{text}\"");
+            return Err(value.problem(message));
+        };
+        cells.push((name.to_owned(), cell));
+    }
+    if cells.is_empty() {
+        let message = "`columns` is empty; leave it out to take them as the rows bring them";
+        return Err(v.problem(message.to_owned()));
+    }
+    Ok(cells)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::request::{self, Body, Cell, Method};
+use super::request::{self, Method};
 use super::template::{self, Part};
 use super::value::{Checked, Limit, Problem, Value};
 use super::{
@@ -217,7 +217,7 @@ static TABLE: &[SettingDoc] = &[
         "none: or this",
         Limit::Words("a URL, such as \"http://127.0.0.1:5055/run\""),
         "a runner that is asked for each file; {name} and so on in it, and {FIELD} of the file's JSON",
-        |r, v| url(v).map(|url| r.worker = Worker::Http { url }),
+        |r, v| request::url(v).map(|url| r.worker = Worker::Http { url }),
     ),
     route(
         "done_file",
@@ -319,7 +319,7 @@ static TABLE: &[SettingDoc] = &[
         "the only columns allowed, in their order",
         |r, v| {
             if v.is_table() {
-                let cells = cells(v)?;
+                let cells = request::cells(v)?;
                 r.columns = Some(cells.iter().map(|(name, _)| name.clone()).collect());
                 r.http.cells = Some(cells);
                 return Ok(());
@@ -502,21 +502,21 @@ static TABLE: &[SettingDoc] = &[
             "\"file\", \"json\" or a table, such as { text = \"{/text}\", file = \"{name}\" }",
         ),
         "what the runner gets: the file, the file if it is JSON, or JSON made of its members",
-        |r, v| body(v).map(|body| r.http.body = body),
+        |r, v| request::body(v).map(|body| r.http.body = body),
     ),
     route(
         "headers",
         "{}",
         Limit::Words("a table of strings, such as { Authorization = \"Bearer $env:TOKEN\" }"),
         "headers of the request; $env:NAME is a variable of the daemon's",
-        |r, v| headers(v).map(|headers| r.http.headers = headers),
+        |r, v| request::headers(v).map(|headers| r.http.headers = headers),
     ),
     route(
         "rows",
         "all of the answer",
         Limit::Words("a JSON pointer, such as \"/details\""),
         "where in the runner's answer the rows are: an object is one, a list of objects many",
-        |r, v| pointer(v).map(|rows| r.http.rows = rows),
+        |r, v| request::pointer(v).map(|rows| r.http.rows = rows),
     ),
     route(
         "start",
@@ -530,7 +530,7 @@ static TABLE: &[SettingDoc] = &[
         "none: its port accepts connections",
         Limit::Words("a URL, such as \"http://127.0.0.1:5055/health\""),
         "what answers with 2xx once a runner of `start` is ready",
-        |r, v| plain_url(v).map(|url| r.http.ready_url = Some(url)),
+        |r, v| request::plain_url(v).map(|url| r.http.ready_url = Some(url)),
     ),
 ];
 
@@ -699,101 +699,6 @@ fn columns(v: &Value<'_>) -> Checked<Vec<String>> {
     Ok(columns)
 }
 
-fn url(v: &Value<'_>) -> Checked<String> {
-    let text = v.text()?;
-    request::check_url(text).map_err(|why| v.problem(format!("`{}` = {why}", v.name)))?;
-    Ok(text.to_owned())
-}
-
-/// One that is the same for all files.
-fn plain_url(v: &Value<'_>) -> Checked<String> {
-    let text = url(v)?;
-    if text.contains(['{', '}']) {
-        return Err(v.problem(format!("`{}` is asked before there is a file: no {{…}}", v.name)));
-    }
-    Ok(text)
-}
-
-fn pointer(v: &Value<'_>) -> Checked<String> {
-    let text = v.text()?;
-    if !request::is_pointer(text) {
-        return Err(
-            v.problem(format!("`{}` = {text:?} is no JSON pointer; write {}", v.name, v.limit))
-        );
-    }
-    Ok(text.to_owned())
-}
-
-fn body(v: &Value<'_>) -> Checked<Body> {
-    if v.is_table() {
-        let json = v.json()?;
-        json.values().try_for_each(request::check_body).map_err(|why| v.problem(why))?;
-        return Ok(Body::Template(json));
-    }
-    match v.text()? {
-        "file" => Ok(Body::File),
-        "json" => Ok(Body::Json),
-        other => Err(v.problem(format!("`{}` = {other:?} is unknown; write {}", v.name, v.limit))),
-    }
-}
-
-fn headers(v: &Value<'_>) -> Checked<Vec<(String, String)>> {
-    let mut headers = Vec::new();
-    for (key, value) in v.table()? {
-        let name: &str = key.get_ref();
-        // Those that say how long the message is are the client's own.
-        let is_ours = ["content-length", "transfer-encoding", "connection", "host"]
-            .iter()
-            .any(|ours| name.eq_ignore_ascii_case(ours));
-        if is_ours || name.parse::<ureq::http::HeaderName>().is_err() {
-            let message = format!("{name:?} cannot be set as a header");
-            return Err(Problem { span: key.span(), message });
-        }
-        let Some(text) = value.given.get_ref().as_str() else {
-            return Err(value.problem(format!("header {name} must be a string, in quotes")));
-        };
-        if text.parse::<ureq::http::HeaderValue>().is_err() {
-            return Err(value.problem(format!("header {name} is of characters that none has")));
-        }
-        headers.push((name.to_owned(), text.to_owned()));
-    }
-    Ok(headers)
-}
-
-/// Columns with what stands in them, for the answers of a runner.
-fn cells(v: &Value<'_>) -> Checked<Vec<(String, Cell)>> {
-    let mut cells = Vec::new();
-    for (key, value) in v.table()? {
-        let name: &str = key.get_ref();
-        if name.is_empty() {
-            return Err(Problem {
-                span: key.span(),
-                message: "a column must have a name".to_owned(),
-            });
-        }
-        let Some(text) = value.given.get_ref().as_str() else {
-            let message = format!("column {name:?} must be a JSON pointer, such as \"/id\"");
-            return Err(value.problem(message));
-        };
-        let cell = if request::is_pointer(text) {
-            Cell::Pointer(text.to_owned())
-        } else if text.contains('{') {
-            request::pieces(text).map_err(|error| value.problem(error.to_string()))?;
-            Cell::Text(text.to_owned())
-        } else {
-            let message =
-                format!("column {name:?} = {text:?} is no JSON pointer; write \"/{text}\"");
-            return Err(value.problem(message));
-        };
-        cells.push((name.to_owned(), cell));
-    }
-    if cells.is_empty() {
-        let message = "`columns` is empty; leave it out to take them as the rows bring them";
-        return Err(v.problem(message.to_owned()));
-    }
-    Ok(cells)
-}
-
 fn environment(v: &Value<'_>) -> Checked<Vec<(String, String)>> {
     let mut env = Vec::new();
     for (key, value) in v.table()? {
@@ -825,6 +730,7 @@ fn variable(name: &str, value: &Value<'_>) -> Checked<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::request::Body;
     use super::super::{RetryWaits, load};
     use super::*;
     use crate::core::pace::Rate;

@@ -16,6 +16,9 @@ mod batch;
 /// Every command, once, and its messages.
 #[cfg(test)]
 mod cli;
+/// The spools that `init --example` makes: what their pages say, done.
+#[cfg(test)]
+mod examples;
 /// How files come in: events, open files, producers.
 #[cfg(test)]
 mod intake;

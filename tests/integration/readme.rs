@@ -60,7 +60,7 @@ esac
 "#;
 
 /// Runs the blocks of a page; the first that does not end with 0 is the failure.
-fn run_page(spool: &Spool, page: &str) -> Result<(), String> {
+pub(crate) fn run_page(spool: &Spool, page: &str) -> Result<(), String> {
     let blocks = shell_blocks(page)?;
     if blocks.is_empty() {
         return Err("no block marked sh: nothing for a reader to try".to_owned());
@@ -95,7 +95,7 @@ fn run_page(spool: &Spool, page: &str) -> Result<(), String> {
     result
 }
 
-fn page(name: &str) -> String {
+pub(crate) fn page(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
