@@ -18,6 +18,8 @@ pub mod config;
 pub mod core;
 pub mod daemon;
 pub mod fs;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod journal;
 pub mod results;
 pub mod spool;

@@ -32,6 +32,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use matching::{GlobError, RouteTable};
+#[cfg(any(test, fuzzing))]
+pub(crate) use parse::fuzz_settings;
 pub use parse::{Loaded, load};
 pub use request::HttpRules;
 pub use setting::{Place, SettingDoc, settings_table};

@@ -431,6 +431,27 @@ fn unknown_key(place: Place, key: &str, shown: &str) -> String {
     format!("unknown key `{name}`{shown}; {hint}")
 }
 
+#[cfg(any(test, fuzzing))]
+/// See [`crate::fuzzing::settings`].
+pub(crate) fn fuzz_settings(text: &str) {
+    let path = Path::new("inboxd.toml");
+    let settings = main_file(path, text);
+    if let Ok(settings) = &settings {
+        assert!(
+            super::RouteTable::new(settings).is_ok(),
+            "settings that were accepted do not work"
+        );
+    }
+    for error in settings.err().into_iter().flatten() {
+        let said = error.to_string();
+        assert!(
+            !said.chars().any(char::is_control),
+            "a message that writes to the terminal: {said:?}"
+        );
+    }
+    drop(route_file(Path::new("routes.d/x.toml"), text, &Settings::default()));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -954,16 +975,14 @@ mod tests {
             ),
             0..6,
         )) {
-            let path = Path::new("inboxd.toml");
-            drop(main_file(path, &text));
+            super::fuzz_settings(&text);
             let table = crate::config::settings_table();
             let lines = lines.iter().map(|(n, value)| match table.get(*n) {
                 Some(doc) => format!("{} = {value}", doc.name),
                 None => "[routes.r]".to_owned(),
             });
             let file = lines.collect::<Vec<_>>().join("\n");
-            drop(main_file(path, &file));
-            drop(route_file(path, &file, &Settings::default()));
+            super::fuzz_settings(&file);
         }
     }
 }

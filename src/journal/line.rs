@@ -117,6 +117,15 @@ fn close_line(start: usize, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
+#[cfg(any(test, fuzzing))]
+/// A line with any JSON, for the fuzzer.
+pub(super) fn frame(json: &[u8], synced_to: u64, out: &mut Vec<u8>) {
+    let start = out.len();
+    open_line(synced_to, out);
+    out.extend_from_slice(json);
+    close_line(start, out);
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::scenario::any_record;

@@ -68,6 +68,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub mod draft;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod line;
 pub mod reader;
 pub mod record;

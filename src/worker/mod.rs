@@ -84,6 +84,12 @@ pub struct Ended {
     pub took: Duration,
 }
 
+#[cfg(any(test, fuzzing))]
+/// See [`crate::fuzzing::wire`].
+pub(crate) fn fuzz_wire(bytes: &[u8]) {
+    warm::fuzz::wire(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     //! What the tests of several rooms begin with.

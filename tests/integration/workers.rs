@@ -654,6 +654,54 @@ fn workers_are_replaced() {
     }
 }
 
+/// Goal: a worker that is too old or holds too much memory is replaced after its job, and no job suffers.
+/// Method: an age and a size that every worker exceeds with its first job; six jobs.
+#[test]
+fn old_and_large_workers_are_replaced() {
+    for limit in ["max_age = \"1ms\"", "max_rss = \"1 MiB\""] {
+        let spool = worker("time.sleep(0.01)\ndone(m)", &format!("{limit}\noverlap = false\n"));
+        for n in 0..6 {
+            spool.drop_file(format!("{n}"), "x");
+        }
+        spool.run(&["batch"]).ok();
+        assert_eq!(spool.names("done").len(), 6, "{limit}");
+        let loads = loads(&spool);
+        assert!(loads >= 3, "{loads} workers with {limit}");
+        assert_eq!(spool.processes(), Vec::<String>::new());
+    }
+}
+
+/// Goal: a worker that never stops talking, or says half a line and dies, gives its job one outcome, and its
+/// memory stays ours. Method: 300 MiB of one line without an end, of text that is no message, of log; half
+/// a message; the daemon's peak is read after each, and a good file follows.
+#[test]
+fn endless_talk_harms_its_job_only() {
+    let flood = "block = 'x' * (1 << 20)\nfor _ in range(300): wire.write(block)\nraw('\\n')";
+    for (talk, reason) in [
+        (flood, "protocol: a line of more than 1048576 bytes: xxx"),
+        (
+            "for _ in range(300): sys.stdout.write('y' * (1 << 20))\nsys.stdout.flush()\nos._exit(4)",
+            "exit 4",
+        ),
+        ("raw('{\"t\":\"result\",\"id\":')\nos._exit(5)", "exit 5"),
+    ] {
+        let talk = talk.replace('\n', "\n    ");
+        let spool = worker(&format!("if name == 'bad':\n    {talk}\nelse: done(m)"), "");
+        let mut daemon = spool.daemon();
+        spool.drop_file("bad", "x");
+        spool.wait_until("bad", || spool.path("error/bad").exists());
+        assert!(spool.reason("bad").starts_with(reason), "{}", spool.reason("bad"));
+        spool.drop_file("good", "x");
+        spool.wait_until("good", || spool.path("done/good").exists());
+        let status = fs::read_to_string(format!("/proc/{}/status", daemon.daemon_pid())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(peak < 100 << 10, "{peak} KiB after {reason}");
+        daemon.signal(Signal::TERM);
+        daemon.wait();
+    }
+}
+
 /// Goal: an idle worker does not stay for ever where the route says so, and comes back for the next
 /// job. Method: a short time; its process is gone; another file.
 #[test]

@@ -8,6 +8,8 @@
 //! - A row is a whole row: no cell is cut, none is shifted.
 
 mod csv;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub(in crate::worker) mod json;
 mod prefixed;
 

@@ -19,6 +19,8 @@
 //! job: who mended a script and drops a file must not get the old script's answer.
 
 mod framing;
+#[cfg(any(test, fuzzing))]
+pub(in crate::worker) mod fuzz;
 mod job;
 pub mod launch;
 mod message;

@@ -506,7 +506,8 @@ impl Session {
     /// Takes in what an idle worker said, without waiting; pings it when that is due. `false`: it is of
     /// no use any more, and is to be ended.
     pub(super) fn tend(&mut self, now: Instant) -> bool {
-        let round = self.process.round(None, Some(now));
+        // A time that is over: nothing is waited for, whatever time it is taken to be.
+        let round = self.process.round(None, Some(self.born));
         while let Some(frame) = self.process.next_frame() {
             let Ok(line) = whole(frame) else { return false };
             match read(&line) {
@@ -619,4 +620,57 @@ fn job_line(job: &Job, task: &Task) -> Result<Vec<u8>, String> {
         record: task.record.as_ref().map(record_json).transpose()?,
         record_no: task.record.as_ref().map(|record| record.no),
     })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Transport, Worker};
+
+    /// A worker in a line of shell, ready at once.
+    fn session(then: &str) -> (tempfile::TempDir, Session) {
+        let spool = tempfile::tempdir().unwrap();
+        let script = format!("printf '\\036{{\"t\":\"ready\",\"v\":1}}\\n'; {then}");
+        let argv = ["sh", "-c", &script].map(str::to_owned).to_vec();
+        let mut route = Route::new("r", Vec::new());
+        route.worker = Worker::Warm { argv };
+        route.warm.transport = Transport::Stdio;
+        route.grace = Duration::from_millis(50);
+        match start(&Arc::new(route), spool.path(), 1, &Stop::new().unwrap()) {
+            Start::Ready(session) => (spool, *session),
+            other => panic!("not ready: {other:?}"),
+        }
+    }
+
+    /// Goal: an idle worker that does not answer its pings is of no use after two of them, one that does
+    /// stays. Method: time as the test says; a worker that hears nothing, and one that answers.
+    #[test]
+    fn unanswered_pings_end_a_worker() {
+        let (_spool, mut deaf) = session("while read -r l; do :; done");
+        let mut now = Instant::now();
+        for _ in 0..limits::PINGS_UNANSWERED {
+            now += 2 * limits::PING_EVERY;
+            assert!(deaf.tend(now), "ended too soon");
+            assert!(deaf.tend(now), "ended between two pings");
+        }
+        now += 2 * limits::PING_EVERY;
+        assert!(!deaf.tend(now), "still of use");
+        deaf.end();
+
+        let answers = "n=0; while read -r l; do case $l in *ping*) n=$((n+1)); \
+                       printf '\\036{\"t\":\"pong\",\"n\":%d}\\n' $n;; esac; done";
+        let (_spool, mut sound) = session(answers);
+        let mut now = Instant::now();
+        for _ in 0..2 * limits::PINGS_UNANSWERED {
+            now += 2 * limits::PING_EVERY;
+            assert!(sound.tend(now));
+            let end = Instant::now() + Duration::from_secs(30);
+            while sound.unanswered > 0 {
+                assert!(Instant::now() < end, "no pong came");
+                std::thread::park_timeout(Duration::from_millis(2));
+                assert!(sound.tend(now));
+            }
+        }
+        sound.end();
+    }
 }
