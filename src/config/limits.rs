@@ -108,7 +108,7 @@ pub const OPEN_JOB_FOLDERS: usize = 192;
 /// A group of records is committed when it is this large …
 pub const COMMIT_RECORDS: usize = 64;
 /// … or its oldest is this old, or nothing else is to be done.
-pub const COMMIT_DELAY: Duration = Duration::from_millis(5);
+pub const COMMIT_DELAY: Duration = Duration::from_millis(20);
 /// A journal segment is closed at this size, so that start-up replays little.
 pub const JOURNAL_SEGMENT: u64 = 32 << 20;
 /// Size of the spare segment that lets running jobs be recorded on a full disk.

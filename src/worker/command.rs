@@ -3,24 +3,26 @@
 //! Must not know: how a process is watched and ended (`process`), how rows are read (`stdout`).
 //!
 //! Invariants
-//! - No shell, and no `pre_exec`: with it std would fork, which costs a third of the rate.
+//! - No shell: a name is never parsed.
 //! - Standard input is `/dev/null` or the claimed file, never ours.
 //! - What can be known once a route is prepared once: the program, the template, the environment.
 
-use std::ffi::{OsStr, OsString};
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Mode, OFlags};
 
 use super::memory::OomWatch;
-use super::process::{Bounds, Ending, ResourceLimits, Started, Stream, attend, start};
+use super::process::{Bounds, Ending, ResourceLimits, Started, Stream, attend, start_program};
+use super::spawn::{NotStarted, Program, Stack, Step};
 use super::stdout::{Said, Stdout};
 use super::tail::Tail;
 use super::template::fill;
@@ -41,12 +43,29 @@ pub struct Slot {
     memory: OomWatch,
     /// What is read from the pipes passes through here.
     buffer: Vec<u8>,
+    /// Made at the first start.
+    tools: Option<Tools>,
+}
+
+/// What every start needs and leaves as it was.
+#[derive(Debug)]
+struct Tools {
+    stack: Stack,
+    null: OwnedFd,
+}
+
+impl Tools {
+    fn new() -> io::Result<Self> {
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { stack: Stack::new()?, null })
+    }
 }
 
 impl Default for Slot {
     fn default() -> Self {
         // As much as a pipe holds, so that one read empties it.
-        Self { prepared: None, memory: OomWatch::new(), buffer: vec![0; 64 << 10] }
+        let buffer = vec![0; 64 << 10];
+        Self { prepared: None, memory: OomWatch::new(), buffer, tools: None }
     }
 }
 
@@ -59,7 +78,7 @@ impl Slot {
             quiet(Verdict::Released)
         } else {
             match self.start(task) {
-                Ok(worker) => self.attend(task, worker, stop),
+                Ok(worker) => self.attend(task, &worker, stop),
                 Err(StartError::Task(reason)) => {
                     quiet(Verdict::Failed(Failure::new(FailClass::Fail, reason)))
                 }
@@ -73,8 +92,14 @@ impl Slot {
     }
 
     fn start(&mut self, task: &Task) -> Result<Started, StartError> {
+        let tools = match self.tools.take() {
+            Some(tools) => tools,
+            None => Tools::new()
+                .map_err(|error| StartError::Route(format!("cannot start anything: {error}")))?,
+        };
+        let tools = self.tools.insert(tools);
         if let Some(prepared) = self.prepared.as_ref().filter(|p| p.is_for(task)) {
-            match prepared.spawn(task) {
+            match prepared.spawn(task, tools) {
                 // The program was found earlier and has moved since: look once more.
                 Err(StartError::Moved(_)) => {}
                 result => return result,
@@ -82,15 +107,11 @@ impl Slot {
         }
         // Kept only once it is whole, so that a program that appears later is found.
         self.prepared = None;
-        self.prepared.insert(Prepared::new(task)?).spawn(task)
+        self.prepared.insert(Prepared::new(task)?).spawn(task, tools)
     }
 
-    fn attend(&mut self, task: &Task, mut worker: Started, stop: &Stop) -> Ended {
+    fn attend(&mut self, task: &Task, worker: &Started, stop: &Stop) -> Ended {
         let route = &*task.route;
-        let limited = ResourceLimits::of(route)
-            .set(&worker.child)
-            // A worker without its limits must not go on; its end is then awaited as usual.
-            .inspect_err(|_| drop(worker.child.kill()));
         let mut stdout = Stdout::new(route);
         let mut stderr = Tail::new(limits::STDERR_KEPT);
         let bounds = Bounds { stop, timeout: route.timeout, grace: route.grace };
@@ -99,10 +120,6 @@ impl Slot {
             Stream::Stderr => stderr.push(bytes),
         });
         let stderr = stderr.finish();
-        if let Err(error) = limited {
-            let reason = format!("cannot set the limits of the worker: {error}");
-            return Ended { stderr, ..quiet(Verdict::Misconfigured { reason }) };
-        }
         let succeeded = matches!(&ending, Ending::Exited(status) if status.success());
         let Said { rows, error, log } = stdout.finish(succeeded);
         let (verdict, rows) = match ending {
@@ -173,8 +190,13 @@ struct Prepared {
     name: OsString,
     /// Where it is.
     found: PathBuf,
+    /// The same for the kernel, as the rest.
+    path: CString,
+    arg0: CString,
+    folder: CString,
     arguments: Vec<Vec<Part>>,
-    environment: Vec<(OsString, OsString)>,
+    /// By name: `NAME=value`.
+    environment: BTreeMap<OsString, CString>,
 }
 
 impl Prepared {
@@ -198,34 +220,46 @@ impl Prepared {
         let found = program::find(&name, &task.spool, program::search_path(&environment))
             .map_err(StartError::Route)?;
         let (route, spool) = (Arc::clone(&task.route), task.spool.clone());
-        Ok(Self { route, spool, name, found, arguments, environment })
+        let path = for_kernel(found.as_os_str())?;
+        let (arg0, folder) = (for_kernel(&name)?, for_kernel(spool.as_os_str())?);
+        let environment = environment
+            .into_iter()
+            .map(|(name, value)| Ok((name.clone(), variable(&name, &value)?)))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { route, spool, name, found, path, arg0, folder, arguments, environment })
     }
 
     fn is_for(&self, task: &Task) -> bool {
         Arc::ptr_eq(&self.route, &task.route) && self.spool == task.spool
     }
 
-    fn spawn(&self, task: &Task) -> Result<Started, StartError> {
+    fn spawn(&self, task: &Task, tools: &mut Tools) -> Result<Started, StartError> {
         if let Some(why) = self.unfit(task) {
             return Err(StartError::Task(why));
         }
-        let mut command = Command::new(&self.found);
-        command
-            .arg0(&self.name)
-            .args(self.arguments.iter().map(|argument| fill(argument, task)))
-            .env_clear()
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .envs(facts(task))
-            .envs(record_facts(task))
-            .current_dir(&self.spool)
-            .stdin(self.stdin(task)?);
-        start(command).map_err(|error| {
-            let reason = program::start_error(&self.name, &self.found, &error);
-            match error.kind() {
-                io::ErrorKind::NotFound => StartError::Moved(reason),
-                _ => StartError::Route(reason),
-            }
-        })
+        let mut argv = vec![self.arg0.clone()];
+        for argument in &self.arguments {
+            argv.push(for_kernel(&fill(argument, task))?);
+        }
+        let mut own = Vec::new();
+        for (name, value) in facts(task).chain(record_facts(task)) {
+            own.push((name, variable(OsStr::new(name), &value)?));
+        }
+        // What the task says goes before what the route sets.
+        let is_free = |name: &OsString| own.iter().all(|(own, _)| name != own);
+        let common = self.environment.iter().filter(|(name, _)| is_free(name)).map(|(_, it)| it);
+        let environment: Vec<&CStr> =
+            common.chain(own.iter().map(|(_, it)| it)).map(CString::as_c_str).collect();
+        let program = Program {
+            path: &self.path,
+            argv: &argv,
+            environment: &environment,
+            folder: &self.folder,
+            limits: ResourceLimits::of(&self.route),
+        };
+        let input = self.route.stdin.then(|| open_input(task)).transpose()?;
+        let stdin = input.as_ref().unwrap_or(&tools.null).as_fd();
+        start_program(&program, stdin, &mut tools.stack).map_err(|error| self.explain(&error))
     }
 
     /// Why the record cannot be an argument, where it is asked for as one.
@@ -241,22 +275,59 @@ impl Prepared {
         ))
     }
 
-    fn stdin(&self, task: &Task) -> Result<Stdio, StartError> {
-        if !self.route.stdin {
-            return Ok(Stdio::null());
+    fn explain(&self, error: &NotStarted) -> StartError {
+        let source = &error.source;
+        match error.step {
+            Step::Limits => {
+                StartError::Route(format!("cannot set the limits of the worker: {source}"))
+            }
+            Step::Nice => {
+                let nice = self.route.nice.unwrap_or_default();
+                let what = "cannot set the limits of the worker: nice";
+                StartError::Route(format!("{what} = {nice}: {source}"))
+            }
+            Step::Folder => {
+                StartError::Route(format!("cannot enter {}: {source}", self.spool.display()))
+            }
+            Step::Execute | Step::Prepare => {
+                let reason = program::start_error(&self.name, &self.found, source);
+                match source.kind() {
+                    io::ErrorKind::NotFound => StartError::Moved(reason),
+                    _ => StartError::Route(reason),
+                }
+            }
         }
-        if let Some(record) = &task.record {
-            return record_stdin(record.value.text()).map_err(|error| {
-                StartError::Task(format!("cannot make the record standard input: {error}"))
-            });
-        }
-        // NOFOLLOW: the file was regular when it was claimed, and a link put in its place is not it.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        rustix::fs::open(&task.path, flags, Mode::empty()).map(Stdio::from).map_err(|errno| {
-            let error = io::Error::from(errno);
-            StartError::Task(format!("cannot open the file as standard input: {error}"))
-        })
     }
+}
+
+/// Standard input of a route that asks for it.
+fn open_input(task: &Task) -> Result<OwnedFd, StartError> {
+    if let Some(record) = &task.record {
+        return record_stdin(record.value.text()).map_err(|error| {
+            StartError::Task(format!("cannot make the record standard input: {error}"))
+        });
+    }
+    // NOFOLLOW: the file was regular when it was claimed, and a link put in its place is not it.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::open(&task.path, flags, Mode::empty()).map_err(|errno| {
+        let error = io::Error::from(errno);
+        StartError::Task(format!("cannot open the file as standard input: {error}"))
+    })
+}
+
+fn variable(name: &OsStr, value: &OsStr) -> Result<CString, StartError> {
+    let mut both = name.to_owned();
+    both.push("=");
+    both.push(value);
+    for_kernel(&both)
+}
+
+fn for_kernel(text: &OsStr) -> Result<CString, StartError> {
+    // No name has one; a text of the settings may.
+    CString::new(text.as_bytes()).map_err(|_| {
+        let shown = exit::one_line(text.as_bytes());
+        StartError::Route(format!("cannot start with a zero byte in \"{shown}\""))
+    })
 }
 
 /// What the kernel takes as one argument or variable.
@@ -273,7 +344,7 @@ fn record_facts(task: &Task) -> impl Iterator<Item = (&'static str, OsString)> {
 }
 
 /// The record as a file that nobody has to write into while the worker reads.
-fn record_stdin(text: &str) -> io::Result<Stdio> {
+fn record_stdin(text: &str) -> io::Result<OwnedFd> {
     let mut file = File::from(rustix::fs::memfd_create("record", rustix::fs::MemfdFlags::CLOEXEC)?);
     file.write_all(text.as_bytes())?;
     file.write_all(b"\n")?;

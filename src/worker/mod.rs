@@ -12,7 +12,7 @@
 //! - What a worker prints is bounded in memory; it never stops the worker or us.
 //!
 //! The rooms: [`command`] turns a task into a process and its end into a verdict; `process` is the
-//! hygiene between the two; `template` fills argv; `program` finds the executable and makes the
+//! hygiene between the two, `spawn` its start; `template` fills argv; `program` finds the executable and makes the
 //! environment; `exit` reads exit codes and signals, `memory` whether memory was why; [`stdout`] reads rows; `tail` bounds what is
 //! kept; [`http`] asks runners; [`warm`] keeps processes for many tasks, `python` hands it the shim, [`slot`] chooses the kind;
 //! [`records`] is one record of an input, where that is what a task is about;
@@ -29,6 +29,7 @@ mod program;
 mod python;
 pub mod records;
 pub mod slot;
+mod spawn;
 pub mod stdout;
 pub mod stop;
 mod tail;

@@ -14,9 +14,9 @@
 //! ends it. A process that we may not signal (setuid) can outlive its time-out.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -27,6 +27,7 @@ use rustix::process::{
     setpriority_pgrp, test_kill_process_group,
 };
 
+use super::spawn::{NotStarted, Process, Program, Stack, spawn};
 use super::{Stop, proc};
 use crate::config::{Route, limits};
 
@@ -63,38 +64,67 @@ pub(super) enum Stream {
 /// A worker that runs, with our ends of its pipes.
 #[derive(Debug)]
 pub(super) struct Started {
-    pub(super) child: Child,
+    process: Process,
     stdout: OwnedFd,
     stderr: OwnedFd,
-    /// Holds the worker's ends of the pipes open here too. So their closing does not wake us: one
+    /// The worker's ends of the pipes are open here too. So their closing does not wake us: one
     /// wake-up a job instead of three. Nobody waits for the end of a pipe anyway.
-    _writers: Command,
+    _writers: [OwnedFd; 2],
+}
+
+impl Started {
+    /// Its id, and that of its group.
+    pub(super) fn group(&self) -> Pid {
+        self.process.pid
+    }
+}
+
+/// Starts a program, both outputs into pipes. It dies with the calling thread, which must attend it.
+pub(super) fn start_program(
+    program: &Program<'_>,
+    stdin: BorrowedFd<'_>,
+    stack: &mut Stack,
+) -> Result<Started, NotStarted> {
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(NotStarted::prepare);
+    let ((stdout, to_stdout), (stderr, to_stderr)) = (pipe()?, pipe()?);
+    let process = spawn(program, [stdin, to_stdout.as_fd(), to_stderr.as_fd()], stack)?;
+    Ok(Started { process, stdout, stderr, _writers: [to_stdout, to_stderr] })
 }
 
 /// Starts the command in a process group of its own, both outputs into pipes.
 pub(super) fn start(mut command: Command) -> io::Result<Started> {
-    let (stdout, stdout_writer) = pipe_with(PipeFlags::CLOEXEC)?;
-    let (stderr, stderr_writer) = pipe_with(PipeFlags::CLOEXEC)?;
-    command.process_group(0).stdout(stdout_writer).stderr(stderr_writer);
-    let child = command.spawn()?;
-    Ok(Started { child, stdout, stderr, _writers: command })
+    let (stdout, to_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (stderr, to_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+    command.process_group(0).stdout(to_stdout.try_clone()?).stderr(to_stderr.try_clone()?);
+    let mut child = command.spawn()?;
+    let pid = Pid::from_child(&child);
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => {
+            let process = Process { pid, pidfd };
+            Ok(Started { process, stdout, stderr, _writers: [to_stdout, to_stderr] })
+        }
+        Err(errno) => {
+            signal_group(pid, Signal::KILL);
+            child.wait()?;
+            Err(errno.into())
+        }
+    }
 }
 
 /// Stays with a started worker until it and its group are gone, and hands on what it prints.
 /// `buffer` is scratch and not empty.
 pub(super) fn attend(
-    mut started: Started,
+    started: &Started,
     bounds: &Bounds<'_>,
     buffer: &mut [u8],
     hear: &mut dyn FnMut(Stream, &[u8]),
 ) -> Ending {
-    let group = Pid::from_child(&started.child);
-    let watched = pidfd_open(group, PidfdFlags::empty())
-        .and_then(|pidfd| watch(group, &pidfd, &started, bounds, buffer, hear));
+    let group = started.group();
+    let watched = watch(group, started, bounds, buffer, hear);
     signal_group(group, Signal::KILL);
     drain(Stream::Stdout, &started.stdout, buffer, hear);
     drain(Stream::Stderr, &started.stderr, buffer, hear);
-    let waited = started.child.wait();
+    let waited = started.process.wait();
     await_group_end(group);
     match (watched, waited) {
         (Ok(Some(Cause::Timeout)), _) => Ending::TimedOut,
@@ -130,7 +160,6 @@ enum Phase {
 /// Reads both pipes until the process has ended. Returns why we ended it, if we did.
 fn watch(
     group: Pid,
-    pidfd: &OwnedFd,
     started: &Started,
     bounds: &Bounds<'_>,
     buffer: &mut [u8],
@@ -143,7 +172,7 @@ fn watch(
             Phase::Killed(_) => None,
         };
         let mut fds = [
-            PollFd::new(pidfd, PollFlags::IN),
+            PollFd::new(&started.process.pidfd, PollFlags::IN),
             PollFd::new(&started.stdout, PollFlags::IN),
             PollFd::new(&started.stderr, PollFlags::IN),
             PollFd::from_borrowed_fd(bounds.stop.as_fd(), PollFlags::IN),
@@ -266,11 +295,23 @@ impl ResourceLimits {
         }
     }
 
-    /// Sets the limits of a started worker from outside: std would fork slowly to let it do so
-    /// itself. So what it does in its first instants, the loading of its own program, is not yet
-    /// under them. What is above our own hard limit is cut to that, as only root may exceed it.
-    pub(super) fn set(self, child: &Child) -> io::Result<()> {
-        let pid = Pid::from_child(child);
+    /// Those of the kernel that are asked for. What is above our own hard limit is cut to that, as only
+    /// root may exceed it.
+    pub(super) fn all(self) -> impl Iterator<Item = (Resource, u64)> {
+        let all = [
+            (Resource::As, self.memory),
+            (Resource::Fsize, self.file_size),
+            (Resource::Nofile, self.open_files),
+        ];
+        all.into_iter().filter_map(|(resource, limit)| {
+            let limit = limit?;
+            Some((resource, limit.min(getrlimit(resource).maximum.unwrap_or(u64::MAX))))
+        })
+    }
+
+    /// Sets the limits of a worker from outside, for who starts it by std. What it does in its first
+    /// instants, the loading of its own program, is not yet under them.
+    pub(super) fn set(self, pid: Pid) -> io::Result<()> {
         if let Some(nice) = self.nice {
             // The group: it may have started something by now.
             match setpriority_pgrp(Some(pid), nice) {
@@ -281,15 +322,8 @@ impl ResourceLimits {
                 }
             }
         }
-        let all = [
-            (Resource::As, self.memory),
-            (Resource::Fsize, self.file_size),
-            (Resource::Nofile, self.open_files),
-        ];
-        for (resource, limit) in all {
-            let Some(limit) = limit else { continue };
-            let own = getrlimit(resource).maximum.unwrap_or(u64::MAX);
-            let both = Some(limit.min(own));
+        for (resource, limit) in self.all() {
+            let both = Some(limit);
             match prlimit(Some(pid), resource, Rlimit { current: both, maximum: both }) {
                 // ESRCH: it has ended already.
                 Ok(_) | Err(Errno::SRCH) => {}

@@ -207,12 +207,12 @@ fn a_worker_ended_with_the_daemon_is_not_a_crash() {
         let task = spool.task(route(&["sh", "{path}"]));
         let (stop, mut slot) = (Stop::new().unwrap(), Slot::default());
         let worker = slot.start(&task).unwrap();
-        let pid = Pid::from_child(&worker.child);
+        let pid = worker.group();
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
         let deadline = Instant::now().checked_add(Duration::from_secs(10));
         assert!(proc::await_ends(&[pidfd], deadline), "{script} does not end");
         stop.now().unwrap();
-        assert_eq!(slot.attend(&task, worker, &stop).verdict, want, "{script}");
+        assert_eq!(slot.attend(&task, &worker, &stop).verdict, want, "{script}");
     }
 }
 

@@ -210,14 +210,14 @@ fn attend_runner(
         Ok(started) => started,
         Err(error) => return drop(tell.send(Err(error))),
     };
-    let limited = ResourceLimits::of(route).set(&started.child);
+    let limited = ResourceLimits::of(route).set(started.group());
     // A runner without its limits must not go on.
     let limited = limited.inspect_err(|_| drop(end.now()));
     drop(tell.send(Ok(())));
     let bounds = Bounds { stop: end, timeout: Duration::MAX, grace: route.grace };
     let mut last = Tail::new(limits::REASON_LINE);
     let mut buffer = vec![0; 64 << 10];
-    let ending = attend(started, &bounds, &mut buffer, &mut |_, bytes| {
+    let ending = attend(&started, &bounds, &mut buffer, &mut |_, bytes| {
         last.push(bytes);
         said.lock().log.push(bytes);
     });

@@ -60,7 +60,7 @@ impl Process {
     pub(super) fn new(launched: Launched, route: &Route) -> io::Result<Self> {
         let Launched { mut child, to, from, .. } = launched;
         let group = Pid::from_child(&child);
-        let limited = ResourceLimits::of(route).set(&child);
+        let limited = ResourceLimits::of(route).set(group);
         let nonblocking = rustix::io::ioctl_fionbio(&to, true);
         let pidfd = pidfd_open(group, PidfdFlags::empty());
         let pidfd = match (limited, nonblocking, pidfd) {
