@@ -164,7 +164,7 @@ fn move_all(bench: &Bench) -> Result<(), String> {
             rename(&incoming, &job, name).map_err(failed)?;
             rows.write_all(&[b'x'; 300]).map_err(|error| error.to_string())?;
         }
-        rows.sync_data().map_err(|error| error.to_string())?;
+        rustix::fs::fdatasync(&rows).map_err(failed)?;
         for name in &group {
             rename(&job, &done, name).map_err(failed)?;
         }

@@ -107,7 +107,8 @@ pub const WAITING_JOBS: usize = 4096;
 pub const OPEN_JOB_FOLDERS: usize = 192;
 /// A group of records is committed when it is this large …
 pub const COMMIT_RECORDS: usize = 64;
-/// … or its oldest is this old, or nothing else is to be done.
+/// … or its oldest is this old, or nothing else is to be done. While others run, a job's file comes to
+/// `done/` so much later, and a crash repeats so much more; each fsync costs what a quick job does.
 pub const COMMIT_DELAY: Duration = Duration::from_millis(20);
 /// A journal segment is closed at this size, so that start-up replays little.
 pub const JOURNAL_SEGMENT: u64 = 32 << 20;
