@@ -1,8 +1,7 @@
 //! Whether anybody can still write into a file: the kernel's read lease, taken and given back at once.
 //!
 //! One of two rooms with `unsafe` (the other: `worker/spawn`): neither rustix nor nix wraps
-//! `F_SETLEASE`. Must not know: what the
-//! answer is used for.
+//! `F_SETLEASE`. Must not know: what the answer is used for.
 //!
 //! Facts (fcntl(2), and measured)
 //! - A read lease is refused with EAGAIN while any descriptor or shared mapping is open for writing on
