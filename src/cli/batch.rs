@@ -70,12 +70,18 @@ fn beside(args: &Args, spool: &SpoolArg) -> Result<Option<ExitCode>, Failed> {
     );
     let mut screen = Screen::new(!args.sources.is_empty(), header);
     let mut shown = 0;
+    let mut has_answered = false;
     let seen = loop {
         let Some(answer) = client.next_answer()? else {
+            if !has_answered {
+                // Killed a moment ago, and its socket outlived it by that moment: nobody serves.
+                return Ok(None);
+            }
             return Err(Failed::runtime(
                 "inboxd ended meanwhile; what it took in is done at its next start",
             ));
         };
+        has_answered = true;
         if let Ok(Refusal { error }) = serde_json::from_value(answer.clone()) {
             return Err(Failed::runtime(error));
         }

@@ -489,7 +489,9 @@ fn parent_of(pid: u32) -> Option<u32> {
     let mut fields = rest.split(' ').skip(1);
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    (state != "Z" && state != "X").then_some(parent)
+    // The first thread of a killed process may be over before those that hold its files.
+    let has_threads = || fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|it| it.count() > 1);
+    (state != "Z" && state != "X" || has_threads()).then_some(parent)
 }
 
 /// A CSV as any reader sees it.
