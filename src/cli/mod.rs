@@ -36,6 +36,7 @@ mod man;
 mod rerun;
 mod results;
 mod retry;
+mod routes;
 mod run;
 mod show;
 mod status;
@@ -82,6 +83,7 @@ enum Command {
     Explain(explain::Args),
     Retry(retry::Args),
     Rerun(rerun::Args),
+    Routes(routes::Args),
     Try(try_out::Args),
     Check(check::Args),
     Completions(completions::Args),
@@ -158,6 +160,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(args, &find_spool(&cli)),
         Command::Retry(args) => retry::run(args, &find_spool(&cli)),
         Command::Rerun(args) => rerun::run(args, &find_spool(&cli)),
+        Command::Routes(args) => routes::run(args, &find_spool(&cli)),
         Command::Try(args) => try_out::run(args, &find_spool(&cli)),
         Command::Check(args) => check::run(args, &find_spool(&cli)),
         Command::Completions(args) => completions::run(args),

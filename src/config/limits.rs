@@ -231,3 +231,5 @@ pub const READY_LOOK: Duration = Duration::from_secs(5);
 pub const READY_EVERY: Duration = Duration::from_millis(50);
 /// A runner whose connection broke may take so long to be seen dead.
 pub const RUNNER_DEATH: Duration = Duration::from_millis(500);
+/// Input that is checked by a schema, in bytes: the slot holds it in memory.
+pub const SCHEMA_INPUT: u64 = 64 << 20;

@@ -54,6 +54,21 @@ pub struct RouteTable {
     ignored_patterns: Vec<String>,
 }
 
+/// What a route says of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It takes it.
+    Takes,
+    /// Its globs do not match.
+    OtherName,
+    /// It has not the members that the route asks for: why.
+    OtherContent(String),
+    /// That depends on what is in the file.
+    NoContent,
+    /// It would, but one before it takes it.
+    Behind,
+}
+
 /// A glob cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("bad glob {glob:?}: {reason}")]
@@ -186,6 +201,37 @@ impl RouteTable {
         self.routes
             .iter()
             .position(|globs| globs.as_ref().is_none_or(|g| g.is_match_candidate(&candidate)))
+    }
+
+    /// What each route says of a file, in their order. `None`: there is no such file, only its name.
+    pub fn answers(&self, rel: &RelPath, content: Option<&[u8]>) -> Vec<Answer> {
+        let candidate = Candidate::from_bytes(rel.as_bytes());
+        let mut is_taken = false;
+        let says = |(at, globs): (usize, &Option<GlobSet>)| {
+            if !globs.as_ref().is_none_or(|globs| globs.is_match_candidate(&candidate)) {
+                return Answer::OtherName;
+            }
+            if is_taken {
+                return Answer::Behind;
+            }
+            let fields = self.fields.get(at).filter(|fields| !fields.is_empty());
+            let members = fields.zip(content).map(|(fields, content)| {
+                let names = fields.iter().map(|(name, _)| name.as_str()).collect();
+                (fields, Members::read(content, &names))
+            });
+            match (fields, members) {
+                (None, _) => {}
+                (Some(_), None) => return Answer::NoContent,
+                (_, Some((fields, Ok(members)))) if members.fit(fields) => {}
+                (_, Some((fields, Ok(members)))) => {
+                    return Answer::OtherContent(members.reason(&[fields]));
+                }
+                (_, Some((_, Err(reason)))) => return Answer::OtherContent(reason),
+            }
+            is_taken = true;
+            Answer::Takes
+        };
+        self.routes.iter().enumerate().map(says).collect()
     }
 
     /// The pattern for which the name is not input, as it was written; shipped ones come first.

@@ -100,6 +100,8 @@ pub struct Route {
     pub glob: Vec<String>,
     /// Members that the JSON object in a file must have; empty: its content does not matter.
     pub fields: selection::Fields,
+    /// What a file must be for a worker to see it.
+    pub schema: Option<Schema>,
     /// What runs.
     pub worker: Worker,
     /// Each record of a file is a task of its own; `None`: the file is one.
@@ -175,6 +177,7 @@ impl Route {
             interpreter_at: None,
             glob: Vec::new(),
             fields: Vec::new(),
+            schema: None,
             worker: Worker::Command { argv },
             records: None,
             stdout: StdoutFormat::Text,
@@ -226,6 +229,24 @@ impl Default for RetryWaits {
     fn default() -> Self {
         let (first, longest) = (limits::RETRY_FIRST_WAIT, limits::RETRY_LONGEST_WAIT);
         Self { first, longest, jitter_percent: limits::RETRY_JITTER_PERCENT }
+    }
+}
+
+/// A JSON Schema of a route's input. Displayed as a message names it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Schema {
+    /// A file, relative to the spool.
+    File(String),
+    /// In the settings themselves; it is one.
+    Inline(serde_json::Map<String, serde_json::Value>),
+}
+
+impl std::fmt::Display for Schema {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(name) => to.write_str(name),
+            Self::Inline(_) => to.write_str("`schema`"),
+        }
     }
 }
 

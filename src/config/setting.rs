@@ -15,7 +15,8 @@ use super::request::{self, Method};
 use super::template::{self, Part};
 use super::value::{Checked, Limit, Problem, Value};
 use super::{
-    Call, OnRepeat, Route, Settings, StdoutFormat, Transport, Worker, limits, matching, retry,
+    Call, OnRepeat, Route, Schema, Settings, StdoutFormat, Transport, Worker, limits, matching,
+    retry,
 };
 
 /// Every setting, those of the spool first.
@@ -190,6 +191,13 @@ static TABLE: &[SettingDoc] = &[
         ),
         "which files, by members of the JSON object in them",
         |r, v| fields(v).map(|fields| r.fields = fields),
+    ),
+    route(
+        "schema",
+        "none",
+        Limit::Words("a file such as \"schema.json\", relative to the spool, or a table"),
+        "the JSON Schema that a file, or a record, must fit before a worker sees it",
+        |r, v| schema(v).map(|schema| r.schema = Some(schema)),
     ),
     route(
         "command",
@@ -605,6 +613,18 @@ fn fields(v: &Value<'_>) -> Checked<super::selection::Fields> {
     Ok(fields)
 }
 
+fn schema(v: &Value<'_>) -> Checked<Schema> {
+    if v.is_text() {
+        return program(v).map(Schema::File);
+    }
+    let table = v.json()?;
+    // Its file may come later, what stands here must be right now.
+    match jsonschema::validator_for(&serde_json::Value::Object(table.clone())) {
+        Ok(_) => Ok(Schema::Inline(table)),
+        Err(error) => Err(v.problem(format!("`schema` is no JSON Schema: {error}"))),
+    }
+}
+
 /// `FILE:FUNCTION`, the last colon deciding.
 fn python(v: &Value<'_>) -> Checked<Worker> {
     let text = v.text()?;
@@ -628,7 +648,7 @@ fn python(v: &Value<'_>) -> Checked<Worker> {
 fn program(v: &Value<'_>) -> Checked<String> {
     let text = v.text()?;
     if text.is_empty() || text.contains('\0') {
-        return Err(v.problem(format!("`{}` names no program; write {}", v.name, v.limit)));
+        return Err(v.problem(format!("`{}` names nothing; write {}", v.name, v.limit)));
     }
     Ok(text.to_owned())
 }
@@ -767,6 +787,7 @@ mod tests {
         (Place::Top, "routes", "{ r = { command = ['true'] } }"),
         (Place::Route, "glob", "['a', 'b']"),
         (Place::Route, "fields", "{ algorithm = 'ocr' }"),
+        (Place::Route, "schema", "'schema.json'"),
         (Place::Route, "command", "['false']"),
         (Place::Route, "python", "'a.py:f'"),
         (Place::Route, "warm", "['false']"),
@@ -874,6 +895,7 @@ mod tests {
             interpreter_at: routes.first().and_then(|route| route.interpreter_at.clone()),
             glob: vec!["a".to_owned(), "b".to_owned()],
             fields: vec![("algorithm".to_owned(), "ocr".into())],
+            schema: Some(Schema::File("schema.json".to_owned())),
             worker: Worker::Command { argv: vec!["false".to_owned()] },
             stdout: StdoutFormat::Csv,
             require_output: true,
@@ -965,6 +987,7 @@ mod tests {
                 "routes",
                 "glob",
                 "fields",
+                "schema",
                 "command",
                 "python",
                 "warm",

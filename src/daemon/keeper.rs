@@ -395,6 +395,15 @@ impl<F: Filesystem> Keeper<F> {
         self.core.counts()
     }
 
+    /// How many files each route has, waiting and running, by its name.
+    pub fn loads(&self) -> std::collections::BTreeMap<String, super::service::RouteLoad> {
+        let of = |at: &usize| {
+            let (waiting, running) = self.core.load(*at);
+            (self.route_name(*at), super::service::RouteLoad { waiting, running })
+        };
+        self.places.iter().map(of).collect()
+    }
+
     /// Whether a slot has a job.
     pub fn is_busy(&self) -> bool {
         self.core.running() > 0

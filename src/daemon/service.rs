@@ -192,6 +192,9 @@ pub struct Status {
     pub lone_example: Option<String>,
     /// Paused routes, with the reason and what to do.
     pub paused: BTreeMap<String, Paused>,
+    /// How the files are divided among the routes, by name.
+    #[serde(default)]
+    pub routes: BTreeMap<String, RouteLoad>,
     /// Folders that cannot be read, refused claims.
     pub trouble: Vec<String>,
     /// The disk is full, or too full to claim.
@@ -209,6 +212,15 @@ pub struct LowMemory {
     pub free: u64,
     /// Starts go on at this many.
     pub floor: u64,
+}
+
+/// The files of a route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RouteLoad {
+    /// Names in `incoming/` that are known, and jobs.
+    pub waiting: usize,
+    /// In a slot.
+    pub running: usize,
 }
 
 /// How a run ended.
@@ -753,6 +765,7 @@ impl<L: Listener> Service<RealFs, L> {
         status.oldest_ms = self.keeper.oldest_ms().map(|at| now_ms().saturating_sub(at));
         status.waiting = counts.candidates + counts.ready + counts.waiting;
         status.running = counts.running;
+        status.routes = self.keeper.loads();
         status.held = counts.held;
         status.incomplete = counts.incomplete;
         status.held_files = self.keeper.held(limits::HELD_SHOWN, now_ms());

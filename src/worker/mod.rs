@@ -14,7 +14,8 @@
 //! The rooms: [`command`] turns a task into a process and its end into a verdict; `process` is the
 //! hygiene between the two, `spawn` its start; `template` fills argv; `program` finds the executable and makes the
 //! environment; `exit` reads exit codes and signals, `memory` whether memory was why; [`stdout`] reads rows; `tail` bounds what is
-//! kept; [`http`] asks runners; [`warm`] keeps processes for many tasks, `python` hands it the shim, [`slot`] chooses the kind;
+//! kept; [`schema`] checks the input before all that; [`http`] asks runners; [`warm`] keeps processes for
+//! many tasks, `python` hands it the shim, [`slot`] chooses the kind;
 //! [`records`] is one record of an input, where that is what a task is about;
 //! [`stop`] ends attempts from outside; [`orphans`] ends what a dead daemon left.
 
@@ -28,6 +29,7 @@ mod process;
 mod program;
 mod python;
 pub mod records;
+pub mod schema;
 pub mod slot;
 mod spawn;
 pub mod stdout;

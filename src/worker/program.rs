@@ -44,7 +44,7 @@ pub(super) fn find(program: &OsStr, spool: &Path, search: &OsStr) -> Result<Path
     })
 }
 
-/// When the route's program, or a file among its arguments, was last changed; `None` where the program
+/// When the route's program, its schema or a file among its arguments, was last changed; `None` where the program
 /// is not there. For a paused route, and for a warm worker that may run an older text.
 pub fn program_time(route: &Route, spool: &Path) -> Option<std::time::SystemTime> {
     let own = environment(route);
@@ -60,7 +60,8 @@ pub fn program_time(route: &Route, spool: &Path) -> Option<std::time::SystemTime
     };
     let changed = |path: PathBuf| path.metadata().ok().filter(Metadata::is_file)?.modified().ok();
     let path = find(OsStr::new(program), spool, search_path(&own)).ok()?;
-    let files = files.iter().filter_map(|file| changed(spool.join(file)));
+    let schema = route.schema.as_ref().and_then(|it| changed(super::schema::file_of(it, spool)?));
+    let files = files.iter().filter_map(|file| changed(spool.join(file))).chain(schema);
     files.chain(changed(path)).max()
 }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::http::HttpPool;
 use super::memory::OomWatch;
+use super::schema::Schemas;
 use super::warm::WarmPool;
 use super::{Ended, Stop, Task, command};
 use crate::config::Worker;
@@ -20,16 +21,21 @@ pub struct Slot {
     warm: WarmPool,
     http: HttpPool,
     memory: OomWatch,
+    schemas: Schemas,
 }
 
 impl Slot {
     /// A slot that shares these warm workers and runners with the others.
     pub fn new(warm: WarmPool, http: HttpPool) -> Self {
-        Self { command: command::Slot::default(), warm, http, memory: OomWatch::new() }
+        let (memory, schemas) = (OomWatch::new(), Schemas::default());
+        Self { command: command::Slot::default(), warm, http, memory, schemas }
     }
 
     /// Runs one attempt to its end, blocking. Whatever happens is a verdict; nothing is an error.
     pub fn run(&mut self, task: &Task, stop: &Stop) -> Ended {
+        if let Some(ended) = self.schemas.check(task) {
+            return ended;
+        }
         match &task.route.worker {
             Worker::Command { .. } => self.command.run(task, stop),
             Worker::Warm { .. } | Worker::Python { .. } => {

@@ -1,4 +1,4 @@
-//! Routes by content: the rows C1 and C2 of a system with one queue and many algorithms.
+//! Routes by content, what input they take, and the command that tells: the rows C1, C2 and C3 of a system with one queue and many algorithms.
 //!
 //! Must not know: how a route is chosen.
 
@@ -151,4 +151,120 @@ fn a_claimed_file_is_sorted_anew_after_a_kill() {
     spool.write("inboxd.toml", &settings("b"));
     spool.run(&["batch"]).ok();
     assert_eq!(spool.csv("fast").rows.len(), 1, "{}", spool.report());
+}
+
+/// Goal: what an algorithm takes can be asked for. Method: the row C3, without a daemon and beside one.
+#[test]
+fn schemas_come_from_the_signature() {
+    let spool = algorithms();
+    let told = || -> serde_json::Value {
+        let output = spool.run(&["routes", "--schemas", "--json"]).ok();
+        serde_json::from_str(&output.stdout()).unwrap()
+    };
+    let expected = serde_json::json!({
+        "type": "object",
+        "properties": { "image_url": { "type": "string" }, "scale": { "type": "integer" } },
+        "required": ["image_url"],
+        "additionalProperties": false,
+    });
+    assert_eq!(told()["ocr"], expected);
+    let daemon = spool.daemon();
+    assert_eq!(told()["ocr"], expected);
+    spool.run(&["routes", "--schemas"]).ok().says("\"image_url\"").says("language_detection");
+    daemon.end();
+    assert_eq!(spool.processes(), Vec::<String>::new());
+    spool.write("algos.py", "import no_such_module");
+    spool
+        .run(&["routes", "--schemas"])
+        .code(1)
+        .says("route ocr cannot say it")
+        .says("no_such_module");
+}
+
+/// Goal: `routes` tells the order, the selection and how each fares. Method: without a daemon, beside one,
+/// beside one with a route that cannot run; as JSON.
+#[test]
+fn routes_are_listed_with_their_state() {
+    let spool = Spool::new(
+        "[routes.broken]\nglob = \"*.b\"\ncommand = [\"no-such-program\"]\n\
+         [routes.by]\nglob = \"*.json\"\nfields = { kind = \"a\", n = 2 }\ncommand = [\"true\"]\n\
+         [routes.rest]\ncommand = [\"cat\", \"{path}\"]\n",
+    );
+    let lines = || spool.run(&["routes"]).ok().stdout();
+    let text = lines();
+    let names: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(names, ["broken", "by", "rest"]);
+    assert!(text.contains("*.json with kind \"a\", n 2   → true "), "{text}");
+    assert!(text.contains("no daemon runs"), "{text}");
+    let _daemon = spool.daemon();
+    spool.drop_file("x.b", "x");
+    spool.wait_until("it pauses", || lines().contains("PAUSED"));
+    let text = lines();
+    assert!(text.contains("rest     every file") && text.contains("ready"), "{text}");
+    assert!(text.contains("not found in PATH"), "{text}");
+    let output = spool.run(&["routes", "--json"]).ok();
+    let json: serde_json::Value = serde_json::from_str(&output.stdout()).unwrap();
+    assert_eq!(json["routes"][0]["state"], "PAUSED");
+    assert_eq!(json["routes"][0]["waiting"], 1, "{json}");
+    assert_eq!(json["routes"][1]["fields"], serde_json::json!({"kind": "a", "n": 2}));
+}
+
+/// Goal: `routes FILE` says which route takes a file and why the others do not. Method: a file beside
+/// the spool, one in `incoming/`, a name that is not there, an ignored one, one that none takes.
+#[test]
+fn a_file_is_explained_to_its_route() {
+    let spool = Spool::new(
+        "[routes.text]\nglob = \"*.txt\"\ncommand = [\"true\"]\n\
+         [routes.a]\nglob = \"*.json\"\nfields = { kind = \"a\" }\ncommand = [\"true\"]\n\
+         [routes.b]\nglob = \"sub/*.json\"\ncommand = [\"true\"]\n",
+    );
+    spool.write_home("x.json", "{\"kind\":\"a\"}");
+    let said = spool.run(&["routes", "x.json"]).ok().stdout();
+    assert!(said.starts_with("x.json → a\n"), "{said}");
+    assert!(said.contains("text   no: *.txt is another name"), "{said}");
+    assert!(said.contains("b      no: sub/*.json is another name"), "{said}");
+    spool.drop_file("sub/y.json", "{\"kind\":\"b\"}");
+    for name in ["sub/y.json", "inbox/incoming/sub/y.json"] {
+        let said = spool.run(&["routes", name]).ok().stdout();
+        assert!(said.starts_with("sub/y.json → b\n"), "{said}");
+        assert!(said.contains("no: no route takes kind \"b\"; known: a"), "{said}");
+    }
+    spool
+        .run(&["routes", "none.json"])
+        .code(1)
+        .says("if it is there and has *.json with kind \"a\"");
+    spool.run(&["routes", ".hidden.txt"]).code(1).says("ignored");
+    spool.run(&["routes", "x.csv"]).code(1).says("x.csv → no route takes it");
+}
+
+/// Goal: no worker sees input that does not fit the route's schema, and who sent it learns all of what
+/// is wrong. Method: a schema in a file and one in the settings, good and bad input; a schema that
+/// is not there pauses the route, and it goes on by itself once it is.
+#[test]
+fn input_must_fit_the_schema() {
+    let schema = r#"{"type":"object","required":["id"],"properties":{"n":{"type":"integer"}}}"#;
+    let route = "command = [\"sh\", \"-c\", \"echo {name} >> seen; echo x\"]\n";
+    let spool = Spool::new(&format!(
+        "[routes.inline]\nglob = \"in/*\"\n{route}schema = {{ type = \"array\", maxItems = 2 }}\n\
+         [routes.file]\nschema = \"schema.json\"\n{route}"
+    ));
+    spool.drop_file("good", r#"{"id":1,"n":2}"#);
+    let daemon = spool.daemon();
+    daemon.wait_for_log("schema.json");
+    assert_eq!(spool.names("done"), Vec::<String>::new());
+    spool.write("schema.json", schema);
+    spool.wait_until("it goes on", || spool.names("done").len() == 1);
+    spool.drop_file("bad", r#"{"n":"2"}"#);
+    spool.drop_file("half", "{");
+    spool.drop_file("in/good", "[1]");
+    spool.drop_file("in/bad", "[1,2,3]");
+    spool.wait_until("all ended", || spool.names("done").len() + spool.errors().len() == 5);
+    assert_eq!(spool.errors(), ["bad", "half", "in/bad"], "{}", spool.report());
+    let reason = spool.reason("bad");
+    assert!(reason.contains("/n: \"2\" is not of type \"integer\""), "{reason}");
+    assert!(reason.contains("\"id\" is a required property"), "{reason}");
+    assert!(spool.reason("half").starts_with("not valid JSON: EOF while parsing"));
+    assert!(spool.reason("in/bad").contains("[1,2,3]"));
+    let seen = fs::read_to_string(spool.path("seen")).unwrap();
+    assert_eq!(seen.lines().collect::<Vec<_>>(), ["good", "good"]);
 }

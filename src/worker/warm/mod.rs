@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use self::session::{After, Session, Start, StartFailure, random, start};
 use super::memory::OomWatch;
 use super::{Ended, Stop, Task};
-use crate::config::{Route, limits};
+use crate::config::{Route, Worker, limits};
 use crate::core::Verdict;
 
 /// The warm workers of all routes; clones are the same pool, one a slot.
@@ -324,6 +324,27 @@ impl WarmPool {
             }
             state = self.lock();
         }
+    }
+}
+
+/// What input a route takes, as its worker says: it is started to ask, and ended. `None`: any. The
+/// error is one line for a person.
+pub fn ask_schema(
+    route: &Arc<Route>,
+    spool: &Path,
+    stop: &Stop,
+) -> Result<Option<serde_json::Value>, String> {
+    if matches!(route.worker, Worker::Command { .. }) {
+        return Ok(None);
+    }
+    match start(route, spool, 0, stop) {
+        Start::Ready(session) => {
+            let schema = session.schema().cloned();
+            session.end();
+            Ok(schema)
+        }
+        Start::Failed(failure) => Err(failure.reason),
+        Start::Stopped => Err("it was stopped".to_owned()),
     }
 }
 

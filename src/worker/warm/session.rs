@@ -310,6 +310,11 @@ enum Phase {
 }
 
 impl Session {
+    /// What input it takes, if it said so.
+    pub(super) fn schema(&self) -> Option<&serde_json::Value> {
+        self.ready.schema.as_ref()
+    }
+
     /// Runs one job to its end.
     pub(super) fn run(&mut self, task: &Task, stop: &Stop, memory: &OomWatch) -> (Ended, After) {
         // What it said while it was loaded or idle is kept as log; the reason of a crash is of this job.
