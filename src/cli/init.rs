@@ -1,13 +1,15 @@
-//! `inboxd init [DIR]`: makes a spool, empty or with an example in it.
+//! `inboxd init [DIR]`: makes a spool, empty, with an example in it, or for the job of another program.
 //!
 //! Must not know: what the daemon does with it.
 
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::examples::{self, EXAMPLES, Example};
-use super::{Failed, SpoolArg, below, print_line};
+use super::move_in::Pipeline;
+use super::{Failed, SpoolArg, below, eprint_line, move_in, print_line, target};
 use crate::config;
 use crate::spool::layout;
 
@@ -21,6 +23,12 @@ pub(crate) struct Args {
     /// With a worker, its settings and samples to try
     #[arg(long, value_name = "NAME", value_parser = EXAMPLES.map(|example| example.name))]
     example: Option<String>,
+    /// Do the job of this R-3PO pipeline, with the function of --python
+    #[arg(long, value_name = "CONFIG.YAML", requires = "python", conflicts_with = "example")]
+    from_r3po: Option<PathBuf>,
+    /// Its function, which stays where it is
+    #[arg(long, value_name = "FILE.py:FUNCTION", requires = "from_r3po")]
+    python: Option<String>,
 }
 
 fn after_help() -> String {
@@ -34,6 +42,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failed> {
     let spool = SpoolArg { path: args.dir.clone() };
     let failed = |error| Failed::runtime(format!("cannot make {}: {error}", args.dir.display()));
     let settings = args.dir.join("inboxd.toml");
+    let moved = match (&args.from_r3po, &args.python) {
+        (Some(config), Some(python)) => {
+            let (file, function) = move_in::function(python)?;
+            Some((Pipeline::read(config)?, file, function))
+        }
+        _ => None,
+    };
     if settings.exists() {
         return Err(Failed::usage(format!(
             "{} is there already; nothing was changed",
@@ -64,12 +79,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failed> {
         None => config::initial::INBOXD_TOML,
     };
     // Who is root where the spool is made will be root where it is served: a container, most of the time.
-    let page = if rustix::process::geteuid().is_root() {
-        format!(
+    let is_root = rustix::process::geteuid().is_root();
+    let page = match &moved {
+        Some((pipeline, file, function)) => pipeline.settings(file, function, is_root),
+        None if is_root => format!(
             "allow_root = true               # made by root: workers run as root, too\n\n{text}"
-        )
-    } else {
-        text.to_owned()
+        ),
+        None => text.to_owned(),
     };
     std::fs::write(&settings, page).map_err(failed)?;
     print_line(&format!(
@@ -78,7 +94,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failed> {
         below(&spool, "incoming"),
         below(&spool, "inboxd.toml"),
     ));
-    if let Some(example) = example {
+    if let Some((pipeline, ..)) = &moved {
+        tell_moved(pipeline, &spool);
+    } else if let Some(example) = example {
         print_line(&format!("example {}: {}", example.name, example.shows));
         let option = if args.dir.as_os_str() == "inbox" {
             String::new()
@@ -114,4 +132,21 @@ fn write_others(example: &Example, dir: &Path) -> std::io::Result<()> {
         std::fs::write(path, text)?;
     }
     Ok(())
+}
+
+/// What is the same, what is not, and the command that runs it.
+fn tell_moved(pipeline: &Pipeline, spool: &SpoolArg) {
+    for key in &pipeline.unknown {
+        eprint_line(&format!("warning: `{key}` has no counterpart; it was left out"));
+    }
+    let rows = below(spool, format!("results/{}.csv", pipeline.route()));
+    let instead = pipeline.output_path.as_ref();
+    let instead = instead.map_or_else(String::new, |path| format!(", not in {path}"));
+    print_line(&format!("The rows will be in {rows}{instead}: one file, lines end in LF."));
+    let (dir, source) = (
+        target::quoted_bytes(spool.path.as_os_str().as_bytes()),
+        target::quoted_bytes(pipeline.source_path.as_bytes()),
+    );
+    print_line(&format!("Run it: inboxd --spool {dir} batch {source}"));
+    print_line("It copies each file in; run again, it takes only what is new or changed.");
 }

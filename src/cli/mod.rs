@@ -33,6 +33,7 @@ mod init;
 mod jobs;
 mod log;
 mod man;
+mod move_in;
 mod rerun;
 mod results;
 mod retry;

@@ -316,18 +316,23 @@ pub(crate) fn shown_in(spool: &SpoolArg, tree: Tree, rel: &RelPath) -> String {
 
 /// A name as the shell takes it back: quoted where it must be.
 pub(crate) fn quoted(rel: &RelPath) -> String {
+    quoted_bytes(rel.as_bytes())
+}
+
+/// The same for any bytes of an argument.
+pub(crate) fn quoted_bytes(bytes: &[u8]) -> String {
     let plain = |b: &u8| b.is_ascii_alphanumeric() || b"._-/+=:,@%".contains(b);
-    let is_plain = rel.as_bytes().iter().all(plain) && !rel.as_bytes().starts_with(b"-");
+    let is_plain = bytes.iter().all(plain) && !bytes.starts_with(b"-");
     let is_printable =
-        std::str::from_utf8(rel.as_bytes()).is_ok_and(|text| !text.chars().any(char::is_control));
-    let dash = if rel.as_bytes().starts_with(b"-") { "./" } else { "" };
-    match std::str::from_utf8(rel.as_bytes()) {
+        std::str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(char::is_control));
+    let dash = if bytes.starts_with(b"-") { "./" } else { "" };
+    match std::str::from_utf8(bytes) {
         Ok(text) if is_plain => text.to_owned(),
         Ok(text) if is_printable => format!("'{dash}{}'", text.replace('\'', r"'\''")),
         // What only $'…' can say (bash, zsh, ksh; POSIX since 2024).
         _ => {
             let mut out = format!("$'{dash}");
-            for b in rel.as_bytes() {
+            for b in bytes {
                 match b {
                     b'\'' | b'\\' => out.extend(['\\', char::from(*b)]),
                     b' '..=b'~' => out.push(char::from(*b)),

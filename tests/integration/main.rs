@@ -25,6 +25,9 @@ mod intake;
 /// Kill, crash, restart, retry, drain.
 #[cfg(test)]
 mod lifecycle;
+/// From another program to a spool.
+#[cfg(test)]
+mod moving_in;
 /// Any name a file can have.
 #[cfg(test)]
 mod names;
