@@ -334,7 +334,7 @@ pub fn ask_schema(
     spool: &Path,
     stop: &Stop,
 ) -> Result<Option<serde_json::Value>, String> {
-    if matches!(route.worker, Worker::Command { .. }) {
+    if matches!(route.worker, Worker::Command { .. } | Worker::Http { .. }) {
         return Ok(None);
     }
     match start(route, spool, 0, stop) {
