@@ -891,7 +891,7 @@ mod tests {
         let want = Route {
             records: None,
             name: "r".to_owned(),
-            origin: "inboxd.toml:13".to_owned(),
+            origin: "inboxd.toml:14".to_owned(),
             interpreter_at: routes.first().and_then(|route| route.interpreter_at.clone()),
             glob: vec!["a".to_owned(), "b".to_owned()],
             fields: vec![("algorithm".to_owned(), "ocr".into())],
