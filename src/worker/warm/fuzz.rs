@@ -12,8 +12,9 @@ const JOB: &str = "j";
 /// Rows staged, in bytes of their JSON.
 const MAX_STAGED: u64 = 256;
 
-/// The end of the job by its result, if it came to that, and whatever is for the log.
-type Heard = (Option<(Verdict, Vec<Row>)>, Vec<u8>);
+/// The end of the job by its result, if it came to that, and what is for the log: text beside the
+/// messages, and messages. Which of these two comes first is a matter of when it is read.
+type Heard = (Option<(Verdict, Vec<Row>)>, Vec<u8>, Vec<u8>);
 
 /// Lets a worker of both transports say these bytes, whole and byte by byte: the same must come of it, and
 /// no more rows than may be staged.
@@ -34,9 +35,9 @@ fn hear(mut frames: Frames, bytes: &[u8], piece: usize) -> Heard {
     let scratch = std::path::Path::new("/nonexistent/scratch");
     let mut job = None;
     let mut over = None;
-    let mut log = Vec::new();
+    let (mut text, mut log) = (Vec::new(), Vec::new());
     for part in bytes.chunks(piece) {
-        frames.hear(part, &mut |text| log.extend_from_slice(text));
+        frames.hear(part, &mut |bytes| text.extend_from_slice(bytes));
         while let Some(frame) = frames.next() {
             let Frame::Line(line) = frame else { continue };
             match message::read(&line) {
@@ -52,7 +53,7 @@ fn hear(mut frames: Frames, bytes: &[u8], piece: usize) -> Heard {
             }
         }
     }
-    (over, log)
+    (over, text, log)
 }
 
 fn begin(ready: &Ready, scratch: &std::path::Path) -> Job {
