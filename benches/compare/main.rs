@@ -2,7 +2,7 @@
 //!
 //! Must not know: how the daemon works; it starts the built binary and looks at folders, as a user does.
 //!
-//! `cargo bench --bench compare -- [--files N] [--rounds N] [--inboxd BINARY]… [--python] [--million] [--whole] [--folder DIR]`
+//! `cargo bench --bench compare -- [--files N] [--rounds N] [--inboxd BINARY]… [--python] [--million] [--whole] [--watch [--backlog N]] [--folder DIR]`
 //!
 //! - All contestants run interleaved in one process, in an order that rotates with each round, since
 //!   only ratios of one run mean anything on a machine that does other things too. Medians are shown.
@@ -10,15 +10,19 @@
 //! - `--python` compares `python` with `multiprocessing.Pool(2)`, for a function that reads the file and
 //!   gives a row, and for one that does nothing; see [`python`].
 //! - `--million` measures a backlog; see [`backlog`]. `--whole` lets it run all of it.
+//! - `--watch` measures a daemon that waits: from a drop to the worker's start beside a loop of
+//!   inotifywait, the cost of idling, and a backlog of N (200,000) with arrivals; see [`watch`].
 //! - The durable daemon is measured as it is: start-up, recovery, commits and settling included.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 mod backlog;
 mod peers;
 mod python;
 mod spool;
+mod watch;
 
 /// What the command line asks for.
 struct Options {
@@ -29,19 +33,31 @@ struct Options {
     python: bool,
     million: bool,
     whole: bool,
+    watch: bool,
+    /// Files of the backlog that arrivals are added to.
+    backlog: usize,
     /// Where spools are made: the disk that is measured.
     folder: PathBuf,
 }
 
 fn main() -> ExitCode {
-    let result = options().and_then(|options| {
+    let now = SystemTime::now();
+    let mut words = std::env::args_os();
+    if words.nth(1).is_some_and(|word| word == watch::STAMP) {
+        return ended(watch::stamp(now, words));
+    }
+    ended(options().and_then(|options| {
         std::fs::create_dir_all(&options.folder).map_err(|error| error.to_string())?;
-        match (options.million, options.python) {
-            (true, _) => backlog::run(&options),
-            (false, true) => python::run(&options),
-            (false, false) => peers::run(&options),
+        match (options.million, options.python, options.watch) {
+            (true, _, _) => backlog::run(&options),
+            (_, true, _) => python::run(&options),
+            (_, _, true) => watch::run(&options),
+            _ => peers::run(&options),
         }
-    });
+    }))
+}
+
+fn ended(result: Result<(), String>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
@@ -59,6 +75,8 @@ fn options() -> Result<Options, String> {
         python: false,
         million: false,
         whole: false,
+        watch: false,
+        backlog: 200_000,
         folder: std::env::temp_dir().join(format!("inboxd-compare-{}", std::process::id())),
     };
     let mut words = std::env::args().skip(1);
@@ -73,6 +91,8 @@ fn options() -> Result<Options, String> {
             "--python" => options.python = true,
             "--million" => options.million = true,
             "--whole" => options.whole = true,
+            "--watch" => options.watch = true,
+            "--backlog" => options.backlog = number(value()?)?,
             // Cargo passes it to every bench.
             "--bench" => {}
             other => return Err(format!("unknown: {other}")),

@@ -126,6 +126,7 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
             format!("cannot claim incoming/{parent} ({files}): {reason}\n  {fix}")
         }
         Notice::IncomingReplaced => "incoming/ was replaced; the new one is served".to_owned(),
+        Notice::EventsLost => "too much at once: everything is scanned".to_owned(),
         Notice::Events { is_bad: true, state, fix } => {
             let what = if state.starts_with("watching") { "" } else { "events " };
             let fix = fix.as_ref().map_or_else(String::new, |fix| format!("\n  {fix}"));
@@ -139,6 +140,7 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
         Notice::SlotsRefused { workers, reason } => {
             format!("{workers} workers, and no more: {reason}")
         }
+        Notice::OldStays { reason, .. } => format!("old files cannot be removed: {reason}"),
         Notice::HistoryFailed { reason } => format!("the job log cannot be written: {reason}"),
         Notice::Reappeared { rel, .. } => {
             format!("settled {rel}: it was recorded before the power cut")

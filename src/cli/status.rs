@@ -16,6 +16,7 @@ use crate::config::{Loaded, RouteTable, limits, load};
 use crate::core::RelPath;
 use crate::daemon::control::Ask;
 use crate::daemon::notice::Paused;
+use crate::daemon::retention::Counted;
 use crate::fs::{Filesystem, RealFs, real, walk_files};
 use crate::spool::Place;
 
@@ -82,6 +83,8 @@ struct State {
     /// Sentinels whose file is not there, and one of them.
     lone_sentinels: u64,
     lone_example: Option<String>,
+    /// Times that events were lost, each followed by a scan of everything.
+    overflows: u64,
     /// What to do about `events`.
     #[serde(skip_serializing_if = "Option::is_none")]
     events_fix: Option<String>,
@@ -110,6 +113,9 @@ struct State {
     free_bytes: Option<u64>,
     since_start: Option<Value>,
     folders: BTreeMap<&'static str, Folder>,
+    /// What retention counted last, to the last file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counted: Option<Counted>,
 }
 
 impl State {
@@ -123,6 +129,7 @@ impl State {
             up_ms: number("up_ms"),
             events: text("events"),
             events_fix: text("events_fix"),
+            overflows: number("overflows").unwrap_or(0),
             lone_sentinels: number("lone_sentinels").unwrap_or(0),
             lone_example: text("lone_example"),
             waiting: number("waiting").unwrap_or(0),
@@ -140,6 +147,7 @@ impl State {
                 .iter()
                 .filter_map(|it| Some(it.as_str()?.to_owned()))
                 .collect(),
+            counted: told.get("counted").and_then(|counted| Counted::deserialize(counted).ok()),
             disk_full: told.get("disk_full").and_then(Value::as_bool).unwrap_or(false),
             low_memory: told
                 .get("low_memory")
@@ -314,8 +322,22 @@ impl State {
         let mut parts: Vec<String> = Vec::new();
         parts.extend(self.free_bytes.map(|free| format!("{} free", show::size(free))));
         for (name, folder) in self.folders.iter().filter(|(_, folder)| folder.bytes > 0) {
-            let more = if folder.files > limits::STATUS_STATS { "+" } else { "" };
-            parts.push(format!("{name} {}{more}", show::size(folder.bytes)));
+            if folder.files <= limits::STATUS_STATS {
+                parts.push(format!("{name} {}", show::size(folder.bytes)));
+                continue;
+            }
+            // Too many to be looked at each time: what retention counted, with its age.
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let counted = self.counted.as_ref().and_then(|counted| {
+                let age = now.saturating_sub(Duration::from_millis(counted.at_ms));
+                counted.folders.get(*name).map(|(_, bytes)| (*bytes, age))
+            });
+            parts.push(match counted {
+                Some((bytes, age)) => {
+                    format!("{name} {} ({} ago)", show::size(bytes), show::time(age))
+                }
+                None => format!("{name} {}+", show::size(folder.bytes)),
+            });
         }
         if !parts.is_empty() {
             print_line(&show::dim(&format!("disk  {}", parts.join("   "))));

@@ -196,6 +196,14 @@ pub const POLL: Duration = Duration::from_secs(10);
 pub const WATCHES_ADVISED: usize = 65_536;
 /// A sentinel whose file is not there is told of once it is so old: the file may be on its way.
 pub const LONE_SENTINEL: Duration = Duration::from_secs(60);
+/// Old files are looked for this often, where jobs have ended or files have come of age since.
+pub const RETENTION_EVERY: Duration = Duration::from_secs(60);
+/// Without an age, an empty folder of `done/` and `output/` goes after this.
+pub const RETENTION_EMPTY: Duration = Duration::from_secs(60 * 60);
+/// The shortest and the longest age that may be asked for.
+pub const SHORTEST_RETENTION: Duration = Duration::from_secs(1);
+/// See [`SHORTEST_RETENTION`].
+pub const LONGEST_RETENTION: Duration = Duration::from_secs(3_155_760_000);
 /// Names that events told of and nobody looked at yet; beyond it their folders are listed.
 pub const MARKED_NAMES: usize = 4096;
 /// Folders that are to be listed because of events; beyond it all of them are.

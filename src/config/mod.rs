@@ -62,6 +62,12 @@ pub struct Settings {
     pub allow_root: bool,
     /// Empty folders in `incoming/` are removed.
     pub prune: bool,
+    /// Files of `done/` and `output/` go once they are so old; `None`: never.
+    pub retention_age: Option<Duration>,
+    /// The oldest of them go until no more than so many bytes are left; `None`: never.
+    pub retention_size: Option<u64>,
+    /// Both hold for sealed CSVs, too.
+    pub retention_results: bool,
     /// Further globs of names below `incoming/` that are not input.
     pub ignore: Vec<String>,
     /// In the order of the file; the first that takes a file has it.
@@ -80,6 +86,9 @@ impl Default for Settings {
             min_free_memory: 0,
             allow_root: false,
             prune: false,
+            retention_age: None,
+            retention_size: None,
+            retention_results: false,
             ignore: Vec::new(),
             routes: Vec::new(),
         }

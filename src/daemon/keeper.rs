@@ -239,6 +239,11 @@ pub struct Keeper<F: Filesystem> {
     full_since: Option<Millis>,
     /// A checkpoint was asked for and its sync has not returned.
     checkpointing: bool,
+    /// Someone waits for a checkpoint.
+    asks_checkpoint: bool,
+    /// When the last checkpoint whose sync has returned began, and one that may be under way.
+    checkpointed: Option<Millis>,
+    checkpoint_began: Millis,
     /// Something was recorded since the journal segment began.
     has_news: bool,
     /// A CSV segment was sealed: people may take it away, so a checkpoint should follow soon.
@@ -356,6 +361,9 @@ impl<F: Filesystem> Keeper<F> {
             pending_since: None,
             full_since: None,
             checkpointing: false,
+            asks_checkpoint: false,
+            checkpointed: None,
+            checkpoint_began: 0,
             has_news: true,
             sealed: false,
             effects: VecDeque::new(),
@@ -558,6 +566,7 @@ impl<F: Filesystem> Keeper<F> {
             }
             Input::Synced { before } => {
                 self.checkpointing = false;
+                self.checkpointed = Some(self.checkpoint_began);
                 let jobs = std::mem::take(&mut self.dropping);
                 Ok(self.journal.drop_before(before, &jobs)?)
             }

@@ -9,7 +9,10 @@ use std::io::IsTerminal as _;
 
 use tracing::{debug, error, info, warn};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::journald::Journald;
 use super::notice::{Finished, Notice};
 use super::reload::RouteRefused;
 use super::service::Status;
@@ -18,7 +21,7 @@ use super::shell::Told;
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// `event field=value`, with time stamps unless the journal adds its own.
+    /// `event field=value`, with time stamps; below systemd an entry of the journal with fields.
     Text,
     /// One JSON object a line.
     Json,
@@ -27,14 +30,16 @@ pub enum Format {
 /// Begins the log on stderr. `INBOXD_LOG` sets what is shown (`debug`, `info`, `warn`, `error`).
 pub fn begin(format: Format) {
     let filter = EnvFilter::try_from_env("INBOXD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    if format == Format::Text
+        && let Some(journal) = Journald::of_stderr()
+    {
+        return tracing_subscriber::registry().with(filter).with(journal).init();
+    }
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     let log = log.with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    // systemd says by this variable that stderr is the journal, which has times of its own.
-    let is_journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    match (format, is_journal) {
-        (Format::Json, _) => log.json().flatten_event(true).init(),
-        (Format::Text, true) => log.without_time().with_ansi(false).init(),
-        (Format::Text, false) => log.init(),
+    match format {
+        Format::Json => log.json().flatten_event(true).init(),
+        Format::Text => log.init(),
     }
 }
 
@@ -116,6 +121,7 @@ fn notice(notice: &Notice) {
             warn!(path = %rel, error = %reason, fix, "file cannot be claimed");
         }
         Notice::IncomingReplaced => warn!("incoming was replaced"),
+        Notice::EventsLost => warn!("events were lost, everything is scanned"),
         Notice::Events { is_bad: true, state, fix } => {
             warn!(error = %state, fix, "some events are missing");
         }
@@ -144,6 +150,10 @@ fn notice(notice: &Notice) {
         Notice::CsvTouched { route } => warn!(route, "CSV was changed by someone else"),
         Notice::SlotsRefused { workers, reason } => {
             error!(workers, error = %reason, "workers cannot be added");
+        }
+        Notice::OldRemoved { files, bytes } => info!(files, bytes, "old files were removed"),
+        Notice::OldStays { files, reason } => {
+            warn!(files, error = %reason, "old files cannot be removed");
         }
         Notice::HistoryFailed { reason } => warn!(error = %reason, "job log cannot be written"),
         Notice::SweepFailed { reason } => warn!(error = %reason, "processes cannot be looked at"),

@@ -11,15 +11,21 @@
 //! - [`pool`]: one thread a slot.
 //! - [`stager`]: brings the sources of `batch` in.
 //! - [`hand_in`]: a file handed in by `submit` becomes a job, with a daemon or without.
+//! - [`retention`]: when old files of `done/` and `output/` go.
 //! - [`history`]: the log of recent jobs. [`notice`]: what there is to tell.
 //! - [`control`]: the socket by which commands speak with a running daemon.
 //! - [`shell`]: puts all of it together, listens to signals; the only async code.
 //! - [`reload`]: when settings are read again, and which come into force.
 //! - [`supervisor`]: the small process above, which ends every worker when the daemon dies;
 //!   [`children`]: how both of them do it.
-//! - [`log`]: the log of a service. [`readiness`]: what systemd is told.
+//! - [`log`]: the log of a service; `journald`: the same for systemd's journal. [`readiness`]: what systemd is told.
 //!
 //! # The log
+//!
+//! On a pipe a line is a time, a level and `event field=value`; with `--log json` it is an object. Below
+//! systemd it is an entry of the journal: `MESSAGE` the line, `PRIORITY`, and as fields of their own
+//! `EVENT`, `JOB`, `ROUTE`, `REL` (which is `path`), and every other field in capitals:
+//! `journalctl -u inboxd EVENT='job failed' ROUTE=count`.
 //!
 //! Fields have one meaning everywhere: `job`, `route`, `attempt`, `path` (below `incoming/`, escaped),
 //! `error`, `fix` (what to do). Renaming an event or a field is a breaking change; a test compares this table with the code.
@@ -35,6 +41,7 @@
 //! | `submission refused` | warn | job, error | no route takes it |
 //! | `file cannot be claimed` | warn | path, error, fix | it waits and is tried again; told once a folder |
 //! | `incoming was replaced` | warn | | removed or moved away; the folder there now, or a new one, is served |
+//! | `events were lost, everything is scanned` | warn | | more happened than the kernel or we could keep; nothing is missed |
 //! | `some events are missing` | warn | error, fix | new files are noticed by the clock, too |
 //! | `all events come again` | info | | that is over |
 //! | `attempt cannot be started` | warn | path, error | it waits and is tried again |
@@ -61,6 +68,8 @@
 //! | `route refused, its old version stays in force` | error | error | a file of `routes.d/` is broken |
 //! | `route refused, the others go on` | error | error | the same, where there is no old version |
 //! | `workers cannot be added` | error | workers, error | a reload wanted more than there can be |
+//! | `old files were removed` | info | files, bytes | by `retention_age` or `retention_size` |
+//! | `old files cannot be removed` | warn | files, error | they stay; the next pass tries again |
 //! | `draining` | info | running | a signal: no new starts |
 
 pub mod children;
@@ -69,6 +78,7 @@ pub mod free_memory;
 pub mod hand_in;
 pub mod history;
 pub mod intake;
+mod journald;
 pub mod keeper;
 pub mod log;
 pub mod notice;
@@ -80,6 +90,7 @@ pub mod recover;
 mod refusal;
 pub mod reload;
 mod repeat;
+pub mod retention;
 pub mod service;
 pub mod shell;
 pub mod sight;

@@ -24,6 +24,8 @@ pub enum Notice {
     },
     /// `incoming/` was removed or replaced; the one that stands there now is served.
     IncomingReplaced,
+    /// The kernel lost events, or we could not keep up: everything is watched and scanned anew.
+    EventsLost,
     /// How new files are noticed has changed.
     Events {
         /// Later than by events, for some of them at least.
@@ -140,6 +142,20 @@ pub enum Notice {
     /// The job log cannot be written; what happens meanwhile is missing there, the jobs go on.
     HistoryFailed {
         /// What the system said.
+        reason: String,
+    },
+    /// Files went because they were old, or too many.
+    OldRemoved {
+        /// How many.
+        files: u64,
+        /// Their sizes.
+        bytes: u64,
+    },
+    /// Files or folders that should go cannot be read or removed.
+    OldStays {
+        /// How many.
+        files: u64,
+        /// The first, and what the system said.
         reason: String,
     },
     /// No space: claims stop, nothing is lost.

@@ -10,7 +10,8 @@
 //!   promise cannot be kept.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, Sender};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -27,8 +28,10 @@ use super::keeper::{Input, Keeper, KeeperError, Output};
 use super::notice::{Notice, Paused};
 use super::pool::{Pool, SlotEnded};
 use super::readiness::Progress;
+use super::retention::{Counted, Retention};
 use super::sight::Held;
 use crate::spool::Claimed;
+use crate::spool::retention::Swept;
 use crate::worker::{Stop, Task};
 use guest::{Guests, Request};
 
@@ -48,6 +51,8 @@ const MESSAGES_WHILE_SETTLING: usize = SETTLE_SLICE / 2;
 const PAUSED_TRY: Duration = Duration::from_secs(60);
 /// How often paused programs and free disk are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The same while nothing goes on: often enough for a watchdog of a minute.
+const LOOK_IDLE: Duration = Duration::from_secs(10);
 /// How often what escaped from ended workers is looked for, at most.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// Sources staged ahead in `batch`, so that one sync serves many copies.
@@ -71,6 +76,10 @@ pub enum Message {
     Scan,
     /// The watcher has marks to be taken.
     Dirty,
+    /// Folders of `done/` and `output/` that retention emptied; the sender waits to hear of their end.
+    Emptied(Vec<(&'static str, PathBuf)>, SyncSender<()>),
+    /// A pass of retention is over.
+    Swept(Swept),
     /// New settings come into force; then the function is called.
     Reload(Box<Settings>, Box<dyn FnOnce() + Send>),
     /// Finish what runs, then end.
@@ -203,6 +212,9 @@ pub struct Status {
     pub low_memory: Option<LowMemory>,
     /// Files of paused routes that were already claimed or known.
     pub stuck: usize,
+    /// What retention counted last, where there is any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<Counted>,
 }
 
 /// Less memory than `min_free_memory`.
@@ -265,6 +277,8 @@ pub struct Service<F: Filesystem, L: Listener> {
     pub min_free_disk: u64,
     /// Nothing is started below so many bytes of available memory; 0: it is not looked at.
     pub min_free_memory: u64,
+    /// What becomes of old files.
+    pub retention: Retention,
     /// State of the loop.
     pub state: LoopState,
 }
@@ -278,7 +292,8 @@ pub struct LoopState {
     granted: usize,
     pub(super) scanning: bool,
     last_pass_offered: u64,
-    next_scan: Instant,
+    /// When the last pass of the scan ended.
+    scanned: Instant,
     next_look: Instant,
     /// When each is tried again, if by time, and how old its program was.
     paused: BTreeMap<String, (Option<Instant>, Option<SystemTime>)>,
@@ -309,7 +324,7 @@ impl Default for LoopState {
             granted: 0,
             scanning: true,
             last_pass_offered: 0,
-            next_scan: now,
+            scanned: now,
             next_tick: now,
             history_failed: false,
             has_sealed: false,
@@ -443,6 +458,7 @@ impl<L: Listener> Service<RealFs, L> {
 
     fn handle(&mut self, message: Message) -> Result<(), KeeperError> {
         let now = now_ms();
+        self.state.next_look = self.state.next_look.min(Instant::now() + LOOK_EVERY);
         match message {
             Message::Slot(SlotEnded { slot, job, ended }) => {
                 self.pool.take_back(slot);
@@ -454,6 +470,10 @@ impl<L: Listener> Service<RealFs, L> {
                 }
                 if let Some(job) = guest::source_of(&input) {
                     self.state.guests.staged(job);
+                }
+                if matches!(input, Input::Synced { .. }) {
+                    // Retention may wait for this checkpoint.
+                    self.state.next_look = Instant::now();
                 }
                 self.keeper.handle(input, now)
             }
@@ -478,6 +498,17 @@ impl<L: Listener> Service<RealFs, L> {
             Message::Dirty => self.take_marks(),
             Message::Why(rel, answer) => {
                 answer(self.keeper.held_file(&rel, now));
+                Ok(())
+            }
+            Message::Emptied(folders, done) => {
+                self.remove_emptied(&folders);
+                // Only a thread that ends with the daemon does not wait.
+                match done.send(()) {
+                    Ok(()) | Err(_) => Ok(()),
+                }
+            }
+            Message::Swept(swept) => {
+                self.swept(swept);
                 Ok(())
             }
             Message::Reload(settings, done) => {
@@ -633,7 +664,7 @@ impl<L: Listener> Service<RealFs, L> {
         if over {
             self.state.scanning = false;
             self.state.last_pass_offered = self.keeper.seen().offered;
-            self.state.next_scan = Instant::now() + self.scan_interval();
+            self.state.scanned = Instant::now();
             self.tell_guests()?;
         }
         Ok(())
@@ -662,15 +693,43 @@ impl<L: Listener> Service<RealFs, L> {
             return Ok(());
         }
         self.state.next_look = now + LOOK_EVERY;
-        if now >= self.state.next_scan {
+        if self.is_idle() {
+            // Whatever happens is a message, and brings the next look forward.
+            let scan = self.state.scanned + self.scan_interval();
+            self.state.next_look = scan.clamp(now + LOOK_EVERY, now + LOOK_IDLE);
+        }
+        // Asked each time: that some folder cannot be watched may be known only after the pass.
+        if now >= self.state.scanned + self.scan_interval() {
             self.state.scanning = true;
         }
         self.look_at_intake()?;
         self.look_at_disk()?;
         self.look_at_memory()?;
         self.sweep(now);
+        if self.state.is_ready && !self.state.draining {
+            self.look_at_retention(self.state.status.done + self.state.status.failed)?;
+        }
         self.tell_guests()?;
         self.look_at_paused(now)
+    }
+
+    /// Nothing is under way, nothing waits, nothing is wrong: time alone changes nothing.
+    fn is_idle(&self) -> bool {
+        let state = &self.state;
+        let counts = self.keeper.counts();
+        let known = counts.candidates + counts.held + counts.ready + counts.waiting + counts.stuck;
+        self.mode == Mode::Watch
+            && state.is_ready
+            && !state.scanning
+            && known == 0
+            && self.keeper.is_still()
+            && state.paused.is_empty()
+            && state.guests.is_empty()
+            && !state.status.disk_full
+            && self.min_free_memory == 0
+            && state.swept == state.status.done + state.status.failed
+            && !self.intake.wants_clock()
+            && !self.retention.is_on()
     }
 
     /// Ends what escaped from the group of a worker that has ended. Looks only after a job ended, so an
@@ -774,6 +833,7 @@ impl<L: Listener> Service<RealFs, L> {
         status.overflows = self.intake.overflows;
         status.unrouted = seen.unrouted;
         status.unrouted_example = seen.unrouted_example.as_ref().map(ToString::to_string);
+        status.counted.clone_from(&self.retention.counted);
         status.lone_sentinels = seen.lone_sentinels;
         status.lone_example = seen.lone_example.as_ref().map(ToString::to_string);
         status.trouble.clone_from(&seen.unreadable);
@@ -802,7 +862,10 @@ impl<L: Listener> Service<RealFs, L> {
         // With so many jobs of paused routes no further source is let in: it ends, and says so.
         let is_blocked = self.keeper.counts().stuck > STAGE_AHEAD / 2;
         let has_sources = self.grants.is_some() && !is_blocked;
-        self.mode != Mode::Watch && !has_sources && self.nothing_waits()
+        self.mode != Mode::Watch
+            && !has_sources
+            && !self.retention.is_busy()
+            && self.nothing_waits()
     }
 
     /// Nothing runs, and nothing that is known waits for anything but a person or a far time.

@@ -35,6 +35,7 @@ use super::pool::Pool;
 use super::readiness::{self, Progress};
 use super::recover::{Report, Surroundings, recover};
 use super::reload::{Follow, Reload, Reloader, RouteRefused};
+use super::retention::{Retention, Rules};
 use super::service::{
     Listener, LoopState, Message, Mode, Service, SourcesSeen, Status, Summary, now_ms,
 };
@@ -42,7 +43,7 @@ use super::stager::Stager;
 use super::supervisor::Leash;
 
 /// Notices kept for a listener that is slow; what it misses is counted for it.
-const NOTICES: usize = 4096;
+const NOTICES: usize = 1024;
 
 /// What is to be served, and how.
 #[derive(Debug)]
@@ -357,6 +358,7 @@ async fn run(
         rescan: options.settings.rescan,
         quiet_for: options.settings.quiet_for,
         intake: Intake::default(),
+        retention: Retention::by(Rules::of(&options.settings)),
         min_free_disk: options.settings.min_free_disk,
         min_free_memory: options.settings.min_free_memory,
         state: LoopState::default(),
@@ -371,7 +373,7 @@ async fn run(
     let mut signals = signal_hook_tokio::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(ShellError::start("listening to signals"))?;
     let mut pulse = Pulse::new(progress, sender.clone());
-    let mut second = tokio::time::interval(Duration::from_secs(1));
+    let mut beat = tokio::time::interval(pulse.every());
     let mut follower = options.follow.map(|follow| Follower {
         on_hup: follow.on_hup,
         reloader: Reloader::new(options.spool, options.settings.clone(), &follow),
@@ -387,7 +389,7 @@ async fn run(
                 readiness::ready("watching incoming/");
                 tell(Told::Ready);
             }
-            _ = second.tick() => {
+            _ = beat.tick() => {
                 pulse.beat(tell).await;
                 if let Some(follower) = follower.as_mut().filter(|_| !drain.begun) {
                     let reload = follower.reloader.look();
@@ -421,10 +423,15 @@ async fn run(
         }
     };
     control.abort();
+    tell_rest(&mut heard, tell);
+    Ok(result?)
+}
+
+/// What was not told before the end.
+fn tell_rest(heard: &mut broadcast::Receiver<Arc<Notice>>, tell: &mut dyn FnMut(Told)) {
     while let Ok(notice) = heard.try_recv() {
         tell(Told::Notice(notice));
     }
-    Ok(result?)
 }
 
 /// Watches the leash: with the supervisor dead nobody would end the workers of a dead daemon, so
@@ -456,6 +463,8 @@ struct Pulse {
     last: Option<Status>,
 }
 
+/// How often the settings' files are looked at, and the watchdog thought of.
+const BEAT: Duration = Duration::from_secs(3);
 /// How often the state is told, if it changed.
 const STATUS_EVERY: Duration = Duration::from_secs(60);
 
@@ -466,6 +475,11 @@ impl Pulse {
         Self { progress, keeper, feed_every, fed: now, turns: 0, status_at: now, last: None }
     }
 
+    /// How often to call `beat`: rarely, since an idle daemon should cost nothing.
+    fn every(&self) -> Duration {
+        self.feed_every.map_or(BEAT, |feed| BEAT.min(feed / 2)).max(Duration::from_millis(10))
+    }
+
     async fn beat(&mut self, tell: &mut dyn FnMut(Told)) {
         let now = Instant::now();
         let turns = self.progress.turns();
@@ -473,6 +487,9 @@ impl Pulse {
         if is_hungry && turns != self.turns {
             readiness::feed_watchdog();
             (self.fed, self.turns) = (now, turns);
+        } else if self.feed_every.is_some_and(|every| now.duration_since(self.fed) >= every / 2) {
+            // A keeper that idles makes no turns by itself; one that hangs makes none for this either.
+            drop(self.keeper.send(Message::Ask(Box::new(|_| ()))));
         }
         if now.duration_since(self.status_at) < STATUS_EVERY {
             return;

@@ -37,6 +37,13 @@ pub fn renumber(name: &str, route: &str, seg: u64) -> String {
     format!("{route}.{time}.{seg}.csv")
 }
 
+/// Whether this is the name of a sealed segment of any route.
+pub fn is_sealed(name: &std::ffi::OsStr) -> bool {
+    let name = name.to_str();
+    let route = name.and_then(|name| Some((name.split_once('.')?.0, name)));
+    route.is_some_and(|(route, name)| parse_sealed(route, name).is_some())
+}
+
 /// The number of a sealed name of this route, and which variant; `None` for other names.
 pub fn parse_sealed(route: &str, name: &str) -> Option<(u64, u32)> {
     let rest = name.strip_prefix(route)?.strip_prefix('.')?.strip_suffix(".csv")?;

@@ -29,6 +29,7 @@ pub mod layout;
 pub mod lock;
 pub mod names;
 pub mod put_back;
+pub mod retention;
 pub mod scan;
 pub mod settle;
 

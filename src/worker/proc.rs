@@ -45,7 +45,11 @@ pub fn pids() -> io::Result<Vec<Pid>> {
 
 /// Looks at one process; `None` where it is gone.
 pub fn stat(pid: Pid) -> Option<Stat> {
-    parse_stat(&std::fs::read(file(pid, "stat")).ok()?)
+    use std::io::Read as _;
+    // The line is far shorter, and one read has it whole: every process there is may be looked at.
+    let mut line = [0; 2048];
+    let len = std::fs::File::open(file(pid, "stat")).ok()?.read(&mut line).ok()?;
+    parse_stat(line.get(..len)?)
 }
 
 /// A variable of the environment a process was started with. `None` where it has none such, is

@@ -21,11 +21,26 @@ stdout = "json"
 retries = { fail = 0, crash = 0 }
 "#;
 
-/// A spool that has served before, with the jobs dropped; one of them fails.
-fn prepared(is_new: bool) -> (Spool, History) {
+/// A spool that has served before, in which nothing waits.
+fn served() -> (Spool, History) {
+    let spool = new_spool();
+    spool.run(&["batch"]).ok();
+    let mut history = History::default();
+    history.must_fail("0007");
+    (spool, history)
+}
+
+/// A spool whose worker fails one of the files.
+fn new_spool() -> Spool {
     let spool = Spool::new(SETTINGS);
     let fails = "[ \"$INBOXD_REL\" = 0007 ] && { echo no >&2; exit 1; }";
     spool.write("work.sh", &format!("{WORK_SH}\n{fails}\n:"));
+    spool
+}
+
+/// A spool with the jobs dropped, one of which fails; one that has served before, unless it is new.
+fn prepared(is_new: bool) -> (Spool, History) {
+    let spool = new_spool();
     if !is_new {
         spool.run(&["batch"]).ok();
     }
@@ -81,6 +96,49 @@ fn killed_before_any_durable_call() {
     let hits = hits.into_inner();
     assert!(hits * 10 >= points.len() * 8, "only {hits} of {} points were reached", points.len());
     eprintln!("killed before {hits} of {} calls", points.len());
+}
+
+/// Drops all jobs: some at once, so that start-up meets them, the others into a daemon that serves.
+fn produce(spool: &Spool, history: &mut History, is_ready: &dyn Fn() -> bool) {
+    for i in 0..JOBS {
+        if i == JOBS / 4 {
+            spool.wait_until("it is ready, or killed", is_ready);
+        }
+        let name = if i % 5 == 4 { format!("sub/{i:04}") } else { format!("{i:04}") };
+        history.drop_file(spool, &name);
+        // A pause between two drops, so that they meet claims, commits and settling moves of others.
+        std::thread::park_timeout(std::time::Duration::from_millis(3));
+    }
+}
+
+fn all_settled(spool: &Spool) -> bool {
+    spool.names("done").len() + spool.errors().len() >= JOBS
+}
+
+/// Goal: the same for `run`, with a producer that goes on while it is killed.
+/// Method: as above; files come before it starts and while it serves.
+#[test]
+fn run_killed_while_files_come() {
+    if !strace::is_there() {
+        return;
+    }
+    let (spool, mut history) = served();
+    let drops = |is_ready: &dyn Fn() -> bool| produce(&spool, &mut history, is_ready);
+    let counts = strace::count_run(&spool, drops, || all_settled(&spool));
+    finish(&spool, &mut history, "uninterrupted");
+    let points = strace::sample(points(&counts.most), POINTS / 2);
+    let hits = std::sync::atomic::AtomicUsize::new(0);
+    strace::for_each(&points, |point| {
+        let (spool, mut history) = served();
+        let drops = |is_ready: &dyn Fn() -> bool| produce(&spool, &mut history, is_ready);
+        let hit = strace::kill_run_before(&spool, point, drops, || all_settled(&spool));
+        hits.fetch_add(usize::from(hit), std::sync::atomic::Ordering::Relaxed);
+        finish(&spool, &mut history, &format!("run killed before {point:?}"));
+    });
+    // How many calls a run makes depends on how its groups fall.
+    let hits = hits.into_inner();
+    assert!(hits * 10 >= points.len() * 6, "only {hits} of {} points were reached", points.len());
+    eprintln!("run was killed before {hits} of {} calls", points.len());
 }
 
 /// Goal: the same for the very first start of a spool. Method: the calls of the thread that starts.

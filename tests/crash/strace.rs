@@ -7,9 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::harness::{Output, Spool};
+use crate::harness::{Output, Spool, alive, send};
 
 /// The calls by which the daemon changes or syncs anything. `openat2` also opens to read.
 pub(crate) const DURABLE: [&str; 9] = [
@@ -86,6 +86,54 @@ fn run(spool: &Spool, point: Point, what: &str) -> Traced {
     let wrapper = ["strace", "-f", "-o", path, "-e", &trace, "-e", &inject];
     let output = spool.run_under(&wrapper, &["batch"], b"");
     Traced { output, hit: is_hit(&log) }
+}
+
+/// What became of `inboxd run` under strace, killed before the call; where that is not reached, ended by
+/// TERM once `is_over`. `produce` is given a function that tells whether it is ready, or dead.
+pub(crate) fn kill_run_before(
+    spool: &Spool,
+    point: Point,
+    produce: impl FnOnce(&dyn Fn() -> bool),
+    is_over: impl Fn() -> bool,
+) -> bool {
+    let (trace, inject) = (
+        format!("trace={}", point.call),
+        format!("inject={}:signal=KILL:when={}", point.call, point.n),
+    );
+    let log = run_daemon(spool, &["-e", &trace, "-e", &inject], produce, is_over);
+    is_hit(&log)
+}
+
+/// The calls of an `inboxd run` that is not killed, as in [`kill_run_before`].
+pub(crate) fn count_run(
+    spool: &Spool,
+    produce: impl FnOnce(&dyn Fn() -> bool),
+    is_over: impl Fn() -> bool,
+) -> Counts {
+    let trace = format!("trace={}", with_opens());
+    let log = run_daemon(spool, &["-e", &trace, "-e", "signal=none"], produce, is_over);
+    counts(&fs::read_to_string(log).unwrap())
+}
+
+fn run_daemon(
+    spool: &Spool,
+    options: &[&str],
+    produce: impl FnOnce(&dyn Fn() -> bool),
+    is_over: impl Fn() -> bool,
+) -> PathBuf {
+    let log = spool.home().join("strace.log");
+    let mut wrapper = vec!["strace", "-f", "-o", log.to_str().unwrap()];
+    wrapper.extend(options);
+    let mut daemon = spool.start_under(&wrapper, &["run"]);
+    let strace = daemon.supervisor_pid();
+    produce(&|| daemon.log().contains("ready") || !alive(strace));
+    spool.wait_until("it is killed, or all is done", || !alive(strace) || is_over());
+    if alive(strace) {
+        // strace would detach from it: the one below is told.
+        send(daemon.daemon_pid(), rustix::process::Signal::TERM);
+    }
+    daemon.wait();
+    log
 }
 
 fn is_hit(log: &Path) -> bool {

@@ -154,9 +154,14 @@ impl Spool {
 
     /// Starts a command and goes on; stdout and stderr go to one log.
     pub(crate) fn start(&self, args: &[&str]) -> Running {
+        self.start_under(&[], args)
+    }
+
+    /// The same, started by another program that becomes it (`env …`, `unshare …`).
+    pub(crate) fn start_under(&self, wrapper: &[&str], args: &[&str]) -> Running {
         let log = self.home().join("logs").join(format!("{}.log", self.number()));
         let both = File::create(&log).unwrap();
-        let mut command = self.command(args);
+        let mut command = self.command_under(wrapper, args);
         command.stdin(Stdio::null()).stdout(both.try_clone().unwrap()).stderr(both);
         Running { child: command.spawn().unwrap(), log, home: self.home().to_owned() }
     }

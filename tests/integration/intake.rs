@@ -113,11 +113,12 @@ fn new_trees_are_seen_to_the_bottom() {
 }
 
 /// Goal: a burst larger than the kernel's queue loses nothing and doubles nothing. Method: renames as fast
-/// as they go, more than `max_queued_events`.
+/// as they go, more than `max_queued_events`; 100,000 with `INBOXD_BURST_ALL=1`, all of which run.
 #[test]
 fn a_burst_is_taken_whole() {
-    let count = if cfg!(debug_assertions) { 20_000 } else { 100_000 };
-    // Nothing is run: what is measured is the intake, and a pair of files stands for the rest.
+    let is_whole = std::env::var("INBOXD_BURST_ALL").as_deref() == Ok("1");
+    let count = if is_whole { 100_000 } else { 20_000 };
+    // What is asked here is about the intake, which meets all of them: one in twenty is run.
     let spool = Spool::new(
         "rescan = \"1d\"\nworkers = 2\n[routes.many]\nglob = \"*.go\"\ncommand = [\"true\"]\nstdout = \"none\"\n",
     );
@@ -126,14 +127,15 @@ fn a_burst_is_taken_whole() {
     for n in 0..count {
         File::create(staging.join(format!("{n}"))).unwrap();
     }
-    let every = 20;
+    let every = if is_whole { 1 } else { 20 };
     for n in 0..count {
         let ending = if n % every == 0 { "go" } else { "stay" };
         rustix::fs::rename(staging.join(format!("{n}")), spool.incoming(&format!("{n}.{ending}")))
             .unwrap();
     }
     let go = count / every;
-    spool.wait_done(go);
+    // A tenth each within a test's patience.
+    (1..=10).for_each(|part| spool.wait_done(go * part / 10));
     spool.wait_until("no more than were dropped", || spool.count("incoming") == count - go);
     assert_eq!(spool.count("done"), go);
     assert_eq!(spool.count("error"), 0);

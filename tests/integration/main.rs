@@ -3,25 +3,27 @@
 //! Must not know: the library. What a user cannot see is tested where it is written.
 
 // cfg(test) tells the lints that the helpers here may unwrap as tests may.
-/// What a history must satisfy, each with a broken history that it must refuse.
-#[cfg(test)]
-mod checks;
-/// Temporary spools, children and waiting.
-#[cfg(test)]
-mod harness;
-
 /// `batch`: sources, repeats, exit codes.
 #[cfg(test)]
 mod batch;
+/// What a history must satisfy, each with a broken history that it must refuse.
+#[cfg(test)]
+mod checks;
 /// Every command, once, and its messages.
 #[cfg(test)]
 mod cli;
 /// The spools that `init --example` makes: what their pages say, done.
 #[cfg(test)]
 mod examples;
+/// Temporary spools, children and waiting.
+#[cfg(test)]
+mod harness;
 /// How files come in: events, open files, producers.
 #[cfg(test)]
 mod intake;
+/// The log as systemd's journal gets it.
+#[cfg(test)]
+mod journald;
 /// Kill, crash, restart, retry, drain.
 #[cfg(test)]
 mod lifecycle;
@@ -40,6 +42,9 @@ mod readme;
 /// What a worker prints, and the rows it becomes.
 #[cfg(test)]
 mod results;
+/// What goes once it is old, and what never does.
+#[cfg(test)]
+mod retention;
 /// Which route takes a file: by what is in it, and by what may be in it.
 #[cfg(test)]
 mod routes;
@@ -55,6 +60,9 @@ mod transcripts;
 /// The unit files, as systemd reads them.
 #[cfg(test)]
 mod unit_file;
+/// What may happen to events: lost, refused, unheard, unknown.
+#[cfg(test)]
+mod watching;
 /// Workers that stay: the protocol, its violations, Python functions.
 #[cfg(test)]
 mod workers;

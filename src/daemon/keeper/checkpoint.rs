@@ -31,7 +31,20 @@ impl<F: Filesystem> Keeper<F> {
     pub fn checkpoint_is_due(&self) -> bool {
         !self.checkpointing
             && self.is_settled()
-            && (self.sealed || self.journal.segment_len() >= limits::JOURNAL_SEGMENT)
+            && (self.sealed
+                || self.asks_checkpoint
+                || self.journal.segment_len() >= limits::JOURNAL_SEGMENT)
+    }
+
+    /// A checkpoint follows as soon as everything is settled.
+    pub fn ask_checkpoint(&mut self) {
+        self.asks_checkpoint = true;
+    }
+
+    /// When the last checkpoint began that is whole: what was settled before is durable, and no journal
+    /// speaks of it any more.
+    pub fn checkpointed_ms(&self) -> Option<Millis> {
+        self.checkpointed
     }
 
     /// Begins a new journal segment; the old ones go once a sync of everything has returned.
@@ -58,7 +71,9 @@ impl<F: Filesystem> Keeper<F> {
             Err(error) => return Err(error.into()),
         }
         self.sealed = false;
+        self.asks_checkpoint = false;
         self.checkpointing = true;
+        self.checkpoint_began = now;
         self.dropping.append(&mut self.rows_files);
         self.has_news = false;
         self.out.push(Output::Sync { before: self.journal.segment() });

@@ -99,6 +99,11 @@ impl std::fmt::Debug for Guests {
 }
 
 impl Guests {
+    /// Nobody is there or waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.present.is_empty() && self.waiting.is_empty()
+    }
+
     /// A guest without sources comes; its number.
     fn enter(&mut self, wants_seal: bool, report: Report) -> u64 {
         let seen = GuestSeen::default();

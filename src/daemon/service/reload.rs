@@ -4,6 +4,7 @@
 
 use super::{KeeperError, Listener, Notice, RealFs, Service, now_ms};
 use crate::config::Settings;
+use crate::daemon::retention::Rules;
 
 impl<L: Listener> Service<RealFs, L> {
     pub(super) fn reload(&mut self, settings: &Settings) -> Result<(), KeeperError> {
@@ -27,6 +28,7 @@ impl<L: Listener> Service<RealFs, L> {
         self.min_free_disk = settings.min_free_disk;
         self.min_free_memory = settings.min_free_memory;
         self.quiet_for = settings.quiet_for;
+        self.retention.set_rules(Rules::of(&settings));
         self.set_waits();
         self.keeper.set_prunes(settings.prune);
         self.state.scanning = true;
