@@ -239,5 +239,9 @@ pub const READY_LOOK: Duration = Duration::from_secs(5);
 pub const READY_EVERY: Duration = Duration::from_millis(50);
 /// A runner whose connection broke may take so long to be seen dead.
 pub const RUNNER_DEATH: Duration = Duration::from_millis(500);
+/// Made files of one job that `next` hands on: each is named in one journal line.
+pub const NEXT_FILES: usize = 1024;
+/// Their paths, old and new, in bytes: the line also holds up to [`ROWS_IN_LINE`] of rows.
+pub const NEXT_BYTES: usize = 256 << 10;
 /// Input that is checked by a schema, in bytes: the slot holds it in memory.
 pub const SCHEMA_INPUT: u64 = 64 << 20;

@@ -14,6 +14,7 @@
 //! - [`suggest`]: the nearest known name, for "did you mean".
 //! - [`initial`]: the `inboxd.toml` that `inboxd init` writes.
 
+mod chain;
 pub mod initial;
 pub mod limits;
 mod locate;
@@ -149,6 +150,8 @@ pub struct Route {
     pub columns: Option<Vec<String>>,
     /// The worker makes files, in `{output}`.
     pub output: bool,
+    /// The route whose jobs the made files become.
+    pub next: Option<String>,
     /// Variables set for the worker.
     pub env: Vec<(String, String)>,
     /// Variables passed on from the daemon's environment.
@@ -206,6 +209,7 @@ impl Route {
             trace_columns: true,
             columns: None,
             output: false,
+            next: None,
             env: Vec::new(),
             pass_env: Vec::new(),
             segment_rows: limits::SEGMENT_ROWS,

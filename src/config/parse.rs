@@ -22,7 +22,9 @@ use super::request::Method;
 use super::setting::{self, Place, Set};
 use super::template::{self, Part};
 use super::value::{Problem, Value, in_file_order};
-use super::{ConfigError, Route, Settings, StdoutFormat, Worker, limits, locate, retry, suggest};
+use super::{
+    ConfigError, Route, Settings, StdoutFormat, Worker, chain, limits, locate, retry, suggest,
+};
 
 /// The settings of a spool, as far as they can be used.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,7 +57,41 @@ pub fn load(spool: &Path) -> Result<Loaded, Vec<ConfigError>> {
             Err(errors) => broken.extend(errors),
         }
     }
+    check_chains(spool, &mut settings, &mut broken)?;
     Ok(Loaded { settings, broken })
+}
+
+/// That every `next` leads somewhere, and to an end.
+fn check_chains(
+    spool: &Path,
+    settings: &mut Settings,
+    broken: &mut Vec<ConfigError>,
+) -> Result<(), Vec<ConfigError>> {
+    let stems = broken.iter().filter_map(|error| error.path().file_stem()).map(ToOwned::to_owned);
+    let coming: Vec<std::ffi::OsString> = stems.collect();
+    let is_coming = |name: &str| coming.iter().any(|stem| stem == name);
+    let fault = |at| chain::fault(&settings.routes, at, is_coming);
+    let faults: Vec<_> =
+        (0..settings.routes.len()).filter_map(|at| Some((at, fault(at)?))).collect();
+    let mut refused = Vec::new();
+    for (at, message) in faults.into_iter().rev() {
+        let Some(route) = settings.routes.get(at) else { continue };
+        let (file, line) = route.origin.rsplit_once(':').unwrap_or((&route.origin, "1"));
+        let is_plug_in = file.starts_with("routes.d/");
+        let error = ConfigError::Invalid {
+            path: spool.join(file),
+            line: line.parse().unwrap_or(1),
+            column: 1,
+            message: format!("route `{}`: {message}", route.name),
+        };
+        if is_plug_in {
+            settings.routes.remove(at);
+            broken.push(error);
+        } else {
+            refused.insert(0, error);
+        }
+    }
+    if refused.is_empty() { Ok(()) } else { Err(refused) }
 }
 
 enum ReadError {
@@ -351,6 +387,11 @@ fn between_settings(
         wrong.push(("command", message.to_owned()));
     }
     wrong.extend(around_http(route, given));
+    let is_off = |key| table.get(key).is_some_and(|v| v.get_ref().as_bool() == Some(false));
+    if route.next.is_some() && is_off("output") {
+        let message = "`next` hands on the files that a worker makes; take out output = false";
+        wrong.push(("output", message.to_owned()));
+    }
     // The default is left alone: who shortens the drain has not asked for another grace.
     if given("grace") && route.grace >= drain_timeout {
         let message = format!(
@@ -402,7 +443,7 @@ fn around_http(route: &Route, given: impl Fn(&str) -> bool) -> Option<(&'static 
 /// What a route's worker is set by.
 const WORKERS: [&str; 4] = ["command", "python", "warm", "http"];
 /// Other keys of a route that a later version has.
-const LATER_IN_ROUTE: [&str; 4] = ["records", "next", "unit", "with"];
+const LATER_IN_ROUTE: [&str; 3] = ["records", "unit", "with"];
 /// Keys of the spool that a later version has.
 const LATER_AT_TOP: [&str; 3] = ["server", "broker", "on_repeat"];
 

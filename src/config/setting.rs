@@ -356,6 +356,18 @@ static TABLE: &[SettingDoc] = &[
         v.boolean().map(|yes| r.output = yes)
     }),
     route(
+        "next",
+        "none",
+        Limit::Words("the name of a route"),
+        "the files that a job made become jobs of that route, named REL.made/FILE",
+        |r, v| {
+            r.next = Some(program(v)?);
+            // Made files are what it is about.
+            r.output = true;
+            Ok(())
+        },
+    ),
+    route(
         "env",
         "{}",
         Limit::Words("a table of strings, such as { MODEL = \"large\" }"),
@@ -783,6 +795,9 @@ mod tests {
             {
                 format!("[routes.r]\n{line}")
             }
+            Place::Route if line.starts_with("next") => {
+                format!("[routes.r]\ncommand = ['true']\n{line}\n[routes.s]\ncommand = ['true']")
+            }
             Place::Route => format!("[routes.r]\ncommand = ['true']\n{line}"),
         };
         let spool = tempfile::tempdir().unwrap();
@@ -833,6 +848,7 @@ mod tests {
         (Place::Route, "trace_columns", "false"),
         (Place::Route, "columns", "['a']"),
         (Place::Route, "output", "true"),
+        (Place::Route, "next", "'s'"),
         (Place::Route, "env", "{ A = 'b' }"),
         (Place::Route, "pass_env", "['A']"),
         (Place::Route, "segment_rows", "2"),
@@ -889,7 +905,7 @@ mod tests {
             of.map(|(_, n, v)| format!("{n} = {v}")).collect::<Vec<_>>().join("\n")
         };
         let text = format!("{}\n[routes.r]\n{}", lines(Place::Top), lines(Place::Route));
-        let settings = with(Place::Top, &text);
+        let settings = with(Place::Top, &format!("{text}\n[routes.s]\ncommand = ['true']"));
         // Taken apart without `..`: a new field does not compile until it is here.
         let Settings {
             workers,
@@ -944,6 +960,7 @@ mod tests {
             trace_columns: false,
             columns: Some(vec!["a".to_owned()]),
             output: true,
+            next: Some("s".to_owned()),
             env: vec![("A".to_owned(), "b".to_owned())],
             pass_env: vec!["A".to_owned()],
             segment_rows: 2,
@@ -981,7 +998,7 @@ mod tests {
             },
         };
         assert!(want.interpreter_at.is_some());
-        assert_eq!(routes, [want]);
+        assert_eq!(routes.first(), Some(&want));
     }
 
     /// Goal: the defaults that people read are those that hold.
@@ -1025,6 +1042,7 @@ mod tests {
                 "workers",
                 "rate",
                 "columns",
+                "next",
                 "max_memory",
                 "max_file_size",
                 "max_open_files",

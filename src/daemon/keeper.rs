@@ -46,6 +46,7 @@ use super::sight::Waits;
 mod checkpoint;
 mod commit;
 mod effects;
+pub(super) mod next;
 mod outcome;
 mod reconfigure;
 mod sort;
@@ -549,8 +550,12 @@ impl<F: Filesystem> Keeper<F> {
                     return Ok(());
                 }
                 self.last_id = self.last_id.max(staged.job);
-                let take =
-                    Take { job: staged.job, source: staged.source, rel: Rel(staged.rel.clone()) };
+                let take = Take {
+                    job: staged.job,
+                    source: staged.source,
+                    rel: Rel(staged.rel.clone()),
+                    route: None,
+                };
                 let info = JobInfo {
                     rel: staged.rel,
                     route,
@@ -722,6 +727,15 @@ pub(super) fn settle_made<F: Filesystem>(
         return Ok(None);
     }
     let claimed = Claimed { job: outcome.job, begun: outcome.attempts };
+    if let Some(next) = &outcome.next {
+        let hand_over = || -> io::Result<()> {
+            for file in &next.files {
+                spool.hand_over(claimed, &file.made.0, file.job, &file.rel.0)?;
+            }
+            spool.clear_handed(claimed)
+        };
+        hand_over().map_err(KeeperError::spool(format!("hand on what {} made", outcome.rel.0)))?;
+    }
     spool
         .settle_output(claimed, &outcome.rel.0)
         .map_err(KeeperError::spool(format!("move what {} made", outcome.rel.0)))

@@ -39,6 +39,7 @@ use crate::spool::claim::Claim;
 use crate::spool::folders::Folders;
 use crate::spool::{Claimed, Place, Spool};
 
+use super::keeper::next::take_of;
 use super::keeper::{JobInfo, Keeper, KeeperError, Parts, settle_made, settle_outcome};
 
 /// What recovery needs to know of the world.
@@ -124,6 +125,7 @@ pub fn recover<F: Filesystem>(
         restore_sidecars(&keeper.spool, &known)?;
     }
     let places = unstage_recorded(&keeper.spool, &known, places)?;
+    let places = hand_over_recorded(&keeper.spool, &known, places)?;
     settle_recorded(&mut keeper, &known, &places, &mut report)?;
     if power_cut {
         settle_reappeared(&mut keeper, &known, around.now, &mut report)?;
@@ -152,7 +154,7 @@ fn read_records<F: Filesystem>(
     places: &[Place],
     results: &mut Recovery<F>,
 ) -> Result<Known, KeeperError> {
-    let here: HashSet<JobId> = places.iter().map(|place| place.job()).collect();
+    let mut here: HashSet<JobId> = places.iter().map(|place| place.job()).collect();
     let mut known = Known::default();
     let mut reader = Reader::open(&spool.fs, &spool.journal)?;
     while let Some(located) = reader.next_record()? {
@@ -180,6 +182,14 @@ fn read_records<F: Filesystem>(
                     known.rows_files.insert(outcome.job);
                 }
                 outcome.csv = Vec::new();
+                // Its made files are jobs, wherever they stand by now.
+                for (next, file) in
+                    outcome.next.iter().flat_map(|it| it.files.iter().map(move |f| (it, f)))
+                {
+                    known.high = known.high.max(Some(file.job));
+                    known.takes.insert(file.job, take_of(next, file));
+                    here.insert(file.job);
+                }
                 if here.contains(&outcome.job) {
                     known.outcomes.insert(outcome.job, outcome.clone());
                 }
@@ -263,6 +273,24 @@ fn unstage_recorded<F: Filesystem>(
         }
     }
     Ok(places)
+}
+
+/// What recorded jobs made and handed on becomes the jobs that their records name.
+fn hand_over_recorded<F: Filesystem>(
+    spool: &Spool<F>,
+    known: &Known,
+    places: Vec<Place>,
+) -> Result<Vec<Place>, KeeperError> {
+    let mut is_moved = false;
+    for place in &places {
+        let Place::Output(claimed) = *place else { continue };
+        let outcome = known.outcomes.get(&claimed.job).filter(|it| it.attempts == claimed.begun);
+        if let Some(outcome) = outcome.filter(|outcome| outcome.next.is_some()) {
+            settle_made(spool, outcome)?;
+            is_moved = true;
+        }
+    }
+    if is_moved { list_places(spool) } else { Ok(places) }
 }
 
 /// Step 4.
@@ -427,7 +455,8 @@ fn take_up<F: Filesystem>(
         }
         let mine = attempt.filter(|attempt| attempt.job == claimed.job);
         let ended = mine.map_or(0, |attempt| attempt.attempt);
-        let route = keeper.place_of_claimed(claimed, &rel);
+        let take = take.filter(|take| take.job == claimed.job);
+        let route = keeper.place_of_job(claimed, &rel, take);
         report.resumed += 1;
         report.lost += u64::from(claimed.begun > ended);
         let info = JobInfo {
@@ -440,7 +469,7 @@ fn take_up<F: Filesystem>(
                 before_ns: stat.ctime_ns,
                 after_ns: stat.ctime_ns,
             },
-            take: take.filter(|take| take.job == claimed.job).cloned(),
+            take: take.cloned(),
             attempt: mine.cloned(),
             ended: None,
             begun_as: None,

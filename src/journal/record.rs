@@ -121,6 +121,9 @@ pub struct Take {
     pub source: Option<SourceKey>,
     /// Path below the source folder.
     pub rel: Rel,
+    /// The route that it was handed to by another job; absent: its name and content say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
 }
 
 /// An attempt that ended without ending the job.
@@ -177,9 +180,32 @@ pub struct Outcome {
     /// Made files wait in `processing/ID.N.out` and go to `output/REL`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub output: bool,
+    /// Of the made files, those that become jobs of another route. They are jobs from this line on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Box<Next>>,
     /// The source, for a job that `batch` took in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceKey>,
+}
+
+/// Made files that are handed on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Next {
+    /// The route that gets them.
+    pub route: String,
+    /// Each with the job that it becomes, in the order of their names.
+    pub files: Vec<Handed>,
+}
+
+/// A made file that becomes a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handed {
+    /// The job that it becomes.
+    pub job: JobId,
+    /// Where it stands below `processing/ID.N.out`.
+    pub made: Rel,
+    /// What its path is as a job.
+    pub rel: Rel,
 }
 
 /// What tells one file from another of the same name; no user can set any of it.

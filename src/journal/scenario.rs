@@ -14,7 +14,8 @@ use rustix::io::Errno;
 
 use super::line::LINE_MAX;
 use super::record::{
-    Attempt, CsvOpen, CsvSeal, FileMark, Outcome, Piece, PieceBytes, Rel, SourceKey, Take,
+    Attempt, CsvOpen, CsvSeal, FileMark, Handed, Next, Outcome, Piece, PieceBytes, Rel, SourceKey,
+    Take,
 };
 use super::*;
 use crate::config::limits::JOURNAL_BLOCK;
@@ -87,8 +88,10 @@ fn any_outcome() -> impl Strategy<Value = Record> {
         proptest::collection::vec(any_piece(), 0..3),
         any::<bool>(),
         proptest::option::of(any::<[u8; 16]>().prop_map(SourceKey)),
+        proptest::option::of(any_next()),
     );
-    (ids, end, made).prop_map(|(ids, end, (csv, output, source))| {
+    (ids, end, made).prop_map(|(ids, end, (csv, output, source, next))| {
+        let next = next.map(Box::new);
         let (job, rel, route, attempts, spent) = ids;
         let (failure, stderr, [at_ms, took_ms, rows], file) = end;
         Record::Outcome(Outcome {
@@ -105,9 +108,17 @@ fn any_outcome() -> impl Strategy<Value = Record> {
             rows,
             csv,
             output,
+            next,
             source,
         })
     })
+}
+
+fn any_next() -> impl Strategy<Value = Next> {
+    let handed = (any_job(), any_rel(), any_rel());
+    let handed = handed.prop_map(|(job, made, rel)| Handed { job, made, rel });
+    ("[a-z]{1,8}", proptest::collection::vec(handed, 1..3))
+        .prop_map(|(route, files)| Next { route, files })
 }
 
 /// Any record but the head of a segment, which the journal writes itself.
@@ -122,8 +133,10 @@ pub(super) fn any_record() -> impl Strategy<Value = Record> {
             Record::CsvSeal(CsvSeal { route, seg, name, len, rows, crc })
         },
     );
-    let take = (any_job(), any::<[u8; 16]>(), any_rel())
-        .prop_map(|(job, key, rel)| Record::Take(Take { job, source: Some(SourceKey(key)), rel }));
+    let take = (any_job(), any::<[u8; 16]>(), any_rel(), proptest::option::of("[a-z]{1,8}"))
+        .prop_map(|(job, key, rel, route)| {
+            Record::Take(Take { job, source: Some(SourceKey(key)), rel, route })
+        });
     let attempt = (
         (any_job(), any::<u32>(), any_spent()),
         (any::<u64>(), any::<Option<u64>>(), any::<String>()),
@@ -789,6 +802,7 @@ fn fixture_records() -> Vec<Record> {
             piece(10, PieceBytes::Base64(vec![0xff, 0, b'\n'])),
         ],
         output: true,
+        next: None,
         source: Some(SourceKey([0xab; 16])),
     };
     let mut failure = Failure::new(FailClass::Permanent, "exit 65: no");
@@ -807,6 +821,7 @@ fn fixture_records() -> Vec<Record> {
             job: job(1),
             source: Some(SourceKey([0xab; 16])),
             rel: rel(b"a/\xff"),
+            route: None,
         }),
         numbered(2),
         Record::Outcome(done.clone()),

@@ -24,6 +24,7 @@
 
 pub mod claim;
 pub mod folders;
+pub mod hand_over;
 pub mod import;
 pub mod layout;
 pub mod lock;

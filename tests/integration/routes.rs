@@ -268,3 +268,67 @@ fn input_must_fit_the_schema() {
     let seen = fs::read_to_string(spool.path("seen")).unwrap();
     assert_eq!(seen.lines().collect::<Vec<_>>(), ["good", "good"]);
 }
+
+/// Goal: what one route makes is the next one's input, and a retry finds the next route by its glob.
+/// Method: a route that takes a file apart, one that counts the parts, of which one fails; a link stays
+/// output; the daemon is killed while the parts wait; the one that failed is mended and tried again.
+#[test]
+fn made_files_go_to_the_next_route() {
+    let spool = Spool::new(
+        "workers = 2\n[routes.count]\nglob = \"**/*.made/**\"\ncommand = [\"sh\", \"count.sh\"]\nstdin = true\n\
+         stdout = \"json\"\n\
+         [routes.split]\nglob = \"*.txt\"\ncommand = [\"sh\", \"split.sh\", \"{path}\", \"{output}\"]\n\
+         stdout = \"none\"\nnext = \"count\"\n",
+    );
+    spool.write(
+        "split.sh",
+        "mkdir $2/sub; n=0\nwhile read -r line; do n=$((n+1)); echo \"$line\" > $2/sub/$n.data; done < $1\n\
+         ln -s /etc/passwd $2/link\n",
+    );
+    spool.write(
+        "count.sh",
+        "[ -e go ] || exec sleep 600\nread line; [ \"$line\" = bad ] && exit 1\n\
+                 echo \"{\\\"line\\\":\\\"$line\\\"}\"\n",
+    );
+    spool.drop_file("a/x.txt", "one\ntwo\nbad\nfour\n");
+    let mut daemon = spool.daemon();
+    spool.wait_until("two parts run", || {
+        spool.processes().iter().filter(|p| p.contains("sleep 600")).count() == 2
+    });
+    assert_eq!(spool.names("done"), ["a/x.txt"]);
+    daemon.kill_all();
+    spool.write("go", "");
+    spool.run(&["batch"]).code(3);
+    let made = |n: u32| format!("a/x.txt.made/sub/{n}.data");
+    let done: Vec<String> = ["a/x.txt".to_owned(), made(1), made(2), made(4)].to_vec();
+    assert_eq!(spool.names("done"), done, "{}", spool.report());
+    assert_eq!(spool.errors(), [made(3)]);
+    assert_eq!(spool.reason(&made(3)), "exit 1");
+    assert_eq!(spool.csv("count").column("line").len(), 3);
+    assert!(spool.csv("count").column("_file").contains(&made(4)));
+    assert!(spool.path("output/a/x.txt/link").is_symlink());
+    assert_eq!(spool.names("processing"), Vec::<String>::new());
+    fs::write(spool.path("error").join(made(3)), "three\n").unwrap();
+    spool.run(&["retry", &made(3)]).ok();
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.csv("count").column("line").len(), 4);
+    assert!(spool.path("done").join(made(3)).exists());
+}
+
+/// Goal: a chain that cannot work is refused where it is written. Method: no such route, a circle, one
+/// in a plug-in, which stops nobody else.
+#[test]
+fn chains_that_cannot_work_are_refused() {
+    let route = |name: &str, next: &str| {
+        format!("[routes.{name}]\nglob = \"*.{name}\"\ncommand = [\"true\"]\nnext = \"{next}\"\n")
+    };
+    let spool = Spool::new(&route("a", "b"));
+    spool.run(&["check"]).fails().says("route `a`: `next` = \"b\" is no route; there are a");
+    let spool = Spool::new(&(route("a", "b") + &route("b", "a")));
+    spool.run(&["check"]).fails().says("`next` goes round in a circle: a → b → a");
+    let spool = Spool::new("[routes.a]\nglob = \"*.a\"\ncommand = [\"true\"]\n");
+    spool.write("routes.d/p.toml", "glob = \"*.p\"\ncommand = [\"true\"]\nnext = \"none\"\n");
+    spool.drop_file("x.a", "x");
+    spool.run(&["batch"]).ok().says("routes.d/p.toml").says("is no route");
+    assert_eq!(spool.names("done"), ["x.a"]);
+}

@@ -204,6 +204,7 @@ impl<F: Filesystem> Keeper<F> {
             Record::Outcome(outcome) => {
                 let job = outcome.job;
                 self.settle_job(&outcome)?;
+                self.hand_on(&outcome, now)?;
                 self.new_sources.extend(outcome.source);
                 self.step(Event::Recorded { job }, now)
             }

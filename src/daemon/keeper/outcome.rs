@@ -13,7 +13,7 @@ use crate::config::{Route, limits};
 use crate::core::state::{Effect, Millis};
 use crate::core::{FailClass, Failure, JobId, RelPath, Row, Spent};
 use crate::fs::Filesystem;
-use crate::journal::record::{Outcome, PieceBytes, Record, Rel};
+use crate::journal::record::{Next, Outcome, PieceBytes, Record, Rel};
 use crate::results::{CsvSpec, PlanError, Planned};
 use crate::spool::Claimed;
 
@@ -28,6 +28,7 @@ struct OutcomePlan {
     rows: u64,
     failure: Option<Failure>,
     output: bool,
+    next: Option<Next>,
     route: String,
 }
 
@@ -72,6 +73,7 @@ impl<F: Filesystem> Keeper<F> {
             rows: planned.rows,
             csv: planned.csv,
             output: planned.output,
+            next: planned.next.map(Box::new),
             source: info.take.as_ref().and_then(|take| take.source),
         };
         let is_big =
@@ -103,6 +105,13 @@ impl<F: Filesystem> Keeper<F> {
             self.spool
                 .sync_output(claimed)
                 .map_err(KeeperError::spool("sync the made files in processing/"))?;
+        }
+        let mut next = None;
+        if let (true, Some(route)) = (output, &route) {
+            match self.plan_next(route, claimed, &rel, now)? {
+                Ok(planned) => next = planned,
+                Err(reason) => failure = Some(Failure::new(FailClass::Permanent, reason)),
+            }
         }
         let ended = self.jobs.get_mut(&job).and_then(|info| info.ended.as_mut());
         let rows = ended.map_or_else(Vec::new, |it| std::mem::take(&mut it.rows));
@@ -139,8 +148,13 @@ impl<F: Filesystem> Keeper<F> {
                 }
             }
         }
-        let output = output && failure.is_none();
-        Ok(Some(OutcomePlan { before, csv, rows: planned.rows, failure, output, route }))
+        if output && failure.is_some() {
+            self.spool
+                .clear_output(claimed)
+                .map_err(KeeperError::spool("remove made files in processing/"))?;
+        }
+        let (output, next) = (output && failure.is_none(), next.filter(|_| failure.is_none()));
+        Ok(Some(OutcomePlan { before, csv, rows: planned.rows, failure, output, next, route }))
     }
 
     fn plan_rows(

@@ -75,7 +75,8 @@ impl<F: Filesystem> Keeper<F> {
         let unrouted = self.jobs.iter().filter(|(_, info)| info.route >= self.routes.len());
         // `usize::MAX` is beyond all routes.
         let place = |job: JobId, info: &JobInfo| {
-            self.place_of_claimed(Claimed { job, begun: info.begun }, &info.rel)
+            let claimed = Claimed { job, begun: info.begun };
+            self.place_of_job(claimed, &info.rel, info.take.as_ref())
         };
         let found: Vec<(JobId, usize)> =
             unrouted.filter_map(|(job, info)| Some((*job, place(*job, info)?))).collect();

@@ -65,11 +65,7 @@ impl<F: Filesystem> Keeper<F> {
 
     /// The route of a file that was claimed in an earlier life. One that fits none is sorted out when
     /// it is to start.
-    pub(in crate::daemon) fn place_of_claimed(
-        &self,
-        claimed: Claimed,
-        rel: &RelPath,
-    ) -> Option<usize> {
+    pub(super) fn place_of_claimed(&self, claimed: Claimed, rel: &RelPath) -> Option<usize> {
         let place = self.place_of(rel)?;
         if place != self.sorting {
             return Some(place);
@@ -146,6 +142,10 @@ impl<F: Filesystem> Keeper<F> {
     /// is to be said instead of starting it.
     pub(super) fn sort_claimed(&self, job: JobId, at: usize) -> Option<Event> {
         let info = self.jobs.get(&job).filter(|info| info.begun_as.is_none())?;
+        if info.take.as_ref().is_some_and(|take| take.route.is_some()) {
+            // Another job has handed it to this route.
+            return None;
+        }
         let route = self.routes.get(at)?;
         let asks = !route.fields.is_empty();
         if at != self.sorting && !asks && !self.table.is_by_content(&info.rel) {

@@ -361,6 +361,7 @@ impl<'a, F: Disk> Life<'a, F> {
         if self.running.iter().any(|(_, other)| *other == id) {
             self.story.broken.push(format!("{id} runs twice at once"));
         }
+        self.story.makes(&id, &task.rel.to_string());
         self.story.jobs.insert(task.job, id.clone());
         self.story.runs.push(id.clone());
         self.running.push((task, id));
@@ -392,6 +393,9 @@ impl<'a, F: Disk> Life<'a, F> {
             self.story.broken.push(format!("{job} is recorded, and nobody knows it"));
             return;
         };
+        if is_done {
+            self.story.made(&id);
+        }
         if let Some(before) = self.story.promised.insert(id.clone(), is_done) {
             self.story.broken.push(format!("{id} is recorded twice, first done={before}"));
         }

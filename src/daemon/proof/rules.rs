@@ -270,3 +270,30 @@ fn judges_refuse_broken_histories() {
         assert!(why.starts_with(name), "{name}: {why}");
     }
 }
+
+/// Goal: what a job made becomes a job of the next route once, whatever is lost of the moves, and stays
+/// one when the line that said so is gone. Method: chains with checkpoints between, stopped before each
+/// operation.
+#[test]
+fn made_files_are_handed_on_exactly_once() {
+    fn chains(seed: u64) -> (SimFs, Story) {
+        let mut rng = SplitMix::new(seed);
+        let mut deeds = vec![
+            Deed::Checkpoint,
+            Deed::Drop("sub/chain-2"),
+            Deed::TakeAway,
+            Deed::Checkpoint,
+            Deed::WriteBack,
+            Deed::Drain,
+        ];
+        shuffle(&mut deeds, &mut rng);
+        deeds.truncate(usize::try_from(rng.below(6)).unwrap());
+        let (sim, mut story) = (spool(), Story::new(seed, deeds));
+        for name in ["chain-1", "ok-1"].into_iter().take(1 + usize::try_from(seed % 2).unwrap()) {
+            story.drop_file(&sim, name);
+        }
+        (sim, story)
+    }
+    let most = super::states() / 2;
+    assert!(prove(chains, 1, most, 4) >= most);
+}

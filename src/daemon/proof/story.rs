@@ -166,6 +166,22 @@ impl Story {
         self.sources.push(Source { key: SourceKey([n; 16]), rel: rel.to_owned(), id });
     }
 
+    /// A file of the chain runs: what it makes will be a job of its own, once that is promised.
+    pub(super) fn makes(&mut self, id: &str, rel: &str) {
+        if kind_of(rel) == "chain" {
+            let file =
+                File { rel: format!("{rel}.made/sub/ok-part"), durable: false, born: self.cuts };
+            self.files.entry(made_of(id)).or_insert(file);
+        }
+    }
+
+    /// Its outcome is durable: so is what it made.
+    pub(super) fn made(&mut self, id: &str) {
+        if let Some(file) = self.files.get_mut(&made_of(id)) {
+            file.durable = true;
+        }
+    }
+
     /// Everything was synced: what came since the last power cut is durable.
     pub(super) fn written_back(&mut self) {
         let cuts = self.cuts;
@@ -201,7 +217,11 @@ pub(super) fn settings() -> Settings {
     made.name = "made".into();
     made.glob = vec!["made-*".into()];
     made.output = true;
-    Settings { workers: 2, routes: vec![made, main], ..Settings::default() }
+    let mut chain = made.clone();
+    chain.name = "chain".into();
+    chain.glob = vec!["chain-*".into()];
+    chain.next = Some("main".into());
+    Settings { workers: 2, routes: vec![made, chain, main], ..Settings::default() }
 }
 
 fn kind_of(rel: &str) -> &str {
@@ -247,7 +267,12 @@ pub(super) fn work(sim: &SimFs, task: &Task, id: &str) -> Ended {
         ("wait", 1) => Verdict::Incomplete { reason: "half".into(), retry_after_ms: None },
         _ => Verdict::Done,
     };
-    if let Some(output) = &task.output {
+    if let (Some(output), "chain") = (&task.output, kind_of(&rel)) {
+        let [sub, part] =
+            [output.join("sub"), output.join("sub/ok-part")].map(|path| in_sim(&path));
+        sim.plant_dir(&sub);
+        write_new(sim, &part, made_of(id).as_bytes());
+    } else if let Some(output) = &task.output {
         // Also by an attempt that fails: what it made must not be taken for a result.
         write_new(sim, &in_sim(&output.join("part")), id.as_bytes());
     }
@@ -257,6 +282,11 @@ pub(super) fn work(sim: &SimFs, task: &Task, id: &str) -> Ended {
     let rows = (0..rows_of(&rel)).map(|n| row(&rel, id, n)).collect();
     let took = Duration::from_millis(3);
     Ended { verdict, rows, log: Vec::new(), stderr: Vec::new(), took }
+}
+
+/// The id of what a file of the chain is made to.
+fn made_of(id: &str) -> String {
+    format!("{id}>")
 }
 
 fn write_new(sim: &SimFs, path: &str, bytes: &[u8]) {

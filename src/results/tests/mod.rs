@@ -201,6 +201,7 @@ fn outcome(
         rows,
         csv: piece.into_iter().collect(),
         output: false,
+        next: None,
         source: None,
     })
 }

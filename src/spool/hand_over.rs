@@ -1,0 +1,135 @@
+//! Made files that become jobs of another route: listed for the record that says so, moved after it.
+//!
+//! Must not know: which route gets them, or why.
+//!
+//! Invariants
+//! - A file is moved only after the record that gives it its job is durable; all moves may be done again.
+//! - What is handed over is a regular file. Links and the like stay, and go to `output/`.
+//! - Its new path begins with the path of the file that it was made from, whose name gets `.made`: in
+//!   `done/` a file and a folder cannot have one name.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::core::{JobId, RelPath};
+use crate::fs::{self, FileType, Filesystem};
+
+use super::names::NAME_MAX;
+use super::{Claimed, Place, Spool};
+
+/// Behind the name of the file that others were made from.
+const MADE: &[u8] = b".made";
+/// The longest path of a job, in bytes: with a folder of ours before it, the system's own is 4096.
+const LONGEST: usize = 3072;
+
+/// Too many files, or too long paths: how many, or which.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// More than may be handed over at once.
+    Many,
+    /// A path that no job can have.
+    Long(RelPath),
+}
+
+/// The path of a made file as a job: `a/x.pdf` made `p/1.png`, which is `a/x.pdf.made/p/1.png`.
+pub fn rel_of_made(rel: &RelPath, made: &RelPath) -> Option<RelPath> {
+    let mut path = rel.parent().to_vec();
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    let name = rel.name();
+    path.extend_from_slice(name.get(..NAME_MAX - MADE.len()).unwrap_or(name));
+    path.extend_from_slice(MADE);
+    path.push(b'/');
+    path.extend_from_slice(made.as_bytes());
+    RelPath::new(path).filter(|path| path.as_bytes().len() <= LONGEST)
+}
+
+impl<F: Filesystem> Spool<F> {
+    /// The regular files that an attempt made, sorted, each with its path as a job; at most so many, of
+    /// so many bytes in all.
+    pub fn made_files(
+        &self,
+        claimed: Claimed,
+        rel: &RelPath,
+        most: (usize, usize),
+    ) -> io::Result<Result<Vec<(RelPath, RelPath)>, Unfit>> {
+        let name = Place::Output(claimed).name();
+        let folder = self.fs.open_dir(&self.processing, Path::new(&name))?;
+        let mut made = Vec::new();
+        let mut failed = Ok(());
+        fs::walk_files(&self.fs, &folder, &|_| true, &mut |dir, name, path| {
+            match self.fs.stat(dir, name) {
+                Ok(stat) if stat.file_type != FileType::File => {}
+                Ok(_) => made.extend(RelPath::new(path.as_os_str().as_bytes())),
+                Err(error) => failed = Err(error),
+            }
+            failed.is_ok() && made.len() <= most.0
+        })?;
+        failed?;
+        made.sort();
+        let mut files = Vec::new();
+        let mut bytes = 0;
+        for made in made {
+            let Some(rel) = rel_of_made(rel, &made) else { return Ok(Err(Unfit::Long(made))) };
+            bytes += rel.as_bytes().len() + made.as_bytes().len();
+            files.push((made, rel));
+        }
+        let is_fit = files.len() <= most.0 && bytes <= most.1;
+        Ok(if is_fit { Ok(files) } else { Err(Unfit::Many) })
+    }
+
+    /// Moves a made file to `ID.0/REL` of the job that it becomes. Done before is fine.
+    pub fn hand_over(
+        &self,
+        from: Claimed,
+        made: &RelPath,
+        job: JobId,
+        rel: &RelPath,
+    ) -> io::Result<()> {
+        let old = Path::new(&Place::Output(from).name()).join(made.as_path());
+        match self.fs.stat(&self.processing, &old) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        let folder = Path::new(&Place::Job(Claimed { job, begun: 0 }).name())
+            .join(OsStr::from_bytes(rel.parent()));
+        let dir = fs::make_dirs(&self.fs, &self.processing, &folder, 0o750)?;
+        let name = Path::new(OsStr::from_bytes(rel.name()));
+        self.fs.rename(&self.processing, &old, &dir, name)
+    }
+
+    /// Removes what an attempt made where only folders are left of it.
+    pub fn clear_handed(&self, claimed: Claimed) -> io::Result<()> {
+        let name = Place::Output(claimed).name();
+        let folder = match self.fs.open_dir(&self.processing, Path::new(&name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        let mut is_empty = true;
+        fs::walk_files(&self.fs, &folder, &|_| true, &mut |_, _, _| {
+            is_empty = false;
+            false
+        })?;
+        if is_empty { self.clear_output(claimed) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a made file has a path that says what it was made from, and one that a folder can have.
+    /// Method: a plain name, one of 255 bytes, one that is too deep.
+    #[test]
+    fn made_files_are_named_after_their_origin() {
+        let rel = |text: &str| RelPath::new(text).unwrap();
+        let of = |rel_: &str, made: &str| rel_of_made(&rel(rel_), &rel(made));
+        assert_eq!(of("a/x.pdf", "p/1.png"), Some(rel("a/x.pdf.made/p/1.png")));
+        let long = of(&"x".repeat(255), "y").unwrap();
+        assert!(long.components().all(|part| part.len() <= 255), "{long}");
+        assert_eq!(of("x", &"d/".repeat(2000).replace("//", "/")[..3999]), None);
+    }
+}
