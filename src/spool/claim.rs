@@ -216,9 +216,16 @@ impl<F: Filesystem> Spool<F> {
     }
 
     /// Syncs a job's made files, so that a record may name them. After it returns they are durable
-    /// below `processing/ID.N.out`.
+    /// below `processing/ID.N.out`. A worker that removed that folder made none.
     pub fn sync_output(&self, claimed: Claimed) -> io::Result<()> {
         let name = Place::Output(claimed).name();
-        fs::sync_tree(&self.fs, &self.processing, Path::new(&name))
+        match fs::sync_tree(&self.fs, &self.processing, Path::new(&name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Gone itself, or something in it was taken away meanwhile, which is no success.
+                let stat = self.fs.stat(&self.processing, Path::new(&name));
+                if stat.is_ok() { Err(error) } else { Ok(()) }
+            }
+            other => other,
+        }
     }
 }

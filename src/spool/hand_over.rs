@@ -57,7 +57,11 @@ impl<F: Filesystem> Spool<F> {
         most: (usize, usize),
     ) -> io::Result<Result<Vec<(RelPath, RelPath)>, Unfit>> {
         let name = Place::Output(claimed).name();
-        let folder = self.fs.open_dir(&self.processing, Path::new(&name))?;
+        let folder = match self.fs.open_dir(&self.processing, Path::new(&name)) {
+            // The worker removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(Vec::new())),
+            other => other?,
+        };
         let mut made = Vec::new();
         let mut failed = Ok(());
         fs::walk_files(&self.fs, &folder, &|_| true, &mut |dir, name, path| {

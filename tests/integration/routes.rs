@@ -315,6 +315,22 @@ fn made_files_go_to_the_next_route() {
     assert!(spool.path("done").join(made(3)).exists());
 }
 
+/// Goal: a worker that makes nothing, or takes its folder away, hands nothing on and stops nobody. Method:
+/// one of each.
+#[test]
+fn nothing_made_is_nothing_handed_on() {
+    let spool = Spool::new(
+        "[routes.make]\nglob = \"*.txt\"\ncommand = [\"sh\", \"{path}\", \"{output}\"]\n\
+         next = \"last\"\n[routes.last]\nglob = \"*.x\"\ncommand = [\"true\"]\n",
+    );
+    spool.drop_file("none.txt", "true");
+    spool.drop_file("gone.txt", "rmdir $1");
+    spool.drop_file("empty.txt", "mkdir -p $1/a/b");
+    spool.run(&["batch"]).ok().says("3 done");
+    assert_eq!(spool.names("done").len(), 3, "{}", spool.report());
+    assert_eq!(fs::read_dir(spool.path("processing")).unwrap().count(), 0);
+}
+
 /// Goal: a chain that cannot work is refused where it is written. Method: no such route, a circle, one
 /// in a plug-in, which stops nobody else.
 #[test]

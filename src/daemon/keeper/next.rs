@@ -57,8 +57,15 @@ impl<F: Filesystem> Keeper<F> {
             let claimed = Claimed { job: file.job, begun: 0 };
             let path = Place::Job(claimed).name();
             let path = std::path::Path::new(&path).join(file.rel.0.as_path());
-            // Gone: someone tidied up in processing/, and an empty folder is no job.
-            let Ok(stat) = self.spool.fs.stat(&self.spool.processing, &path) else { continue };
+            if self.jobs.contains_key(&file.job) {
+                // Handed on before a shortage of something, for which it is tried again.
+                continue;
+            }
+            let stat = match self.spool.fs.stat(&self.spool.processing, &path) {
+                // Someone tidied up in processing/, and an empty folder is no job.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                other => other.map_err(KeeperError::spool("read processing/"))?,
+            };
             let take = take_of(next, file);
             let place = self.place_named(&next.route);
             let info = JobInfo {

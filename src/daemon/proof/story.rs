@@ -166,11 +166,12 @@ impl Story {
         self.sources.push(Source { key: SourceKey([n; 16]), rel: rel.to_owned(), id });
     }
 
-    /// A file of the chain runs: what it makes will be a job of its own, once that is promised.
+    /// A file of the chain runs: what it makes will be a job of its own, once that is promised. By its
+    /// name alone it would go to another route than the next, and leave a made file there.
     pub(super) fn makes(&mut self, id: &str, rel: &str) {
         if kind_of(rel) == "chain" {
             let file =
-                File { rel: format!("{rel}.made/sub/ok-part"), durable: false, born: self.cuts };
+                File { rel: format!("{rel}.made/sub/made-part"), durable: false, born: self.cuts };
             self.files.entry(made_of(id)).or_insert(file);
         }
     }
@@ -269,7 +270,7 @@ pub(super) fn work(sim: &SimFs, task: &Task, id: &str) -> Ended {
     };
     if let (Some(output), "chain") = (&task.output, kind_of(&rel)) {
         let [sub, part] =
-            [output.join("sub"), output.join("sub/ok-part")].map(|path| in_sim(&path));
+            [output.join("sub"), output.join("sub/made-part")].map(|path| in_sim(&path));
         sim.plant_dir(&sub);
         write_new(sim, &part, made_of(id).as_bytes());
     } else if let Some(output) = &task.output {
