@@ -12,7 +12,7 @@
 //!
 //! Invariants
 //! - All signals are blocked from before the `clone` to the child's empty mask, and by then the child
-//!   has no handler of ours: none of our handlers ever runs in it.
+//!   has its default for each: none of our functions for signals ever runs in it.
 //! - A child whose program did not start is reaped here: an error leaves no process.
 //! - The child has the three descriptors given and no other; all of ours are CLOEXEC besides.
 //! - The child gets SIGKILL when the *thread* that made it ends. So that thread must stay with it, or
