@@ -13,6 +13,21 @@
 //! - `--watch` measures a daemon that waits: from a drop to the worker's start beside a loop of
 //!   inotifywait, the cost of idling, and a backlog of N (200,000) with arrivals; see [`watch`].
 //! - The durable daemon is measured as it is: start-up, recovery, commits and settling included.
+//!
+//! # Counted last
+//!
+//! Two cores, Linux 6.18, ext4, other compilers at work, so rates are left out. Before and after folders
+//! stay open, scratch keeps its name and workers are cloned by `worker/spawn`:
+//!
+//! | a job | `/bin/true` | python, a function that does nothing |
+//! |---|---|---|
+//! | system calls of the keeper | 49 → 27 | 46 → 27 |
+//! | of all inboxd's processes, under strace | 330 → 239 | 70 → 51 |
+//! | processor time in all, µs | 1260 → 1120 | 228 → 210 |
+//!
+//! A bare `posix_spawn` of `/bin/true` takes 870 to 970 µs of processor time. Of the keeper's own, half is
+//! renames (three a job: folder, claim, settling), a quarter other calls on names, a quarter its own code.
+//! The backlog of a million was stopped after 120,000 jobs: 18 MiB of peak memory, both processes.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
