@@ -548,7 +548,7 @@ mod tests {
             (
                 "colour = 1",
                 "1:1: unknown key `colour`; there are workers, drain_timeout, rescan, quiet_for, \
-                 min_free_disk, min_free_memory, allow_root, prune, ignore, routes",
+                 min_free_disk, min_free_memory, allow_root, prune, retention_age, retention_size, retention_results, ignore, routes",
             ),
             (
                 "[server]\nlisten = 'x'",
@@ -604,7 +604,7 @@ mod tests {
             (
                 "\"a\\u001b\" = 1",
                 "1:1: unknown key `a\\u{1b}`; there are workers, drain_timeout, rescan, \
-                 quiet_for, min_free_disk, min_free_memory, allow_root, prune, ignore, routes",
+                 quiet_for, min_free_disk, min_free_memory, allow_root, prune, retention_age, retention_size, retention_results, ignore, routes",
             ),
         ] {
             assert_eq!(refused(text), [format!("inboxd.toml:{message}")], "{text}");
