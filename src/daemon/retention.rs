@@ -219,7 +219,12 @@ impl<L: Listener> Service<RealFs, L> {
         // What was too young, or could not be removed, is tried again.
         let bytes: u64 = swept.kept.iter().map(|(_, kept)| kept.bytes).sum();
         let is_over = retention.rules.bytes.is_some_and(|most| bytes > most);
-        retention.due_ms = if is_over { Some(0) } else { of_age };
+        // A pass that was cut off may have left empty folders.
+        let empty = retention.rules.age.unwrap_or(limits::RETENTION_EMPTY);
+        let empty = u64::try_from(empty.as_millis()).unwrap_or(u64::MAX);
+        let empty = swept.has_young_empty.then(|| now_ms().saturating_add(empty));
+        let due = of_age.into_iter().chain(empty).min();
+        retention.due_ms = if is_over { Some(0) } else { due };
         let folders = swept.kept.iter();
         let folders =
             folders.map(|(name, kept)| ((*name).to_owned(), (kept.files, kept.bytes))).collect();

@@ -58,6 +58,8 @@ pub struct Swept {
     pub kept: Vec<(&'static str, Kept)>,
     /// The last move of the oldest file left, in Unix nanoseconds.
     pub oldest_ns: Option<i64>,
+    /// An empty folder is still too young to go.
+    pub has_young_empty: bool,
     /// Files removed.
     pub files: u64,
     /// Their sizes.
@@ -142,6 +144,7 @@ impl<F: Filesystem> Pass<'_, F> {
     fn walk(&mut self, emptied: Emptied<'_>, goes: &mut dyn FnMut(&Stat) -> bool) {
         self.swept.kept.clear();
         self.swept.oldest_ns = None;
+        self.swept.has_young_empty = false;
         for tree in self.trees {
             let mut kept = Kept::default();
             self.walk_tree(tree, &mut kept, emptied, goes);
@@ -250,7 +253,9 @@ impl<F: Filesystem> Pass<'_, F> {
             let stat = self.fs.stat(&level.dir, Path::new("."));
             stat.is_ok_and(|stat| stat.ctime_ns < before)
         };
-        if level.is_kept || !(level.is_swept || is_old()) {
+        let goes = !level.is_kept && (level.is_swept || is_old());
+        if !goes {
+            self.swept.has_young_empty |= !level.is_kept;
             above.is_kept = true;
             return;
         }
