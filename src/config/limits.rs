@@ -216,9 +216,11 @@ pub const PRUNE_AFTER: Duration = Duration::from_secs(60);
 pub const FIELDS_FILE: u64 = 16 << 20;
 /// What is read for `fields` before other messages have their turn, in bytes.
 pub const FIELDS_READ: usize = 16 << 20;
+/// How often the settings' files are looked at, and the watchdog thought of.
+pub const BEAT: Duration = Duration::from_secs(3);
 /// A file whose `fields` fit no route waits so long for one: a new file in `routes.d/` is taken up at the
-/// second look in which it is the same, a second apart.
-pub const ROUTE_PATIENCE: Duration = Duration::from_secs(3);
+/// second look in which it is the same, so after two of [`BEAT`] at most.
+pub const ROUTE_PATIENCE: Duration = Duration::from_secs(7);
 /// A file that is read as JSON for its members, in bytes: it is held in memory once a slot.
 pub const HTTP_INPUT: u64 = 16 << 20;
 /// The header of a runner's answer, in bytes; less than [`HTTP_BUFFER`], so that more is seen to be more.

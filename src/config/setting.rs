@@ -1065,6 +1065,7 @@ mod tests {
     #[test]
     fn paired_limits_fit() {
         assert!(limits::GRACE < limits::DRAIN_TIMEOUT);
+        assert!(limits::BEAT * 2 < limits::ROUTE_PATIENCE);
         // The unit's TimeoutStopSec.
         assert!(limits::DRAIN_TIMEOUT + limits::GRACE < Duration::from_secs(60));
         const { assert!(limits::SEGMENT_ROWS < 1_048_576) };

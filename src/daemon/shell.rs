@@ -17,7 +17,7 @@ use futures_util::StreamExt;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tokio::sync::{broadcast, oneshot};
 
-use crate::config::Settings;
+use crate::config::{Settings, limits};
 use crate::fs::{RealFs, real::RealDir};
 use crate::journal::JournalError;
 use crate::spool::import::How;
@@ -463,8 +463,6 @@ struct Pulse {
     last: Option<Status>,
 }
 
-/// How often the settings' files are looked at, and the watchdog thought of.
-const BEAT: Duration = Duration::from_secs(3);
 /// How often the state is told, if it changed.
 const STATUS_EVERY: Duration = Duration::from_secs(60);
 
@@ -477,7 +475,9 @@ impl Pulse {
 
     /// How often to call `beat`: rarely, since an idle daemon should cost nothing.
     fn every(&self) -> Duration {
-        self.feed_every.map_or(BEAT, |feed| BEAT.min(feed / 2)).max(Duration::from_millis(10))
+        self.feed_every
+            .map_or(limits::BEAT, |feed| limits::BEAT.min(feed / 2))
+            .max(Duration::from_millis(10))
     }
 
     async fn beat(&mut self, tell: &mut dyn FnMut(Told)) {

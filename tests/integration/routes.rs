@@ -95,7 +95,7 @@ fn a_wrong_message_says_what_is_wrong() {
     let log = spool.run(&["log", "boom.json"]).ok().stdout();
     assert!(log.contains("Traceback") && log.contains("in ocr"), "{log}");
     spool.write("routes.d/add.toml", &route("add"));
-    daemon.wait_for_log("add");
+    daemon.wait_for_log("settings reloaded routes=3");
     spool.run(&["retry", "--wait", "add.json"]).ok();
     spool.drop_file("text.json", r#"{"algorithm":"add","payload":{"a":"1","b":2}}"#);
     spool.wait_until("it failed", || spool.path("error/text.json").exists());
