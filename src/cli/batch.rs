@@ -108,6 +108,9 @@ fn beside(args: &Args, spool: &SpoolArg) -> Result<Option<ExitCode>, Failed> {
         done: seen.done,
         failed: seen.failed,
         rows: seen.rows,
+        inputs: seen.inputs,
+        records_done: seen.records_done,
+        records_failed: seen.records_failed,
         paused: seen.paused,
         stuck: seen.stuck,
         ..seen.left.map(|left| *left).unwrap_or_default()
@@ -159,6 +162,7 @@ struct Screen {
     bar: ProgressBar,
     finished: u64,
     failures: u64,
+    records_failed: u64,
     with_sources: bool,
     drained: bool,
     /// Printed once there is something to do.
@@ -176,7 +180,15 @@ impl Screen {
         } else {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
-        Self { bar, finished: 0, failures: 0, with_sources, drained: false, header: Some(header) }
+        Self {
+            bar,
+            finished: 0,
+            failures: 0,
+            records_failed: 0,
+            with_sources,
+            drained: false,
+            header: Some(header),
+        }
     }
 
     fn tell(&mut self, told: &Told) {
@@ -225,6 +237,12 @@ impl Screen {
                     }
                 }
             }
+            Notice::RecordFailed(record) => {
+                self.records_failed += 1;
+                if self.records_failed <= FAILURES_SHOWN {
+                    self.say(&show::failed_record(record));
+                }
+            }
             Notice::Paused { route, why } | Notice::Broken { route, why } => {
                 self.say(&format!("route {route} PAUSED: {}", why.reason));
             }
@@ -268,7 +286,11 @@ fn conclude(
     for reason in &status.trouble {
         eprint_line(&format!("warning: cannot read {reason}"));
     }
-    if files == 0 && sources.failed.is_empty() && status.paused.is_empty() {
+    if files == 0
+        && status.records_done + status.records_failed == 0
+        && sources.failed.is_empty()
+        && status.paused.is_empty()
+    {
         print_line(&match sources.known {
             0 if screen.with_sources => "nothing to do: no files".to_owned(),
             0 => format!("nothing to do: {} is empty", below(spool, "incoming")),
@@ -279,14 +301,23 @@ fn conclude(
         });
     } else {
         screen.head();
-        let mut line = format!(
-            "{}   {} done   {} failed   {}   {}",
-            show::plural(files, "file", "files"),
-            show::count(status.done),
-            show::count(status.failed),
-            show::plural(status.rows, "row", "rows"),
-            seconds(began)
-        );
+        let records = status.records_done + status.records_failed;
+        let of = |n: u64, one, many, done, failed| {
+            let (all, done) = (show::plural(n, one, many), show::count(done));
+            format!("{all}   {done} done   {} failed", show::count(failed))
+        };
+        let of_files = of(files, "file", "files", status.done, status.failed);
+        let of_records =
+            of(records, "record", "records", status.records_done, status.records_failed);
+        // One input, or several, and nothing else: their records are what was run.
+        let only_records = records > 0 && status.inputs == files && status.failed == 0;
+        let counts = match (records, only_records) {
+            (0, _) => of_files,
+            (_, true) => of_records,
+            (_, false) => format!("{of_files}   {of_records}"),
+        };
+        let rows = show::plural(status.rows, "row", "rows");
+        let mut line = format!("{counts}   {rows}   {}", seconds(began));
         if sources.known > 0 {
             line.push_str("   ");
             line.push_str(&show::count(sources.known));
@@ -307,7 +338,7 @@ fn conclude(
     }
     if !status.paused.is_empty() || screen.drained {
         ExitCode::from(1)
-    } else if status.failed > 0 || !sources.failed.is_empty() {
+    } else if status.failed > 0 || status.records_failed > 0 || !sources.failed.is_empty() {
         ExitCode::from(3)
     } else {
         ExitCode::SUCCESS

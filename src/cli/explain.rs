@@ -116,6 +116,9 @@ fn on_its_way(spool: &SpoolArg, target: &Target) -> Result<Option<Story>, Failed
         Some(wait) => ("state", format!("{state}, looked at again in {wait}")),
         None => ("state", state.to_owned()),
     });
+    if let Some(records) = found.get("records").filter(|records| records.is_object()) {
+        facts.push(("records", records_so_far(records)));
+    }
     if state == "its route is paused"
         && let Some(mut daemon) = spool.ask(&Ask::Status)?
         && let Some((why, fix)) = paused(&daemon.next_answer()?.unwrap_or_default(), text("route"))
@@ -127,6 +130,18 @@ fn on_its_way(spool: &SpoolArg, target: &Target) -> Result<Option<Story>, Failed
     }
     facts.push(("job", text("job").to_owned()));
     Ok(Some(Story { head, facts, json: found }))
+}
+
+/// `470 of about 1,000, 12 failed`, by the bytes that they take.
+fn records_so_far(records: &Value) -> String {
+    let number = |key: &str| records.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let (recorded, failed) = (number("recorded"), number("failed"));
+    let (bytes, size) = (number("bytes"), number("size"));
+    let all = u128::from(recorded) * u128::from(size) / u128::from(bytes.max(1));
+    let all = u64::try_from(all).unwrap_or(u64::MAX).max(recorded);
+    let about =
+        if recorded == 0 { String::new() } else { format!(" of about {}", show::count(all)) };
+    format!("{}{about}, {} failed", show::count(recorded), show::count(failed))
 }
 
 fn claimed_at(spool: &SpoolArg, claimed: Claimed, rel: &RelPath) -> String {

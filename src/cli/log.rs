@@ -7,11 +7,13 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use super::target::{Target, unknown};
-use super::{Failed, SpoolArg, eprint_line, print_json, show, unless_gone};
+use super::{Failed, SpoolArg, below, eprint_line, print_json, show, unless_gone};
+use crate::daemon::history;
 
 /// What the worker of a job printed
 ///
-/// The end of stderr, and of stdout where that is no rows, of the last attempt: 64 KiB each.
+/// The end of stderr, and of stdout where that is no rows, of the last attempt: 64 KiB each. Of an input
+/// whose records are tasks of their own: of its failed records, a hundred of them at most.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   inboxd log bad.json
@@ -37,16 +39,23 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
             None => return Err(unknown(spool, &target)),
         },
     };
+    let records = match &line {
+        Some(line) => history::records_of(&spool.path, line.job).map_err(|error| {
+            Failed::runtime(format!("cannot read {}: {error}", below(spool, "log")))
+        })?,
+        None => Vec::new(),
+    };
     if args.json {
         print_json(&serde_json::json!({
             "job": line.as_ref().map(|line| line.job),
             "rel": line.as_ref().map(|line| &line.rel),
             "stdout": stdout,
             "stderr": stderr,
+            "records": records,
         }));
         return Ok(ExitCode::SUCCESS);
     }
-    if stdout.is_empty() && stderr.is_empty() {
+    if stdout.is_empty() && stderr.is_empty() && records.is_empty() {
         eprint_line(&format!("{} printed nothing that is kept", target.shown));
         return Ok(ExitCode::SUCCESS);
     }
@@ -56,13 +65,24 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
         if has_both {
             text.extend([show::dim(name).as_str(), "\n"]);
         }
-        // A terminal must not obey what a worker printed; a file gets it as it was.
-        let is_terminal = std::io::stdout().is_terminal();
-        text.push_str(&if is_terminal { show::harmless(part) } else { part.clone() });
+        text.push_str(&as_it_may_be(part));
         if !part.is_empty() && !part.ends_with('\n') {
             text.push('\n');
         }
     }
+    for record in &records {
+        let reason = record.reason.as_deref().unwrap_or_default();
+        let head = format!("record {}   {reason}", record.record.unwrap_or(0));
+        text.extend([show::dim(&head).as_str(), "\n"]);
+        for part in [&record.stdout, &record.stderr] {
+            text.push_str(&as_it_may_be(part));
+        }
+    }
     unless_gone(std::io::stdout().lock().write_all(text.as_bytes()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A terminal must not obey what a worker printed; a file gets it as it was.
+fn as_it_may_be(part: &str) -> String {
+    if std::io::stdout().is_terminal() { show::harmless(part) } else { part.to_owned() }
 }

@@ -144,6 +144,14 @@ impl Screen {
                     print_line(&show::done(finished));
                 }
             }
+            Notice::RecordFailed(record) => {
+                self.lines += 1;
+                if self.lines > LINES_A_SECOND {
+                    self.hidden += 1;
+                } else {
+                    print_line(&show::failed_record(record));
+                }
+            }
             Notice::Retry { rel, route, attempt, reason, wait_ms, incomplete, .. } => {
                 let wait = show::time(Duration::from_millis(*wait_ms));
                 let what = if *incomplete { "waits " } else { "again " };

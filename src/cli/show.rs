@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::config::{Route, Worker};
 use crate::core::RelPath;
 use crate::daemon::history::JobLine;
-use crate::daemon::notice::{Finished, Notice, Paused};
+use crate::daemon::notice::{FailedRecord, Finished, Notice, Paused};
 use crate::journal::record::Outcome;
 
 /// `8,114`
@@ -66,7 +66,18 @@ pub(crate) fn routes(routes: &[Route]) -> String {
 pub(crate) fn done(finished: &Finished) -> String {
     let it = &finished.outcome;
     let took = time(Duration::from_millis(it.took_ms));
-    format!("done    {}   {}   {took}   {}", it.rel.0, it.route, plural(it.rows, "row", "rows"))
+    let rows = plural(it.rows, "row", "rows");
+    let failed =
+        it.records.as_ref().filter(|tally| tally.failed > 0).map_or_else(String::new, |tally| {
+            let all = tally.done.saturating_add(tally.failed);
+            format!("   {} of {} records failed", count(tally.failed), count(all))
+        });
+    format!("done    {}   {}   {took}   {rows}{failed}", it.rel.0, it.route)
+}
+
+/// `failed  ids.csv   record 7   customers   KeyError: 'details'`
+pub(crate) fn failed_record(it: &FailedRecord) -> String {
+    format!("failed  {}   record {}   {}   {}", it.rel, it.no, it.route, it.reason)
 }
 
 /// The same of a job of the log.

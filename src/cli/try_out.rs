@@ -16,13 +16,15 @@ use std::sync::Arc;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::{Failed, SpoolArg, eprint_line, print_json, show, unless_gone};
-use crate::config::Route;
+use crate::config::{Records, Route};
 use crate::core::{JobId, RelPath, Row, Verdict};
 use crate::daemon::service::now_ms;
 use crate::daemon::shell::random;
 use crate::fs::{Filesystem, RealFs, remove_tree, walk_files};
 use crate::results::encode;
+use crate::spool::records::Input;
 use crate::worker::http::HttpPool;
+use crate::worker::records::{self, InputRecord, RawRecord, RecordFormat};
 use crate::worker::slot::Slot;
 use crate::worker::warm::WarmPool;
 use crate::worker::{Ended, Stop, Task};
@@ -30,7 +32,7 @@ use crate::worker::{Ended, Stop, Task};
 /// Run a route's worker on a file and show what it gives; the spool is not touched
 ///
 /// Rows go to stdout as CSV; what the worker printed besides, and the verdict, to stderr. The worker
-/// gets a copy of FILE. Its own side effects do happen.
+/// gets a copy of FILE, and of a route with `records` its first record. Its own side effects do happen.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   inboxd try count samples/file_0.json
@@ -71,7 +73,12 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
         let place = std::env::temp_dir();
         Failed::runtime(format!("cannot make a folder in {}: {error}", place.display()))
     })?;
-    let task = scratch.task(route, rel, &args.file, spool)?;
+    let mut task = scratch.task(route, rel, &args.file, spool)?;
+    if let Some(records) = route.records {
+        task.record = Some(first_record(&task.path, records).map_err(|why| {
+            Failed::usage(format!("{} has no record to try: {why}", args.file.display()))
+        })?);
+    }
     let stop = stop_at_signals()?;
     let warm = WarmPool::new(&stop);
     let http = HttpPool::new(&stop);
@@ -79,6 +86,23 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     warm.end();
     http.end();
     tell(&task, &ended, args.json)
+}
+
+/// The first record of a file.
+fn first_record(path: &Path, format: Records) -> Result<InputRecord, String> {
+    let opened = || -> std::io::Result<_> {
+        let folder = RealFs.open_root(path.parent().unwrap_or(Path::new("/")))?;
+        let name = Path::new(path.file_name().unwrap_or_default());
+        let (mut input, header) =
+            Input::of_file(RealFs, RealFs.open(&folder, name, false)?, format)?;
+        Ok((header, input.next_record()?))
+    };
+    let (header, first) = opened().map_err(|error| error.to_string())?;
+    let columns =
+        header.map_or_else(|| Ok(Vec::new()), |header| records::columns(&header.bytes))?;
+    let first = first.ok_or_else(|| "there is none".to_owned())?;
+    let raw = RawRecord { no: first.no(), line: first.line(), bytes: Ok(first.bytes) };
+    RecordFormat { records: format, columns }.read(&raw)
 }
 
 /// A folder outside the spool, gone when this is dropped.

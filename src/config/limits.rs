@@ -148,6 +148,19 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 pub const INTERPRETER: &str = "python3";
 /// One argument or variable of a process, in bytes, name included: the kernel takes 128 KiB.
 pub const ARGUMENT: usize = 127 << 10;
+/// Inputs with `records` that are worked on at once; each holds a block and a window of records.
+pub const OPEN_INPUTS: usize = 16;
+/// Records of one input that are read and not over: a commit's worth for fast ones. Also how many a
+/// second crash of the daemon at the same place makes suspects, which then run alone.
+pub const OPEN_RECORDS: usize = 1024;
+/// Bytes of such records, over all inputs; one record of each input is always allowed.
+pub const OPEN_RECORD_BYTES: usize = 8 << 20;
+/// A slot gets as many records at once as take about so long: a wake-up each would cost more …
+pub const LOT_TIME: Duration = Duration::from_millis(4);
+/// … and at most so many.
+pub const LOT_RECORDS: usize = 64;
+/// An input with `records` is read and copied in blocks of this size, in bytes.
+pub const INPUT_BLOCK: usize = 256 << 10;
 /// An input record, in bytes; a longer one fails. Like [`WORKER_LINE`], since it travels in one.
 pub const RECORD: u64 = 1 << 20;
 /// A line of the worker protocol, both ways, in bytes.

@@ -392,6 +392,9 @@ fn between_settings(
         let message = "`next` hands on the files that a worker makes; take out output = false";
         wrong.push(("output", message.to_owned()));
     }
+    if let Some(message) = against_records(route, &given) {
+        wrong.push(("records", message));
+    }
     // The default is left alone: who shortens the drain has not asked for another grace.
     if given("grace") && route.grace >= drain_timeout {
         let message = format!(
@@ -440,10 +443,24 @@ fn around_http(route: &Route, given: impl Fn(&str) -> bool) -> Option<(&'static 
     None
 }
 
+/// What cannot go with `records`.
+fn against_records(route: &Route, given: &dyn Fn(&str) -> bool) -> Option<String> {
+    route.records?;
+    let message = if route.output {
+        "`output` is made of a whole file, and with `records` each record is a task of its own; \
+         take one of the two lines out"
+    } else if given("call") {
+        "with `records` the function gets the record, so `call` means nothing; take it out"
+    } else {
+        return None;
+    };
+    Some(message.to_owned())
+}
+
 /// What a route's worker is set by.
 const WORKERS: [&str; 4] = ["command", "python", "warm", "http"];
 /// Other keys of a route that a later version has.
-const LATER_IN_ROUTE: [&str; 3] = ["records", "unit", "with"];
+const LATER_IN_ROUTE: [&str; 2] = ["unit", "with"];
 /// Keys of the spool that a later version has.
 const LATER_AT_TOP: [&str; 3] = ["server", "broker", "on_repeat"];
 
@@ -622,10 +639,7 @@ mod tests {
                 "3:1: unknown key `rescan` in [routes.r]; it belongs to the spool, above the first \
                  [routes.NAME] of inboxd.toml",
             ),
-            (
-                "records = 'csv'",
-                "3:1: this version of inboxd does not have `records`; take the line out",
-            ),
+            ("unit = 'x'", "3:1: this version of inboxd does not have `unit`; take the line out"),
             (
                 "http = 'http://h'",
                 "3:8: a route has one worker, and `command` is set too; take one of them out",
@@ -662,6 +676,16 @@ mod tests {
                 "stdout = 'none'\nrequire_output = true",
                 "4:18: with stdout = \"none\" there is never a row, so every job would fail; take \
                  out one of the two lines",
+            ),
+            (
+                "records = 'lines'\noutput = true",
+                "3:11: `output` is made of a whole file, and with `records` each record is a task of \
+                 its own; take one of the two lines out",
+            ),
+            (
+                "call = 'path'\nrecords = 'csv'",
+                "4:11: with `records` the function gets the record, so `call` means nothing; take it \
+                 out",
             ),
             ("glob = []", "3:8: `glob` is empty; leave it out to take every file"),
             ("glob = 3", "3:8: `glob` must be a glob, or a list of them, not an integer"),

@@ -15,8 +15,8 @@ use super::request::{self, Method};
 use super::template::{self, Part};
 use super::value::{Checked, Limit, Problem, Value};
 use super::{
-    Call, OnRepeat, Route, Schema, Settings, StdoutFormat, Transport, Worker, limits, matching,
-    retry,
+    Call, OnRepeat, Records, Route, Schema, Settings, StdoutFormat, Transport, Worker, limits,
+    matching, retry,
 };
 
 /// Every setting, those of the spool first.
@@ -243,6 +243,13 @@ static TABLE: &[SettingDoc] = &[
         Limit::Words("a URL, such as \"http://127.0.0.1:5055/run\""),
         "a runner that is asked for each file; {name} and so on in it, and {FIELD} of the file's JSON",
         |r, v| request::url(v).map(|url| r.worker = Worker::Http { url }),
+    ),
+    route(
+        "records",
+        "none: a file is one task",
+        Limit::Words("\"lines\", \"csv\" or \"ndjson\""),
+        "each record of a file is a task of its own, with its own rows, retries and failure",
+        |r, v| v.one_of(&RECORDS).map(|records| r.records = Some(records)),
     ),
     route(
         "done_file",
@@ -581,6 +588,8 @@ const METHODS: [(&str, Method); 5] = [
     ("PATCH", Method::Patch),
     ("DELETE", Method::Delete),
 ];
+const RECORDS: [(&str, Records); 3] =
+    [("lines", Records::Lines), ("csv", Records::Csv), ("ndjson", Records::Ndjson)];
 
 const STDOUT: [(&str, StdoutFormat); 5] = [
     ("json", StdoutFormat::Json),
@@ -827,6 +836,7 @@ mod tests {
         (Place::Route, "python", "'a.py:f'"),
         (Place::Route, "warm", "['false']"),
         (Place::Route, "http", "'http://h/'"),
+        (Place::Route, "records", "'ndjson'"),
         (Place::Route, "done_file", "'{name}.ok'"),
         (Place::Route, "on_repeat", "'skip'"),
         (Place::Route, "stdin", "true"),
@@ -900,7 +910,8 @@ mod tests {
     #[test]
     fn every_field_has_a_setting() {
         let lines = |place| {
-            let other = ["routes", "python", "warm", "http"];
+            // `records` cannot stand beside `output` and `call`.
+            let other = ["routes", "python", "warm", "http", "records"];
             let of = OTHER.iter().filter(move |(p, n, _)| *p == place && !other.contains(n));
             of.map(|(_, n, v)| format!("{n} = {v}")).collect::<Vec<_>>().join("\n")
         };
@@ -1037,6 +1048,7 @@ mod tests {
                 "python",
                 "warm",
                 "http",
+                "records",
                 "done_file",
                 "retry_on",
                 "workers",

@@ -7,6 +7,7 @@
 //! - [`complete`]: whether a file is whole.
 //! - [`backoff`]: how long a job waits before it runs again.
 //! - [`id`]: job ids, ordered by birth, never below the highest seen.
+//! - [`records`]: the records of one input, where each is a task of its own.
 //! - [`rel`]: the path of a file below `incoming/`, as bytes, always safe to join.
 //! - [`verdict`]: how one attempt ended, and which budget that is charged to.
 //! - [`pace`]: how fast a route may start: its rate, and its circuit breaker.
@@ -17,6 +18,7 @@ pub mod backoff;
 pub mod complete;
 pub mod id;
 pub mod pace;
+pub mod records;
 pub mod rel;
 pub mod retry;
 pub mod row;

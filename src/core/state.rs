@@ -11,12 +11,15 @@
 //! - A job starts its attempt N+1 only after the end of N is recorded.
 //! - Memory is bounded: the window of names, the table of held names, the jobs that wait.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+mod inputs;
 mod reconfigure;
 
 use super::backoff::{self, Backoff};
 use super::pace::{Pace, PaceRules};
+use super::records::{Loss, Past, Tried, Window};
 use super::retry::RetryOn;
 use super::{FailClass, Failure, JobId, RelPath, Spent, Verdict};
 
@@ -39,6 +42,21 @@ pub struct Limits {
     pub waiting: usize,
     /// An incomplete file becomes an error after this many milliseconds.
     pub incomplete_for: Millis,
+    /// Of records that are tasks of their own.
+    pub records: RecordLimits,
+}
+
+/// How many records may be on their way.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordLimits {
+    /// Inputs whose records run, at once.
+    pub inputs: usize,
+    /// Records of one input that are read and not over.
+    pub window: usize,
+    /// A slot gets records for about so many microseconds …
+    pub lot_us: u64,
+    /// … and at most so many.
+    pub lot_most: usize,
 }
 
 /// What the core must know of a route.
@@ -56,8 +74,10 @@ pub struct RouteRules {
     pub max_running: usize,
     /// Higher goes first.
     pub priority: i32,
-    /// It pauses after so many failed jobs in a row.
+    /// It pauses after so many failed jobs, or records, in a row.
     pub pause_after_failures: Option<u32>,
+    /// Each record of a file is a task of its own.
+    pub records: bool,
 }
 
 /// A name that could be claimed.
@@ -88,6 +108,8 @@ pub struct Recovered {
     pub not_before: Millis,
     /// From that end.
     pub incomplete_since: Option<Millis>,
+    /// What is recorded of its records, if any were begun.
+    pub records: Option<Past>,
 }
 
 /// What happened.
@@ -167,6 +189,51 @@ pub enum Event {
         /// How.
         verdict: Verdict,
     },
+    /// [`Effect::Start`] of a job with records: it is open.
+    Opened {
+        /// The job.
+        job: JobId,
+    },
+    /// The answer to [`Effect::ReadRecords`].
+    Read {
+        /// The job.
+        job: JobId,
+        /// Their numbers, rising.
+        numbers: Vec<u64>,
+        /// No more bytes are taken before one of them is over.
+        is_full: bool,
+        /// There are no more.
+        at_end: bool,
+    },
+    /// The input of an open job cannot be read on.
+    InputBroken {
+        /// The job.
+        job: JobId,
+        /// Why.
+        failure: Failure,
+    },
+    /// A slot is done with a record.
+    RecordEnded {
+        /// The job.
+        job: JobId,
+        /// The record.
+        no: u64,
+        /// How.
+        verdict: Verdict,
+        /// How long it took, in microseconds.
+        took_us: u64,
+        /// And the slot with its lot.
+        is_last: bool,
+    },
+    /// The line of [`Effect::RecordInput`] or [`Effect::RecordTried`] is durable.
+    RecordRecorded {
+        /// The job.
+        job: JobId,
+        /// The record.
+        no: u64,
+        /// It is over and has failed, as its rows decided perhaps.
+        failed: bool,
+    },
     /// The line of [`Effect::RecordAttempt`] or [`Effect::RecordOutcome`] is durable.
     Recorded {
         /// The job.
@@ -226,6 +293,8 @@ pub enum Effect {
         not_before: Millis,
         /// See the record.
         incomplete_since: Option<Millis>,
+        /// Of a job with records that was lost.
+        loss: Option<Loss>,
         /// Why.
         reason: String,
     },
@@ -240,6 +309,53 @@ pub enum Effect {
         spent: Spent,
         /// Why it failed, if it did.
         failure: Option<Failure>,
+    },
+    /// Read on in the input of an open job. Answer: `Read` or `InputBroken`.
+    ReadRecords {
+        /// The job.
+        job: JobId,
+        /// At most so many.
+        most: usize,
+    },
+    /// Give these records to a slot, each with its attempt, from 1. Answers, some time: `RecordEnded`.
+    StartRecords {
+        /// The job.
+        job: JobId,
+        /// Its route.
+        route: usize,
+        /// Number and attempt.
+        lot: Vec<(u64, u32)>,
+    },
+    /// Journal an attempt at a record: that it ended and another one follows, or that it begins alone.
+    /// Answer: `RecordRecorded`.
+    RecordTried {
+        /// The job.
+        job: JobId,
+        /// The record.
+        no: u64,
+        /// What it has spent, and when it may start.
+        tried: Tried,
+        /// It begins now, with nothing else in any slot.
+        alone: bool,
+        /// Why.
+        reason: String,
+    },
+    /// Journal the outcome of a record, with the rows of its last end where there is no failure.
+    /// Answer: `RecordRecorded`.
+    RecordInput {
+        /// The job.
+        job: JobId,
+        /// The record.
+        no: u64,
+        /// Attempts begun.
+        attempts: u32,
+        /// Why it failed, if it did.
+        failure: Option<Failure>,
+    },
+    /// All records are over: put the failed ones into a file of their own. Answer: `Ended`.
+    Collect {
+        /// The job.
+        job: JobId,
     },
     /// Name the job `ID.begun` again: the attempt costs nothing.
     Release {
@@ -277,6 +393,10 @@ enum Phase {
     Waiting(Millis),
     /// A slot has it.
     Running,
+    /// Its records are tasks of their own.
+    Open,
+    /// Its failed records are being put together.
+    Collecting,
     /// The end of an attempt is being recorded; then it waits until the time.
     RecordingAttempt(Millis),
     /// The outcome is being recorded.
@@ -293,6 +413,8 @@ struct Job {
     begun: u32,
     spent: Spent,
     incomplete_since: Option<Millis>,
+    /// Where each record is a task of its own.
+    records: Option<Box<Window>>,
 }
 
 impl Job {
@@ -318,6 +440,8 @@ struct RouteState {
     /// Claimed and due.
     ready: BTreeSet<JobId>,
     running: usize,
+    /// Of these, lots of records.
+    lots: usize,
     /// Claims asked for and not answered yet: each keeps a slot …
     promised: usize,
     /// … or a place in the look-ahead.
@@ -370,6 +494,8 @@ pub struct Counts {
     pub waiting: usize,
     /// Of these, incomplete files.
     pub incomplete: usize,
+    /// Open, for their records.
+    pub open: usize,
     /// In a slot.
     pub running: usize,
     /// Waiting for the journal.
@@ -394,8 +520,16 @@ pub struct Core {
     held: HashMap<RelPath, Hold>,
     /// The same by deadline.
     hold_timers: BTreeSet<(Millis, RelPath)>,
+    /// `Phase::Open`.
+    open: BTreeSet<JobId>,
+    /// Records that wait, by time.
+    record_timers: BTreeSet<(Millis, JobId, u64)>,
     next_seq: u64,
     running: usize,
+    /// Of these, lots of records.
+    lots: usize,
+    /// Where records and whole files have as many slots: whose turn it is.
+    records_next: bool,
     /// Over all routes, as in `RouteState`.
     promised: usize,
     asked: usize,
@@ -421,8 +555,12 @@ impl Core {
             known: HashSet::new(),
             held: HashMap::new(),
             hold_timers: BTreeSet::new(),
+            open: BTreeSet::new(),
+            record_timers: BTreeSet::new(),
             next_seq: 0,
             running: 0,
+            lots: 0,
+            records_next: false,
             promised: 0,
             asked: 0,
             recording: 0,
@@ -468,6 +606,17 @@ impl Core {
             Event::StartFailed { job } => self.not_started(job, now.saturating_add(1_000)),
             Event::Busy { job, until } => self.not_started(job, until),
             Event::Ended { job, verdict } => self.ended(job, verdict, now, out),
+            Event::Opened { job } => self.opened(job),
+            Event::Read { job, numbers, is_full, at_end } => {
+                self.read(job, &numbers, is_full, at_end, now);
+            }
+            Event::InputBroken { job, failure } => self.input_broken(job, failure),
+            Event::RecordEnded { job, no, verdict, took_us, is_last } => {
+                self.record_ended(job, no, verdict, (took_us, is_last), now, out);
+            }
+            Event::RecordRecorded { job, no, failed } => {
+                self.record_recorded(job, no, failed, now);
+            }
             Event::Recorded { job } => self.recorded(job, now),
             Event::Tick => {}
             Event::Drain => self.draining = true,
@@ -482,6 +631,8 @@ impl Core {
             }
         }
         self.fire_timers(now);
+        self.fire_record_timers(now);
+        self.tend_inputs(out);
         self.dispatch(now, out);
         if is_idle {
             self.look_ahead(now, out);
@@ -525,7 +676,8 @@ impl Core {
             Phase::Ready => ("waiting for a slot", None),
             Phase::Waiting(at) if job.incomplete_since.is_some() => ("incomplete", Some(at)),
             Phase::Waiting(at) => ("waiting for another attempt", Some(at)),
-            Phase::Running => ("running", None),
+            Phase::Running | Phase::Open => ("running", None),
+            Phase::Collecting => ("putting its failed records together", None),
             Phase::RecordingAttempt(_) | Phase::RecordingOutcome => ("being recorded", None),
         })
     }
@@ -533,9 +685,13 @@ impl Core {
     /// When the next wait ends, if one does.
     pub fn next_timer(&self) -> Option<Millis> {
         let hold = self.hold_timers.first().map(|(at, _)| *at);
-        let has_work = |route: &&RouteState| !route.ready.is_empty() || !route.queue.is_empty();
-        let pace = self.routes.iter().filter(has_work).filter_map(|it| it.pace.next(self.clock));
-        [self.timers.first().map(|(at, _)| *at), hold, pace.min()].into_iter().flatten().min()
+        let has_files = |route: &&RouteState| !route.ready.is_empty() || !route.queue.is_empty();
+        let with_files = self.routes.iter().filter(has_files);
+        let paces = with_files.chain(self.routes_with_records());
+        let pace = paces.filter_map(|it| it.pace.next(self.clock)).min();
+        let record = self.record_timers.first().map(|(at, ..)| *at);
+        let job = self.timers.first().map(|(at, _)| *at);
+        [job, hold, record, pace].into_iter().flatten().min()
     }
 
     /// The lowest order of all names in the windows.
@@ -580,6 +736,7 @@ impl Core {
                 Phase::Unrouted => counts.stuck += 1,
                 Phase::Ready | Phase::Waiting(_) if is_stuck => counts.stuck += 1,
                 Phase::Ready => counts.ready += 1,
+                Phase::Open => counts.open += 1,
                 Phase::Waiting(_) => {
                     counts.waiting += 1;
                     counts.incomplete += usize::from(job.incomplete_since.is_some());
@@ -630,7 +787,14 @@ impl Core {
     }
 
     fn insert(&mut self, job: JobId, route: usize, phase: Phase, begun: u32, spent: Spent) {
-        let state = Job { route, phase: Phase::Unrouted, begun, spent, incomplete_since: None };
+        let state = Job {
+            route,
+            phase: Phase::Unrouted,
+            begun,
+            spent,
+            incomplete_since: None,
+            records: None,
+        };
         let before = self.jobs.insert(job, state);
         assert!(before.is_none(), "job {job} exists twice");
         self.enter(job, phase);
@@ -654,7 +818,12 @@ impl Core {
                     self.alone = None;
                 }
             }
-            Phase::RecordingAttempt(_) | Phase::RecordingOutcome => self.recording -= 1,
+            Phase::Open => {
+                self.open.remove(&id);
+            }
+            Phase::RecordingAttempt(_) | Phase::RecordingOutcome | Phase::Collecting => {
+                self.recording -= 1;
+            }
             Phase::Unrouted => {}
         }
         match phase {
@@ -671,7 +840,12 @@ impl Core {
                     self.alone = Some(id);
                 }
             }
-            Phase::RecordingAttempt(_) | Phase::RecordingOutcome => self.recording += 1,
+            Phase::Open => {
+                self.open.insert(id);
+            }
+            Phase::RecordingAttempt(_) | Phase::RecordingOutcome | Phase::Collecting => {
+                self.recording += 1;
+            }
             Phase::Unrouted => {}
         }
         job.phase = phase;
@@ -686,6 +860,10 @@ impl Core {
             return;
         };
         self.insert(found.job, route, Phase::Waiting(now), found.begun, found.spent);
+        let is_lost = found.begun > found.ended;
+        if self.recovered_input(found.job, found.records.clone(), is_lost, now, out) && is_lost {
+            return;
+        }
         if found.begun > found.ended {
             // An attempt without an end: the daemon or the machine died under it.
             let failure =
@@ -831,9 +1009,8 @@ impl Core {
     }
 
     fn ended(&mut self, id: JobId, verdict: Verdict, now: Millis, out: &mut Vec<Effect>) {
-        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.phase == Phase::Running) else {
-            return;
-        };
+        let is_at_work = |job: &&mut Job| matches!(job.phase, Phase::Running | Phase::Collecting);
+        let Some(job) = self.jobs.get_mut(&id).filter(is_at_work) else { return };
         let route = job.route;
         if pace_by_end(&mut self.routes, (route, id), &verdict, now, out) {
             self.shrink_to_share(route);
@@ -895,6 +1072,7 @@ impl Core {
                     spent: job.spent,
                     not_before,
                     incomplete_since: None,
+                    loss: None,
                     reason: failure.reason,
                 });
                 self.enter(id, Phase::RecordingAttempt(not_before));
@@ -935,6 +1113,7 @@ impl Core {
             spent: job.spent,
             not_before,
             incomplete_since: Some(since),
+            loss: None,
             reason: if reason.is_empty() { "incomplete".to_owned() } else { reason },
         });
         self.enter(id, Phase::RecordingAttempt(not_before));
@@ -982,6 +1161,9 @@ impl Core {
             && self.alone.is_none()
             && self.running + self.promised < self.limits.slots
         {
+            if matches!(self.tend_suspects(now, out), inputs::Suspects::Wait) {
+                return;
+            }
             if let Some(suspect) = self.first_suspect(now) {
                 // It waits for the others to end, and nothing new starts meanwhile. Their ends must be
                 // durable, too: if it takes the daemon down, they would count as lost with it.
@@ -990,7 +1172,12 @@ impl Core {
                 }
                 return;
             }
+            if self.awaits_records() {
+                // They come at once, and may be what goes first.
+                return;
+            }
             match self.next_work(now) {
+                Some(Work::Records(job)) => self.start_records(job, now, out),
                 Some(Work::Ready(job)) => self.start(job, now, out),
                 Some(Work::Candidate(route)) => self.claim_from(route, true, out),
                 None => break,
@@ -1024,21 +1211,48 @@ impl Core {
     }
 
     /// The best thing to start: the highest priority, a claimed job before a candidate.
-    fn next_work(&self, now: Millis) -> Option<Work> {
+    fn next_work(&mut self, now: Millis) -> Option<Work> {
+        let files = self.next_file(now);
+        let (records, files) = match (self.best_records(now), files) {
+            (Some((_, job)), None) => return Some(Work::Records(job)),
+            (None, files) => return files.map(|(_, work)| work),
+            (Some(records), Some(files)) => (records, files),
+        };
+        let of_files = self.running - self.lots;
+        let is_records = match (records.0.cmp(&files.0), self.lots.cmp(&of_files)) {
+            (Ordering::Greater, _) | (Ordering::Equal, Ordering::Less) => true,
+            (Ordering::Less, _) | (Ordering::Equal, Ordering::Greater) => false,
+            (Ordering::Equal, Ordering::Equal) => {
+                self.records_next = !self.records_next;
+                self.records_next
+            }
+        };
+        Some(if is_records { Work::Records(records.1) } else { files.1 })
+    }
+
+    /// The same for whole files, with the priority.
+    fn next_file(&self, now: Millis) -> Option<(i32, Work)> {
         let ready = self
             .routes
             .iter()
-            .filter(|route| route.may_start(now) && route.used() < route.rules.max_running)
-            .filter_map(|route| route.first_ready().map(|job| (route.rules.priority, job)))
+            .enumerate()
+            .filter(|(_, route)| route.may_start(now) && route.used() < route.rules.max_running)
+            .filter(|(at, _)| !self.has_open_records(*at))
+            .filter_map(|(_, route)| route.first_ready().map(|job| (route.rules.priority, job)))
             .min_by_key(|(priority, job)| (std::cmp::Reverse(*priority), *job));
         let queue = if self.may_claim() { self.best_queue(RouteState::used, now) } else { None };
         match (ready, queue) {
             (Some((mine, job)), Some(route)) => {
                 let other = self.routes.get(route).map_or(i32::MIN, |r| r.rules.priority);
-                Some(if mine >= other { Work::Ready(job) } else { Work::Candidate(route) })
+                let is_ready = mine >= other;
+                let work = if is_ready { Work::Ready(job) } else { Work::Candidate(route) };
+                Some((mine.max(other), work))
             }
-            (Some((_, job)), None) => Some(Work::Ready(job)),
-            (None, Some(route)) => Some(Work::Candidate(route)),
+            (Some((mine, job)), None) => Some((mine, Work::Ready(job))),
+            (None, Some(route)) => {
+                let priority = self.routes.get(route).map_or(i32::MIN, |r| r.rules.priority);
+                Some((priority, Work::Candidate(route)))
+            }
             (None, None) => None,
         }
     }
@@ -1049,6 +1263,7 @@ impl Core {
             .iter()
             .enumerate()
             .filter(|(_, route)| route.may_start(now) && used(route) < route.rules.max_running)
+            .filter(|(at, _)| !self.has_open_records(*at))
             .filter_map(|(at, route)| {
                 route
                     .queue
@@ -1109,6 +1324,7 @@ fn pace_by_end(
 }
 
 enum Work {
+    Records(JobId),
     Ready(JobId),
     Candidate(usize),
 }

@@ -17,7 +17,7 @@ use crate::config::limits;
 use crate::core::{JobId, RelPath};
 use crate::journal::record::Rel;
 
-use super::notice::{Finished, place};
+use super::notice::{FailedRecord, Finished, place};
 
 /// One finished job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct JobLine {
     pub job: JobId,
     /// Path below `incoming/`.
     pub rel: Rel,
+    /// It is about one record of the job's input, which failed; absent for the end of the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<u64>,
     /// Its route.
     pub route: String,
     /// Why it failed; absent when it is done.
@@ -57,6 +60,7 @@ impl JobLine {
         Self {
             job: outcome.job,
             rel: outcome.rel.clone(),
+            record: None,
             route: outcome.route.clone(),
             reason: outcome.failure.as_ref().map(|failure| failure.reason.clone()),
             attempts: outcome.attempts,
@@ -68,6 +72,26 @@ impl JobLine {
                 .map(Rel),
             stdout: String::from_utf8_lossy(&finished.log).into_owned(),
             stderr: String::from_utf8_lossy(&finished.stderr).into_owned(),
+        }
+    }
+}
+
+impl JobLine {
+    /// The line of a record that failed.
+    pub fn of_record(it: &FailedRecord) -> Self {
+        Self {
+            job: it.job,
+            rel: Rel(it.rel.clone()),
+            record: Some(it.no),
+            route: it.route.clone(),
+            reason: Some(it.reason.clone()),
+            attempts: it.attempts,
+            at_ms: it.at_ms,
+            took_ms: u64::try_from(it.took.as_millis()).unwrap_or(u64::MAX),
+            rows: 0,
+            place: None,
+            stdout: String::from_utf8_lossy(&it.log).into_owned(),
+            stderr: String::from_utf8_lossy(&it.stderr).into_owned(),
         }
     }
 }
@@ -127,6 +151,23 @@ impl History {
 
 /// Calls `visit` with each job of the log, the newest first, until it answers `false`.
 pub fn read(spool: &Path, visit: &mut dyn FnMut(JobLine) -> bool) -> io::Result<()> {
+    read_all(spool, &mut |line| line.record.is_some() || visit(line))
+}
+
+/// The failed records of a job that the log has, the oldest first.
+pub fn records_of(spool: &Path, job: JobId) -> io::Result<Vec<JobLine>> {
+    let mut found = Vec::new();
+    read_all(spool, &mut |line| {
+        if line.job == job && line.record.is_some() {
+            found.push(line);
+        }
+        true
+    })?;
+    found.reverse();
+    Ok(found)
+}
+
+fn read_all(spool: &Path, visit: &mut dyn FnMut(JobLine) -> bool) -> io::Result<()> {
     let folder = spool.join("log");
     let numbers = match numbers(&folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

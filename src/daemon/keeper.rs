@@ -26,7 +26,7 @@ use crate::config::{GlobError, Route, RouteTable, Settings};
 use crate::core::backoff::Backoff;
 use crate::core::pace::PaceRules;
 use crate::core::state::{
-    Candidate, Core, Counts, Effect, Event, Limits, Millis, Recovered, RouteRules,
+    Candidate, Core, Counts, Effect, Event, Limits, Millis, RecordLimits, Recovered, RouteRules,
 };
 use crate::core::{JobId, RelPath, Spent};
 use crate::fs::{FileType, Filesystem};
@@ -37,6 +37,7 @@ use crate::spool::folders::Folders;
 use crate::spool::scan::{Scan, Sighting, Unreadable};
 use crate::spool::settle::Settling;
 use crate::spool::{Claimed, Place, Spool};
+use crate::worker::records::Lot;
 use crate::worker::{Ended, Task};
 
 use super::notice::Notice;
@@ -46,6 +47,7 @@ use super::sight::Waits;
 mod checkpoint;
 mod commit;
 mod effects;
+pub(super) mod inputs;
 pub(super) mod next;
 mod outcome;
 mod reconfigure;
@@ -62,6 +64,24 @@ pub enum Input {
         job: JobId,
         /// How, and what it printed.
         ended: Ended,
+    },
+    /// A slot is done with a record of a job.
+    RecordEnded {
+        /// The job.
+        job: JobId,
+        /// The record.
+        no: u64,
+        /// How, and what it printed.
+        ended: Ended,
+        /// And the slot with the lot that it was given.
+        is_last: bool,
+    },
+    /// What [`Output::Collect`] made: the inode of the file.
+    Collected {
+        /// The job.
+        job: JobId,
+        /// Or why it could not.
+        result: Result<u64, inputs::CollectError>,
     },
     /// What [`Output::Compare`] found.
     Compared {
@@ -112,6 +132,10 @@ pub struct Staged {
 pub enum Output {
     /// Give this to a slot; one is free.
     Start(Task),
+    /// Give these records to a slot, one after the other; one is free.
+    StartRecords(Box<(Task, Lot)>),
+    /// Put failed records together on another thread, then say [`Input::Collected`].
+    Collect(Box<inputs::Collecting>),
     /// Compare the task's file with the one of its name in `done/`, then say [`Input::Compared`].
     Compare(Task),
     /// Something that people or logs may want to know.
@@ -212,6 +236,9 @@ pub struct Keeper<F: Filesystem> {
     /// How long a file waits that fits no route, in milliseconds.
     pub(super) patience: Millis,
     pub(super) jobs: HashMap<JobId, JobInfo>,
+    /// Those whose records are tasks of their own.
+    pub(super) inputs: inputs::Inputs<F>,
+    record_counts: inputs::RecordCounts,
     pub(super) folders: Folders<F::Dir>,
     pub(super) last_id: JobId,
     /// Outcomes of an earlier boot whose file may stand in `incoming/` again, by inode.
@@ -302,6 +329,7 @@ pub fn rules(route: &Route) -> RouteRules {
         max_running: route.max_workers.unwrap_or(usize::MAX),
         priority: route.priority,
         pause_after_failures: route.pause_after_failures,
+        records: route.records.is_some(),
     }
 }
 
@@ -328,6 +356,12 @@ impl<F: Filesystem> Keeper<F> {
             window: limits::WINDOW,
             waiting: limits::WAITING_JOBS,
             incomplete_for: u64::try_from(limits::INCOMPLETE_FOR.as_millis()).unwrap_or(u64::MAX),
+            records: RecordLimits {
+                inputs: limits::OPEN_INPUTS,
+                window: limits::OPEN_RECORDS,
+                lot_us: u64::try_from(limits::LOT_TIME.as_micros()).unwrap_or(u64::MAX),
+                lot_most: limits::LOT_RECORDS,
+            },
         };
         let core_rules = settings.routes.iter().map(rules).chain([sort::rules(&settings.routes)]);
         let routes = settings.routes.iter().cloned().chain([sort::no_route()]);
@@ -340,6 +374,8 @@ impl<F: Filesystem> Keeper<F> {
             table: RouteTable::new(settings)?,
             places: (0..settings.routes.len()).collect(),
             jobs: HashMap::new(),
+            inputs: HashMap::new(),
+            record_counts: inputs::RecordCounts::default(),
             // As many as a group of records frees at once, and what the next ones, filled meanwhile, need.
             folders: Folders::new(4 * limits::COMMIT_RECORDS + settings.workers + look_ahead),
             spool: parts.spool,
@@ -518,6 +554,7 @@ impl<F: Filesystem> Keeper<F> {
             attempt: info.begun,
             reason: info.attempt.as_ref().map(|attempt| attempt.reason.clone()),
             wait_ms: at.map(|at| at.saturating_sub(now)),
+            records: self.records_found(*job),
         })
     }
 
@@ -535,10 +572,11 @@ impl<F: Filesystem> Keeper<F> {
                 let ended = super::repeat::skipped(&task.rel);
                 self.handle(Input::Ended { job: task.job, ended }, now)
             }
-            Input::Compared { task, is_same: false } => {
-                self.out.push(Output::Start(task));
-                Ok(())
+            Input::RecordEnded { job, no, ended, is_last } => {
+                self.record_ended(job, no, ended, is_last, now)
             }
+            Input::Collected { job, result } => self.collected(job, result, now),
+            Input::Compared { task, is_same: false } => self.begin(task, now),
             Input::Staged(staged) => {
                 let Some(route) = self.place_of(&staged.rel) else {
                     return self.refuse(&staged, format!("no route takes {}", staged.rel));
@@ -709,13 +747,25 @@ pub(super) fn settle_outcome<F: Filesystem>(
     folders: &mut Folders<F::Dir>,
 ) -> Result<crate::spool::settle::Settled, KeeperError> {
     let output = settle_made(spool, outcome)?;
+    let failed = settle_failed(spool, outcome)?;
     let why = super::notice::sidecar(outcome);
     let (job, rel) = (outcome.job, &outcome.rel.0);
     let settling = Settling { job, claimed, rel, why: why.as_deref(), alone };
     let rel = spool
         .settle(&settling, folders)
         .map_err(KeeperError::spool(format!("settle {} from processing/", outcome.rel.0)))?;
-    Ok(crate::spool::settle::Settled { rel, output })
+    Ok(crate::spool::settle::Settled { rel, output, failed })
+}
+
+/// Moves the failed records of a job that is done; done already is fine.
+pub(super) fn settle_failed<F: Filesystem>(
+    spool: &Spool<F>,
+    outcome: &Outcome,
+) -> Result<Option<PathBuf>, KeeperError> {
+    let Some(why) = super::notice::records_sidecar(outcome) else { return Ok(None) };
+    spool
+        .settle_failed(outcome.job, &outcome.rel.0, &why)
+        .map_err(KeeperError::spool(format!("settle the failed records of {}", outcome.rel.0)))
 }
 
 /// Moves what a recorded job made; done already is fine.

@@ -108,6 +108,10 @@ fn status(it: &Status) {
 fn notice(notice: &Notice) {
     match notice {
         Notice::Finished(it) => finished(it),
+        Notice::RecordFailed(it) => {
+            let (job, path, route, record) = (it.job, &it.rel, &it.route, it.no);
+            warn!(%job, %path, route, record, error = %it.reason, "record failed");
+        }
         Notice::Taken { job } => debug!(%job, "submitted"),
         Notice::TakeRefused { job, reason } => warn!(%job, error = %reason, "submission refused"),
         Notice::Retry { job, rel, route, attempt, incomplete: true, reason, .. } => {

@@ -3,7 +3,7 @@
 //! It knows all other rooms; none of them knows it.
 //!
 //! - [`keeper`]: one owner of spool, journal and results; carries out what the core decides.
-//! - [`recover`]: start-up is recovery.
+//! - [`recover`]: start-up is recovery; `known_inputs`: what the journal says of single records.
 //! - [`service`]: the keeper's thread and its messages.
 //! - `watcher`: hints at what happens in `incoming/`; `intake`: what the keeper's thread makes of them;
 //!   `sight`: whether a name that was seen may be claimed; `writers`: who still writes; `repeat`:
@@ -51,6 +51,7 @@
 //! | `job failed` | warn | job, path, route, attempt, took_ms, error | recorded and in `error/` |
 //! | `scratch cannot be removed` | warn | path, error | it stays until the next start |
 //! | `settled after a power cut` | info | path | recorded before; found in `incoming/` again |
+//! | `record failed` | warn | job, path, route, record, error | of an input; the first hundred in a life |
 //! | `route paused` | error | route, error, files, fix | its worker cannot run; its files stay |
 //! | `workers crash` | error | route, error, files, fix | one file is tried every minute |
 //! | `workers run again` | info | route | |
@@ -80,6 +81,7 @@ pub mod history;
 pub mod intake;
 mod journald;
 pub mod keeper;
+mod known_inputs;
 pub mod log;
 pub mod notice;
 pub mod pool;

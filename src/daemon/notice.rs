@@ -7,8 +7,11 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::core::{JobId, RelPath};
-use crate::journal::record::{Outcome, Rel};
+use crate::journal::record::{Outcome, Rel, Tally};
 use crate::spool::settle::Settled;
+
+/// Kinds of reasons that the reason of an input's failed records names.
+const REASONS_SHOWN: usize = 3;
 
 /// Something that people or logs may want to know, in the order of a job's life.
 #[derive(Clone, Debug)]
@@ -78,6 +81,8 @@ pub enum Notice {
         /// How long it waits, in milliseconds.
         wait_ms: u64,
     },
+    /// A record of an input has failed for good.
+    RecordFailed(Box<FailedRecord>),
     /// A job is recorded and settled.
     Finished(Box<Finished>),
     /// A file that was recorded before a power cut stood in `incoming/` again and was settled.
@@ -187,6 +192,31 @@ pub struct Paused {
     pub is_tried: bool,
 }
 
+/// A record that failed, with what its worker printed.
+#[derive(Clone, Debug)]
+pub struct FailedRecord {
+    /// The job.
+    pub job: JobId,
+    /// Path below `incoming/`.
+    pub rel: RelPath,
+    /// The route.
+    pub route: String,
+    /// From 1.
+    pub no: u64,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// Why.
+    pub reason: String,
+    /// When, in Unix milliseconds.
+    pub at_ms: u64,
+    /// How long the last attempt ran.
+    pub took: std::time::Duration,
+    /// From its stdout.
+    pub log: Vec<u8>,
+    /// From its stderr.
+    pub stderr: Vec<u8>,
+}
+
 /// The end of a job, with what its worker printed.
 #[derive(Clone, Debug)]
 pub struct Finished {
@@ -258,6 +288,43 @@ pub fn sidecar(outcome: &Outcome) -> Option<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(&sidecar).unwrap_or_default();
     text.push(b'\n');
     Some(text)
+}
+
+/// The sidecar's text for the failed records of a job that is done; `None`: there are none.
+pub fn records_sidecar(outcome: &Outcome) -> Option<Vec<u8>> {
+    let tally = outcome.records.as_ref().filter(|tally| tally.failed > 0)?;
+    if outcome.failure.is_some() {
+        return None;
+    }
+    let sidecar = Sidecar {
+        job: outcome.job,
+        rel: &outcome.rel,
+        route: &outcome.route,
+        reason: &records_reason(tally),
+        attempts: outcome.attempts,
+        exit: None,
+        signal: None,
+        time: utc(outcome.at_ms),
+        took_ms: outcome.took_ms,
+        stderr: "",
+    };
+    let mut text = serde_json::to_vec_pretty(&sidecar).unwrap_or_default();
+    text.push(b'\n');
+    Some(text)
+}
+
+/// `60 of 1000 records failed: 20 × KeyError: 'details'; …`
+pub fn records_reason(tally: &Tally) -> String {
+    let all = tally.done.saturating_add(tally.failed);
+    let mut text = format!("{} of {all} records failed: ", tally.failed);
+    for (at, (reason, count)) in tally.reasons.iter().take(REASONS_SHOWN).enumerate() {
+        let comma = if at > 0 { "; " } else { "" };
+        text.extend([comma, &count.to_string(), " × ", reason]);
+    }
+    if tally.reasons.len() > REASONS_SHOWN {
+        text.push_str("; …");
+    }
+    text
 }
 
 /// A time for machines and for people: `2026-11-22T14:02:11Z`.

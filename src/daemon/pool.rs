@@ -6,7 +6,8 @@
 //! spawned; and there is one a slot, since under contention one spawning thread starts half as many
 //! processes a second as four do.
 //!
-//! Invariant: a slot is idle or has exactly one task; each task gives exactly one [`SlotEnded`].
+//! Invariant: a slot is idle or has exactly one task; each task gives exactly one [`SlotEnded`],
+//! a lot one for each of its records.
 
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -14,9 +15,10 @@ use std::thread::{Builder, JoinHandle};
 
 use crate::core::JobId;
 use crate::worker::http::HttpPool;
+use crate::worker::records::Lot;
 use crate::worker::slot::Slot;
 use crate::worker::warm::WarmPool;
-use crate::worker::{Ended, Stop, Task};
+use crate::worker::{Ended, Stop, Task, lot};
 
 /// Stack of a slot's thread, in bytes: it polls and parses, nothing recursive.
 const STACK: usize = 512 << 10;
@@ -28,17 +30,28 @@ pub struct SlotEnded {
     pub slot: usize,
     /// Whose attempt it was.
     pub job: JobId,
+    /// Of a job with records: which one, and whether it was the last of the slot's lot. Until then the
+    /// slot is not idle.
+    pub record: Option<(u64, bool)>,
     /// How it ended.
     pub ended: Ended,
 }
 
+/// What a slot is given.
+enum Order {
+    /// A whole file.
+    Task(Box<Task>),
+    /// Records of one, one after the other.
+    Lot(Box<(Task, Lot)>),
+}
+
 /// Starts the thread of the slot with this number.
-type StartSlot = Box<dyn Fn(usize) -> io::Result<(SyncSender<Task>, JoinHandle<()>)> + Send>;
+type StartSlot = Box<dyn Fn(usize) -> io::Result<(SyncSender<Order>, JoinHandle<()>)> + Send>;
 
 /// The slots. Dropping it lets idle threads end; call [`Pool::join`] to wait for them.
 pub struct Pool {
     /// One sender a slot; the slot's thread holds the receiver and ends when this is dropped.
-    tasks: Vec<SyncSender<Task>>,
+    tasks: Vec<SyncSender<Order>>,
     idle: Vec<usize>,
     threads: Vec<JoinHandle<()>>,
     start: StartSlot,
@@ -99,10 +112,19 @@ impl Pool {
 
     /// Gives a task to an idle slot. The core never starts more than there are slots.
     pub fn give(&mut self, task: Task) {
+        self.order(Order::Task(Box::new(task)));
+    }
+
+    /// Gives records of one input to an idle slot.
+    pub fn give_lot(&mut self, lot: Box<(Task, Lot)>) {
+        self.order(Order::Lot(lot));
+    }
+
+    fn order(&mut self, order: Order) {
         let slot = self.idle.pop();
         assert!(slot.is_some(), "a task without an idle slot");
         if let Some(sender) = slot.and_then(|slot| self.tasks.get(slot)) {
-            let gone = sender.send(task).is_err();
+            let gone = sender.send(order).is_err();
             assert!(!gone, "a slot's thread died");
         }
     }
@@ -126,14 +148,26 @@ impl Pool {
 
 fn serve(
     number: usize,
-    tasks: &Receiver<Task>,
+    tasks: &Receiver<Order>,
     stop: &Stop,
     mut slot: Slot,
     report: &impl Fn(SlotEnded),
 ) {
-    while let Ok(task) = tasks.recv() {
-        let job = task.job;
-        let ended = slot.run(&task, stop);
-        report(SlotEnded { slot: number, job, ended });
+    while let Ok(order) = tasks.recv() {
+        match order {
+            Order::Task(task) => {
+                let job = task.job;
+                let ended = slot.run(&task, stop);
+                report(SlotEnded { slot: number, job, record: None, ended });
+            }
+            Order::Lot(given) => {
+                let (task, lot) = *given;
+                let job = task.job;
+                lot::run(&mut slot, task, &lot, number, stop, &mut |no, ended, is_last| {
+                    let record = Some((no, is_last));
+                    report(SlotEnded { slot: number, job, record, ended });
+                });
+            }
+        }
     }
 }

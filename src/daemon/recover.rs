@@ -40,7 +40,10 @@ use crate::spool::folders::Folders;
 use crate::spool::{Claimed, Place, Spool};
 
 use super::keeper::next::take_of;
-use super::keeper::{JobInfo, Keeper, KeeperError, Parts, settle_made, settle_outcome};
+use super::keeper::{
+    JobInfo, Keeper, KeeperError, Parts, settle_failed, settle_made, settle_outcome,
+};
+use super::known_inputs::KnownInputs;
 
 /// What recovery needs to know of the world.
 #[derive(Clone, Debug)]
@@ -75,8 +78,7 @@ pub struct Report {
 }
 
 /// What the live records say of the claims that stand in `processing/`.
-#[derive(Default)]
-struct Known {
+struct Known<F: Filesystem> {
     high: Option<JobId>,
     boot: Option<String>,
     outcomes: HashMap<JobId, Outcome>,
@@ -88,6 +90,26 @@ struct Known {
     marks: HashMap<u64, Outcome>,
     records: u64,
     torn: u64,
+    /// Of jobs that stand in `processing/`.
+    inputs: KnownInputs<F>,
+}
+
+impl<F: Filesystem> Default for Known<F> {
+    fn default() -> Self {
+        Self {
+            high: None,
+            boot: None,
+            outcomes: HashMap::new(),
+            attempts: HashMap::new(),
+            takes: HashMap::new(),
+            sources: Vec::new(),
+            rows_files: HashSet::new(),
+            marks: HashMap::new(),
+            records: 0,
+            torn: 0,
+            inputs: KnownInputs::default(),
+        }
+    }
 }
 
 /// Brings the spool into a state from which the keeper goes on.
@@ -98,7 +120,7 @@ pub fn recover<F: Filesystem>(
 ) -> Result<(Keeper<F>, Report), KeeperError> {
     let places = list_places(&spool)?;
     let mut results = Recovery::new(spool.fs.clone(), spool.results.clone(), spool.journal.clone());
-    let known = read_records(&spool, &places, &mut results)?;
+    let mut known = read_records(&spool, &places, &mut results)?;
     let power_cut = known.boot.as_ref().is_some_and(|boot| *boot != around.boot);
     let mut report =
         Report { records: known.records, power_cut, torn: known.torn, ..Report::default() };
@@ -130,7 +152,7 @@ pub fn recover<F: Filesystem>(
     if power_cut {
         settle_reappeared(&mut keeper, &known, around.now, &mut report)?;
     }
-    take_up(&mut keeper, &known, &places, around, &mut report)?;
+    take_up(&mut keeper, &mut known, &places, around, &mut report)?;
     Ok((keeper, report))
 }
 
@@ -153,9 +175,9 @@ fn read_records<F: Filesystem>(
     spool: &Spool<F>,
     places: &[Place],
     results: &mut Recovery<F>,
-) -> Result<Known, KeeperError> {
+) -> Result<Known<F>, KeeperError> {
     let mut here: HashSet<JobId> = places.iter().map(|place| place.job()).collect();
-    let mut known = Known::default();
+    let mut known = Known::<F>::default();
     let mut reader = Reader::open(&spool.fs, &spool.journal)?;
     while let Some(located) = reader.next_record()? {
         known.records += 1;
@@ -195,6 +217,16 @@ fn read_records<F: Filesystem>(
                 }
                 known.marks.insert(outcome.file.ino, outcome);
             }
+            Record::InputOutcome(outcome) => {
+                known.high = known.high.max(Some(outcome.job)).max(outcome.rows_file);
+                known.rows_files.extend(outcome.rows_file);
+                if here.contains(&outcome.job) {
+                    known.inputs.feed(&Record::InputOutcome(outcome));
+                }
+            }
+            line if input_of(&line).is_some_and(|job| here.contains(&job)) => {
+                known.inputs.feed(&line);
+            }
             _ => {}
         }
     }
@@ -202,12 +234,22 @@ fn read_records<F: Filesystem>(
     Ok(known)
 }
 
+/// Whose records a line is about, if it is of no use without that job.
+fn input_of(record: &Record) -> Option<JobId> {
+    match record {
+        Record::Input(line) => Some(line.job),
+        Record::InputSet(line) => Some(line.job),
+        Record::InputTried(line) => Some(line.job),
+        _ => None,
+    }
+}
+
 /// Steps 2 and 3.
 fn rewrite<F: Filesystem>(
     spool: &Spool<F>,
     results: Recovery<F>,
     high: JobId,
-    known: &Known,
+    known: &Known<F>,
     places: &[Place],
     around: &Surroundings,
 ) -> Result<(Writer<F>, Results<F>), KeeperError> {
@@ -225,7 +267,7 @@ fn rewrite<F: Filesystem>(
             Record::Attempt(attempt) => {
                 known.attempts.get(&attempt.job).is_some_and(|last| last == attempt)
             }
-            _ => true,
+            line => input_of(line).is_none_or(|job| here.contains(&job)),
         };
         if is_live {
             for record in results.rewrite(located.record) {
@@ -247,12 +289,17 @@ fn rewrite<F: Filesystem>(
 }
 
 /// A sidecar is written before its file moves, but a power cut may keep the move and lose the sidecar.
-fn restore_sidecars<F: Filesystem>(spool: &Spool<F>, known: &Known) -> Result<(), KeeperError> {
-    for outcome in known.marks.values().filter(|outcome| outcome.failure.is_some()) {
+fn restore_sidecars<F: Filesystem>(spool: &Spool<F>, known: &Known<F>) -> Result<(), KeeperError> {
+    for outcome in known.marks.values() {
+        let of_records = super::notice::records_sidecar(outcome);
+        let failed = outcome.records.as_ref().map_or(0, |tally| tally.ino);
+        let (ino, why) = match (super::notice::sidecar(outcome), of_records) {
+            (Some(why), _) => (outcome.file.ino, why),
+            (None, Some(why)) => (failed, why),
+            (None, None) => continue,
+        };
         spool
-            .restore_why(outcome.job, &outcome.rel.0, outcome.file.ino, || {
-                super::notice::sidecar(outcome).unwrap_or_default()
-            })
+            .restore_why(outcome.job, &outcome.rel.0, ino, || why)
             .map_err(KeeperError::spool(format!("write the reason of {}", outcome.rel.0)))?;
     }
     Ok(())
@@ -261,7 +308,7 @@ fn restore_sidecars<F: Filesystem>(spool: &Spool<F>, known: &Known) -> Result<()
 /// A power cut may undo the renames of a copy that is recorded already: it becomes `ID.0` again.
 fn unstage_recorded<F: Filesystem>(
     spool: &Spool<F>,
-    known: &Known,
+    known: &Known<F>,
     mut places: Vec<Place>,
 ) -> Result<Vec<Place>, KeeperError> {
     for place in &mut places {
@@ -278,7 +325,7 @@ fn unstage_recorded<F: Filesystem>(
 /// What recorded jobs made and handed on becomes the jobs that their records name.
 fn hand_over_recorded<F: Filesystem>(
     spool: &Spool<F>,
-    known: &Known,
+    known: &Known<F>,
     places: Vec<Place>,
 ) -> Result<Vec<Place>, KeeperError> {
     let mut is_moved = false;
@@ -296,7 +343,7 @@ fn hand_over_recorded<F: Filesystem>(
 /// Step 4.
 fn settle_recorded<F: Filesystem>(
     keeper: &mut Keeper<F>,
-    known: &Known,
+    known: &Known<F>,
     places: &[Place],
     report: &mut Report,
 ) -> Result<(), KeeperError> {
@@ -324,6 +371,10 @@ fn settle_recorded<F: Filesystem>(
                     settle_made(&keeper.spool, outcome)?;
                 }
             }
+            Place::Failed(job) => {
+                let Some(outcome) = known.outcomes.get(&job) else { continue };
+                settle_failed(&keeper.spool, outcome)?;
+            }
             Place::Scratch(_) | Place::Staging(_) => {}
         }
     }
@@ -335,7 +386,7 @@ fn settle_recorded<F: Filesystem>(
 /// Now, and not when a scan gets there: a checkpoint drops their records.
 fn settle_reappeared<F: Filesystem>(
     keeper: &mut Keeper<F>,
-    known: &Known,
+    known: &Known<F>,
     now: Millis,
     report: &mut Report,
 ) -> Result<(), KeeperError> {
@@ -403,7 +454,7 @@ fn file_beside_sentinel<F: Filesystem>(
 /// Step 5.
 fn take_up<F: Filesystem>(
     keeper: &mut Keeper<F>,
-    known: &Known,
+    known: &mut Known<F>,
     places: &[Place],
     around: &Surroundings,
     report: &mut Report,
@@ -430,6 +481,7 @@ fn take_up<F: Filesystem>(
                     None => remove(&keeper.spool, Place::Job(claimed))?,
                 }
             }
+            Place::Failed(job) => remove_failed(&keeper.spool, job)?,
             Place::Scratch(_) | Place::Output(_) => remove(&keeper.spool, *place)?,
         }
     }
@@ -444,7 +496,8 @@ fn take_up<F: Filesystem>(
         let take = known.takes.get(&claimed.job);
         let mut claimed = claimed;
         let is_another = known.outcomes.contains_key(&claimed.job);
-        if is_another || report.power_cut && attempt.is_none() && take.is_none() {
+        let is_known = attempt.is_some() || take.is_some() || known.inputs.contains(claimed.job);
+        if is_another || report.power_cut && !is_known {
             let job = keeper.next_id(around.now);
             let renamed = Claimed { job, begun: claimed.begun };
             keeper
@@ -474,6 +527,15 @@ fn take_up<F: Filesystem>(
             ended: None,
             begun_as: None,
         };
+        let mut records = None;
+        if let Some((mut input, past)) = known.inputs.take(claimed.job, mine) {
+            match route {
+                Some(_) => records = Some(past),
+                // A reload may bring one.
+                None => input.past = Some(past),
+            }
+            keeper.inputs.insert(claimed.job, input);
+        }
         let recovered = Recovered {
             job: claimed.job,
             route,
@@ -483,10 +545,22 @@ fn take_up<F: Filesystem>(
             spent: mine.map_or_else(Spent::default, |attempt| attempt.spent),
             not_before: mine.map_or(0, |attempt| attempt.not_before_ms),
             incomplete_since: mine.and_then(|attempt| attempt.incomplete_since_ms),
+            records,
         };
         keeper.adopt(recovered, info, around.now)?;
     }
     Ok(())
+}
+
+/// Failed records that no outcome speaks of, or that were settled: they are put together again, or were.
+fn remove_failed<F: Filesystem>(spool: &Spool<F>, job: JobId) -> Result<(), KeeperError> {
+    let name = Place::Failed(job).name();
+    match spool.fs.remove_file(&spool.processing, Path::new(&name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(KeeperError::spool(format!("remove processing/{name}"))(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn remove<F: Filesystem>(spool: &Spool<F>, place: Place) -> Result<(), KeeperError> {

@@ -24,6 +24,7 @@ use crate::journal::Group;
 
 use super::history::{History, JobLine};
 use super::intake::Intake;
+use super::keeper::inputs::{Collecting, RecordsFound};
 use super::keeper::{Input, Keeper, KeeperError, Output};
 use super::notice::{Notice, Paused};
 use super::pool::{Pool, SlotEnded};
@@ -122,6 +123,8 @@ pub struct Found {
     pub reason: Option<String>,
     /// When it may start again, in milliseconds from now.
     pub wait_ms: Option<u64>,
+    /// How far its records are, where they are tasks of their own.
+    pub records: Option<RecordsFound>,
 }
 
 /// What `batch` found of its sources.
@@ -189,6 +192,14 @@ pub struct Status {
     pub failed: u64,
     /// Rows recorded since the start.
     pub rows: u64,
+    /// Of these jobs, those whose records were tasks of their own.
+    pub inputs: u64,
+    /// Records done since the start.
+    pub records_done: u64,
+    /// Records failed since the start.
+    pub records_failed: u64,
+    /// Bytes of the open inputs that are over, and all of them.
+    pub input_bytes: (u64, u64),
     /// Files that no route takes, as the last scan saw.
     pub unrouted: u64,
     /// One of them.
@@ -460,9 +471,15 @@ impl<L: Listener> Service<RealFs, L> {
         let now = now_ms();
         self.state.next_look = self.state.next_look.min(Instant::now() + LOOK_EVERY);
         match message {
-            Message::Slot(SlotEnded { slot, job, ended }) => {
-                self.pool.take_back(slot);
-                self.keeper.handle(Input::Ended { job, ended }, now)
+            Message::Slot(SlotEnded { slot, job, record, ended }) => {
+                if record.is_none_or(|(_, is_last)| is_last) {
+                    self.pool.take_back(slot);
+                }
+                let input = match record {
+                    None => Input::Ended { job, ended },
+                    Some((no, is_last)) => Input::RecordEnded { job, no, ended, is_last },
+                };
+                self.keeper.handle(input, now)
             }
             Message::Input(input) => {
                 if matches!(input, Input::Staged(_)) {
@@ -547,6 +564,8 @@ impl<L: Listener> Service<RealFs, L> {
             for output in self.keeper.take_outputs() {
                 match output {
                     Output::Start(task) => self.pool.give(task),
+                    Output::StartRecords(lot) => self.pool.give_lot(lot),
+                    Output::Collect(collecting) => self.collect(*collecting)?,
                     Output::Compare(task) => self.compare(task)?,
                     Output::Notice(notice) => self.notice(notice),
                     Output::Sync { before } => self.sync(before)?,
@@ -563,7 +582,11 @@ impl<L: Listener> Service<RealFs, L> {
         let status = &mut self.state.status;
         match &notice {
             Notice::Finished(finished) => {
-                status.rows += finished.outcome.rows;
+                if finished.outcome.records.is_some() {
+                    status.inputs += 1;
+                } else {
+                    status.rows += finished.outcome.rows;
+                }
                 let counter = match finished.outcome.failure {
                     Some(_) => &mut status.failed,
                     None => &mut status.done,
@@ -571,6 +594,11 @@ impl<L: Listener> Service<RealFs, L> {
                 *counter += 1;
                 if let Some(history) = &mut self.history {
                     history.add(&JobLine::of(finished));
+                }
+            }
+            Notice::RecordFailed(record) => {
+                if let Some(history) = &mut self.history {
+                    history.add(&JobLine::of_record(record));
                 }
             }
             Notice::Paused { route, why } => {
@@ -604,6 +632,21 @@ impl<L: Listener> Service<RealFs, L> {
         for notice in self.state.notices.drain(..) {
             self.listener.notice(notice);
         }
+    }
+
+    /// Putting failed records together reads the whole input: on a thread of its own.
+    fn collect(&self, collecting: Collecting) -> Result<(), KeeperError> {
+        let (spool, sender) = (self.keeper.spool.clone(), self.sender.clone());
+        let work = move || {
+            let (job, result) = (collecting.job, collecting.run(&spool));
+            // The receiver is gone only when the daemon has ended.
+            drop(sender.send(Message::Input(Input::Collected { job, result })));
+        };
+        std::thread::Builder::new()
+            .name("collect".to_owned())
+            .spawn(work)
+            .map(drop)
+            .map_err(KeeperError::spool("start the thread that puts failed records together"))
     }
 
     /// Comparing reads two files to their end: on a thread of its own. The core counts it as running,
@@ -822,6 +865,11 @@ impl<L: Listener> Service<RealFs, L> {
             why.files = self.keeper.waiting_for(route);
         }
         status.oldest_ms = self.keeper.oldest_ms().map(|at| now_ms().saturating_sub(at));
+        let records = self.keeper.record_counts();
+        status.records_done = records.done;
+        status.records_failed = records.failed;
+        status.rows += records.rows;
+        status.input_bytes = self.keeper.input_bytes();
         status.waiting = counts.candidates + counts.ready + counts.waiting;
         status.running = counts.running;
         status.routes = self.keeper.loads();
@@ -880,6 +928,7 @@ impl<L: Listener> Service<RealFs, L> {
             && self.state.last_pass_offered == 0
             && counts.candidates == counts.stuck_candidates
             && counts.ready == 0
+            && counts.open == 0
             && counts.waiting == counts.incomplete
     }
 

@@ -200,6 +200,7 @@ mod tests {
     #[test]
     fn a_record_above_the_limit_is_refused() {
         let record = Record::Attempt(Attempt {
+            loss: None,
             job: crate::core::JobId::MIN,
             attempt: 1,
             spent: crate::core::Spent::default(),

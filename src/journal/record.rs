@@ -5,12 +5,16 @@
 //! Invariants
 //! - `Outcome` is final: a job has one, and after it is durable the job never runs again.
 //! - A `CsvOpen` stands before the first [`Piece`] of its segment in the same or an older journal segment.
+//! - An [`Input`] stands before the first line of its records; an [`InputOutcome`] is final, and a record
+//!   has one. What a later `Input` says stands for all lines of its job before it.
 //! - Pieces of a CSV segment are contiguous: each begins where the one before ended.
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Records;
+use crate::core::records::{InputMark, Loss, Position};
 use crate::core::{Failure, JobId, RelPath, Spent};
 use crate::fs::Stat;
 
@@ -30,6 +34,14 @@ pub enum Record {
     Take(Take),
     /// An attempt ended and another one follows, or the file waits as incomplete.
     Attempt(Attempt),
+    /// A job whose records are tasks of their own: at its beginning, or as a snapshot.
+    Input(Input),
+    /// After an [`Input`]: more of what is over.
+    InputSet(InputSet),
+    /// An attempt at a record that did not end it, or that begins alone.
+    InputTried(InputTried),
+    /// A record is over.
+    InputOutcome(InputOutcome),
     /// The job is over.
     Outcome(Outcome),
 }
@@ -141,8 +153,103 @@ pub struct Attempt {
     /// Since when the worker has called the file incomplete, in Unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incomplete_since_ms: Option<u64>,
+    /// Of a job with records, that was lost: what a further loss will be compared with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
     /// Why, for `explain`.
     pub reason: String,
+}
+
+/// A job whose records are tasks of their own, with what is over of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// The job.
+    pub job: JobId,
+    /// How its records are written.
+    pub format: Records,
+    /// What the file was when its first record was begun.
+    pub mark: InputMark,
+    /// All records up to this number are over.
+    pub low: u64,
+    /// A place at or before the next one.
+    pub position: Position,
+    /// Rows of the records that are over.
+    pub rows: u64,
+    /// Why records failed, and how often; a few of the reasons.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<(String, u64)>,
+}
+
+/// Numbers of records, as a serialized `RoaringTreemap`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputSet {
+    /// The job.
+    pub job: JobId,
+    /// They failed; else: they are over and lie above `low`.
+    pub failed: bool,
+    /// The numbers.
+    #[serde(with = "base64_bytes")]
+    pub set: Vec<u8>,
+}
+
+/// An attempt at a record that did not end it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputTried {
+    /// The job.
+    pub job: JobId,
+    /// The record, from 1.
+    pub no: u64,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// All that it has spent.
+    #[serde(default)]
+    pub spent: Spent,
+    /// Not before this Unix millisecond again.
+    pub not_before_ms: u64,
+    /// It begins now, alone: without a later line of this record, it is what took the daemon down.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub alone: bool,
+    /// Why the attempt ended.
+    pub reason: String,
+}
+
+/// The end of a record: its one final line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputOutcome {
+    /// The job.
+    pub job: JobId,
+    /// The record, from 1.
+    pub no: u64,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// Why it failed; absent when it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// Rows of the record.
+    #[serde(default)]
+    pub rows: u64,
+    /// What goes into which CSV.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub csv: Vec<Piece>,
+    /// Whose name a file of rows has, where there is one; no job's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_file: Option<JobId>,
+}
+
+/// What became of the records of an input.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Records that are done.
+    pub done: u64,
+    /// Records that failed; where the job itself has not, they wait in `processing/ID.err` and go to
+    /// `error/REL`.
+    pub failed: u64,
+    /// Why, and how often; a few of the reasons.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<(String, u64)>,
+    /// The inode of the file with the failed ones; 0: there is none.
+    #[serde(default)]
+    pub ino: u64,
 }
 
 /// The end of a job: its one final record.
@@ -186,6 +293,9 @@ pub struct Outcome {
     /// The source, for a job that `batch` took in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceKey>,
+    /// Of a job whose records were tasks of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<Tally>,
 }
 
 /// Made files that are handed on.

@@ -95,6 +95,7 @@ fn any_outcome() -> impl Strategy<Value = Record> {
         let (job, rel, route, attempts, spent) = ids;
         let (failure, stderr, [at_ms, took_ms, rows], file) = end;
         Record::Outcome(Outcome {
+            records: None,
             job,
             rel,
             route,
@@ -144,6 +145,7 @@ pub(super) fn any_record() -> impl Strategy<Value = Record> {
         .prop_map(|((job, attempt, spent), (not_before_ms, incomplete_since_ms, reason))| {
             let (job, spent) = (job, spent);
             Record::Attempt(Attempt {
+                loss: None,
                 job,
                 attempt,
                 spent,
@@ -166,6 +168,7 @@ fn job(n: u64) -> JobId {
 /// A small record that differs from all others by its number.
 fn numbered(n: u64) -> Record {
     Record::Attempt(Attempt {
+        loss: None,
         job: job(n),
         attempt: 1,
         spent: Spent::default(),
@@ -786,6 +789,7 @@ fn fixture_records() -> Vec<Record> {
     let rel = |bytes: &[u8]| Rel(RelPath::new(bytes.to_vec()).unwrap());
     let piece = |offset, bytes| Piece { route: "count".into(), seg: 1, offset, rows: 1, bytes };
     let done = Outcome {
+        records: None,
         job: job(1),
         rel: rel("a/ü \n.json".as_bytes()),
         route: "count".into(),

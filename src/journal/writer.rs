@@ -206,6 +206,21 @@ impl<F: Filesystem> Writer<F> {
         Ok(())
     }
 
+    /// The same with nothing under way, and without a commit: what is pending goes to the new segment,
+    /// behind the snapshot, which must not depend on it.
+    pub fn rotate_ahead(&mut self, snapshot: &[Record]) -> Result<(), CommitError> {
+        self.check()?;
+        assert!(self.under_way == (0, 0), "a new segment while a commit is under way");
+        // Nothing of the group was written, so the old segment is durable to its end.
+        let next = self.draft_next(snapshot);
+        let (file, len) = self.noted(next)?;
+        self.segment = self.segment.saturating_add(1);
+        self.file = Arc::new(file);
+        self.synced = len;
+        self.buffer = line::restamp(&self.buffer, len);
+        Ok(())
+    }
+
     /// Removes every segment below `segment`, then the rows files of `jobs`, whose records were in
     /// them. None of them can come back.
     pub fn drop_before(&mut self, segment: u64, jobs: &[JobId]) -> Result<(), CommitError> {

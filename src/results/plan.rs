@@ -97,6 +97,18 @@ impl<F: Filesystem> Results<F> {
         job: JobId,
         now_ms: u64,
     ) -> Result<Planned, PlanError> {
+        self.plan_beside(spec, rows, rel, (job, job), now_ms)
+    }
+
+    /// The same for rows of a part of a job: a file of rows gets the name of the second id.
+    pub fn plan_beside(
+        &mut self,
+        spec: &CsvSpec,
+        rows: &[Row],
+        rel: &RelPath,
+        (job, rows_file): (JobId, JobId),
+        now_ms: u64,
+    ) -> Result<Planned, PlanError> {
         self.catch_up();
         if rows.is_empty() {
             return Ok(Planned::default());
@@ -135,7 +147,7 @@ impl<F: Filesystem> Results<F> {
         };
         let crc = born.as_ref().map(|(_, head)| head.crc).or(open.map(|h| h.crc));
         let crc = crc32c::crc32c_append(crc.unwrap_or_default(), &bytes);
-        let bytes = keep(fs, journal, spec.route, job, bytes)?;
+        let bytes = keep(fs, journal, spec.route, rows_file, bytes)?;
         let mut before = Vec::new();
         if let Some((record, head)) = born {
             ahead.last_seg = head.seg;

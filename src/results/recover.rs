@@ -98,7 +98,17 @@ impl<F: Filesystem> Recovery<F> {
                     self.feed_piece(piece)?;
                 }
             }
-            Record::Begin(_) | Record::Take(_) | Record::Attempt(_) => {}
+            Record::InputOutcome(outcome) => {
+                for piece in &outcome.csv {
+                    self.feed_piece(piece)?;
+                }
+            }
+            Record::Begin(_)
+            | Record::Take(_)
+            | Record::Attempt(_)
+            | Record::Input(_)
+            | Record::InputSet(_)
+            | Record::InputTried(_) => {}
         }
         Ok(())
     }
@@ -155,14 +165,22 @@ impl<F: Filesystem> Recovery<F> {
                 vec![Record::CsvMoved(moved)]
             }
             Record::Outcome(mut outcome) => {
-                for piece in &mut outcome.csv {
-                    if let Some(segment) = self.segment(&piece.route, piece.seg) {
-                        (piece.seg, piece.offset) = segment.moved_to(piece.seg, piece.offset);
-                    }
-                }
+                self.rewrite_pieces(&mut outcome.csv);
                 vec![Record::Outcome(outcome)]
             }
+            Record::InputOutcome(mut outcome) => {
+                self.rewrite_pieces(&mut outcome.csv);
+                vec![Record::InputOutcome(outcome)]
+            }
             other => vec![other],
+        }
+    }
+
+    fn rewrite_pieces(&self, pieces: &mut [Piece]) {
+        for piece in pieces {
+            if let Some(segment) = self.segment(&piece.route, piece.seg) {
+                (piece.seg, piece.offset) = segment.moved_to(piece.seg, piece.offset);
+            }
         }
     }
 

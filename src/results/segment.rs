@@ -100,7 +100,17 @@ impl<F: Filesystem> Results<F> {
                     self.apply_piece(piece, outcome.job)?;
                 }
             }
-            Record::Begin(_) | Record::Take(_) | Record::Attempt(_) => {}
+            Record::InputOutcome(outcome) => {
+                for piece in &outcome.csv {
+                    self.apply_piece(piece, outcome.rows_file.unwrap_or(outcome.job))?;
+                }
+            }
+            Record::Begin(_)
+            | Record::Take(_)
+            | Record::Attempt(_)
+            | Record::Input(_)
+            | Record::InputSet(_)
+            | Record::InputTried(_) => {}
         }
         if self.buffered > RESULTS_BUFFER {
             self.flush()?;

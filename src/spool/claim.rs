@@ -188,6 +188,34 @@ impl<F: Filesystem> Spool<F> {
         self.fs.rename(&from, name, &self.processing, &target)
     }
 
+    /// After it returns a claim is durable: its file stands below `processing/ID.N`, and no longer in
+    /// `incoming/`, whatever happens to the machine.
+    pub fn sync_claim(&self, claimed: Claimed, rel: &RelPath) -> io::Result<()> {
+        let mut path = PathBuf::from(Place::Job(claimed).name());
+        let mut folders = vec![path.clone()];
+        for part in rel.parent().split(|b| *b == b'/').filter(|part| !part.is_empty()) {
+            path.push(OsStr::from_bytes(part));
+            folders.push(path.clone());
+        }
+        // The deepest first: the file's new name before the names that lead to it.
+        for folder in folders.iter().rev() {
+            self.fs.sync_dir(&self.fs.open_dir(&self.processing, folder)?)?;
+        }
+        self.fs.sync_dir(&self.processing)?;
+        let parent = Path::new(OsStr::from_bytes(rel.parent()));
+        let from = if parent.as_os_str().is_empty() {
+            Ok(self.incoming.clone())
+        } else {
+            self.fs.open_dir(&self.incoming, parent)
+        };
+        match from {
+            Ok(from) => self.fs.sync_dir(&from),
+            // The folder that it came from was removed or moved, with or without its last change on
+            // the disk.
+            Err(_) => self.fs.sync_all(&self.root),
+        }
+    }
+
     /// Renames `ID.M` to `ID.N`: an attempt begins (N = M + 1) or is taken back (N = M - 1).
     pub fn set_begun(&self, from: Claimed, to: Claimed) -> io::Result<()> {
         let (old, new) = (Place::Job(from).name(), Place::Job(to).name());

@@ -30,6 +30,7 @@ pub mod layout;
 pub mod lock;
 pub mod names;
 pub mod put_back;
+pub mod records;
 pub mod retention;
 pub mod scan;
 pub mod settle;

@@ -39,6 +39,8 @@ pub enum Place {
     Scratch(Claimed),
     /// `ID.in`
     Staging(JobId),
+    /// `ID.err`: a file, the failed records of an input.
+    Failed(JobId),
 }
 
 impl Place {
@@ -49,6 +51,7 @@ impl Place {
             Self::Output(c) => format!("{}.{}.out", c.job, c.begun),
             Self::Scratch(c) => format!("{}.{}.tmp", c.job, c.begun),
             Self::Staging(job) => format!("{job}.in"),
+            Self::Failed(job) => format!("{job}.err"),
         };
         debug_assert_eq!(Self::parse(OsStr::new(&name)), Some(self));
         name
@@ -58,7 +61,7 @@ impl Place {
     pub fn job(self) -> JobId {
         match self {
             Self::Job(c) | Self::Output(c) | Self::Scratch(c) => c.job,
-            Self::Staging(job) => job,
+            Self::Staging(job) | Self::Failed(job) => job,
         }
     }
 
@@ -66,7 +69,7 @@ impl Place {
     pub fn begun(self) -> u32 {
         match self {
             Self::Job(c) | Self::Output(c) | Self::Scratch(c) => c.begun,
-            Self::Staging(_) => 0,
+            Self::Staging(_) | Self::Failed(_) => 0,
         }
     }
 
@@ -77,6 +80,9 @@ impl Place {
         let job: JobId = id.parse().ok()?;
         if rest == "in" {
             return Some(Self::Staging(job));
+        }
+        if rest == "err" {
+            return Some(Self::Failed(job));
         }
         let (number, kind) = match rest.split_once('.') {
             None => (rest, None),
@@ -135,7 +141,7 @@ mod tests {
         #[test]
         fn places_round_trip(ms in 0u64..1 << 48, begun: u32, text in "[0-9a-z.+]{0,40}") {
             let claimed = Claimed { job: job(ms), begun };
-            for place in [Place::Job(claimed), Place::Output(claimed), Place::Scratch(claimed), Place::Staging(claimed.job)] {
+            for place in [Place::Job(claimed), Place::Output(claimed), Place::Scratch(claimed), Place::Staging(claimed.job), Place::Failed(claimed.job)] {
                 prop_assert_eq!(Place::parse(OsStr::new(&place.name())), Some(place));
             }
             if let Some(place) = Place::parse(OsStr::new(&text)) { prop_assert_eq!(place.name(), text); }

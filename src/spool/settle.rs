@@ -31,6 +31,8 @@ pub struct Settled {
     pub rel: Option<PathBuf>,
     /// Path below `output/`, if files were made.
     pub output: Option<PathBuf>,
+    /// Path below `error/` of the failed records, if there were any.
+    pub failed: Option<PathBuf>,
 }
 
 /// What is to be settled.
@@ -219,6 +221,39 @@ impl<F: Filesystem> Spool<F> {
             path.push(name);
         }
         Some((dir, path))
+    }
+
+    /// Moves the failed records of an input to `error/REL`, with their reason: where they are now;
+    /// `None` where there are none, or no more.
+    pub fn settle_failed(
+        &self,
+        job: JobId,
+        rel: &RelPath,
+        why: &[u8],
+    ) -> io::Result<Option<PathBuf>> {
+        let from = Place::Failed(job).name();
+        let from = Path::new(&from);
+        match self.fs.stat(&self.processing, from) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let (dir, folder) = self.open_parent(&self.error, rel, job)?;
+        let name = OsStr::from_bytes(rel.name());
+        for target in [name.to_owned(), names::beside(rel.name(), job)] {
+            // Asked first, so that the sidecar never replaces one of a file that stands there.
+            match self.fs.stat(&dir, Path::new(&target)) {
+                Ok(_) => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            self.write_why(&folder, &target, job, why)?;
+            match self.fs.rename(&self.processing, from, &dir, Path::new(&target)) {
+                Ok(()) => return Ok(Some(folder.join(target))),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
     }
 
     /// Moves what a job made to `output/`: where it is now; `None` where there is nothing.

@@ -16,12 +16,14 @@
 //! environment; `exit` reads exit codes and signals, `memory` whether memory was why; [`stdout`] reads rows; `tail` bounds what is
 //! kept; [`schema`] checks the input before all that; [`http`] asks runners; [`warm`] keeps processes for
 //! many tasks, `python` hands it the shim, [`slot`] chooses the kind;
+//! [`lot`] runs records of one input, one after the other;
 //! [`records`] is one record of an input, where that is what a task is about;
 //! [`stop`] ends attempts from outside; [`orphans`] ends what a dead daemon left.
 
 pub mod command;
 mod exit;
 pub mod http;
+pub mod lot;
 mod memory;
 pub mod orphans;
 pub mod proc;

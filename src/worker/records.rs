@@ -40,8 +40,17 @@ pub struct RawRecord {
     pub no: u64,
     /// The line of the file on which it begins, from 1, for messages.
     pub line: u64,
-    /// All of it, without the end of its last line; `None`: it is longer than a record may be.
-    pub bytes: Option<Vec<u8>>,
+    /// All of it, without the end of its last line; or why there is none.
+    pub bytes: Result<Vec<u8>, Unfit>,
+}
+
+/// Why a record cannot be read at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// It is longer than a record may be.
+    TooLong,
+    /// The file ends within quotes.
+    OpenQuote,
 }
 
 /// What must be known of a file to read its records.
@@ -59,7 +68,7 @@ pub struct Lot {
     /// How to read them.
     pub format: Arc<RecordFormat>,
     /// Each with the attempt that begins, from 1.
-    pub records: Vec<(u32, RawRecord)>,
+    pub records: Vec<(u32, Arc<RawRecord>)>,
 }
 
 impl RecordValue {
@@ -87,14 +96,7 @@ impl RecordFormat {
     /// Reads a record; the error is one line for a person and final.
     pub fn read(&self, raw: &RawRecord) -> Result<InputRecord, String> {
         let said = |why: String| format!("line {}: {why}", raw.line);
-        let Some(bytes) = &raw.bytes else {
-            let most = bytesize::ByteSize::b(crate::config::limits::RECORD);
-            let why = match self.records {
-                Records::Csv => format!("a record longer than {most}; is a quote not closed?"),
-                Records::Lines | Records::Ndjson => format!("a record longer than {most}"),
-            };
-            return Err(said(why));
-        };
+        let bytes = raw.bytes.as_ref().map_err(|unfit| said(self.why(*unfit)))?;
         let text = std::str::from_utf8(bytes).map_err(|error| {
             said(format!("not UTF-8 at byte {} of the record", error.valid_up_to()))
         })?;
@@ -104,6 +106,17 @@ impl RecordFormat {
             Records::Ndjson => RecordValue::Object(ndjson(text).map_err(said)?),
         };
         Ok(InputRecord { no: raw.no, value })
+    }
+
+    fn why(&self, unfit: Unfit) -> String {
+        let most = bytesize::ByteSize::b(crate::config::limits::RECORD);
+        match (unfit, self.records) {
+            (Unfit::OpenQuote, _) => "a quote is not closed".to_owned(),
+            (Unfit::TooLong, Records::Csv) => {
+                format!("a record longer than {most}; is a quote not closed?")
+            }
+            (Unfit::TooLong, _) => format!("a record longer than {most}"),
+        }
     }
 
     fn csv(&self, text: &str) -> Result<String, String> {
@@ -181,7 +194,7 @@ mod tests {
 
     fn read(records: Records, header: &str, text: &[u8]) -> Result<RecordValue, String> {
         let columns = columns(header.as_bytes()).unwrap();
-        let raw = RawRecord { no: 3, line: 7, bytes: Some(text.to_vec()) };
+        let raw = RawRecord { no: 3, line: 7, bytes: Ok(text.to_vec()) };
         RecordFormat { records, columns }.read(&raw).map(|record| record.value)
     }
 
@@ -216,7 +229,8 @@ mod tests {
         assert!(two.starts_with("line 7: not valid JSON: trailing"), "{two}");
         assert_eq!(columns(b"a,a").unwrap_err(), "its header has the column \"a\" twice");
         let format = RecordFormat { records: Records::Csv, columns: Vec::new() };
-        let long = format.read(&RawRecord { no: 1, line: 2, bytes: None }).unwrap_err();
+        let long =
+            format.read(&RawRecord { no: 1, line: 2, bytes: Err(Unfit::TooLong) }).unwrap_err();
         assert!(long.ends_with("is a quote not closed?"), "{long}");
     }
 }

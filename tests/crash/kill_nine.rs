@@ -389,3 +389,53 @@ fn a_poison_file_is_found() {
     assert!(reason.contains("lost") || reason.contains("daemon"), "{reason}");
     history.check(&spool, "poison");
 }
+
+/// Kills over one input, and its records.
+const RECORD_KILLS: usize = 60;
+const RECORDS: usize = 2500;
+
+/// Goal: the same of single records: each has its rows or its failure once, and the failed ones are put
+/// together once. Method: one input of 2500 lines, every tenth of which fails, killed at random instants.
+#[test]
+fn killed_over_records() {
+    let mut random = Random::new("killed_over_records");
+    let settings = SETTINGS.replace("glob = \"**\"", "records = \"lines\"\ntrace_columns = false");
+    let spool = Spool::new(&settings);
+    spool.write(
+        "work.sh",
+        "echo \"$INBOXD_RECORD\" >> runs.txt\ncase $INBOXD_RECORD in *0) exit 9;; esac\n\
+         echo \"{\\\"id\\\":\\\"$INBOXD_RECORD\\\"}\"\n",
+    );
+    let (bad, good): (Vec<String>, Vec<String>) =
+        (1..=RECORDS).map(|no| format!("{no:07}")).partition(|id| id.ends_with('0'));
+    let all: Vec<String> = (1..=RECORDS).map(|no| format!("{no:07}")).collect();
+    spool.drop_file("ids", all.join("\n"));
+    let mut kills = 0;
+    while kills < RECORD_KILLS {
+        let mut running = spool.start(&["batch"]);
+        let life = Duration::from_millis(random.below(2 * LONGEST_LIFE_MS));
+        let runs = random.below(MOST_RUNS);
+        if !live_for(&spool, &running, life, runs) {
+            running.wait();
+            break;
+        }
+        let victim = VICTIMS[usize::try_from(random.below(4)).unwrap()];
+        kill(&spool, &mut running, victim);
+        kills += 1;
+    }
+    let recorded = lines(&spool, "results/work.csv");
+    eprintln!("killed_over_records: {kills} kills, {recorded} rows before the last of them");
+    assert!(kills * 2 > RECORD_KILLS, "the records were over after {kills} kills");
+    assert!(recorded > kills, "only {recorded} records were recorded between the kills");
+    spool.run(&["batch"]).code(3);
+    assert_eq!(spool.csv("work").sorted(), good, "{}", spool.report());
+    let mut failed = spool.csv("errors").column("record");
+    failed.sort_by_key(|no| no.parse::<usize>().unwrap());
+    let expected: Vec<String> = (1..=RECORDS / 10).map(|n| (10 * n).to_string()).collect();
+    assert_eq!(failed, expected, "{}", spool.report());
+    let file = String::from_utf8(spool.files("error")[&b"ids"[..]].clone()).unwrap();
+    assert_eq!(file.lines().collect::<Vec<_>>(), bad);
+    assert_eq!(spool.names("done"), ["ids"]);
+    assert_eq!(spool.names("processing"), Vec::<String>::new());
+    assert_eq!(spool.processes(), Vec::<String>::new());
+}

@@ -39,6 +39,9 @@ mod pace;
 /// The commands that the documents show.
 #[cfg(test)]
 mod readme;
+/// Inputs whose records are tasks of their own.
+#[cfg(test)]
+mod records;
 /// What a worker prints, and the rows it becomes.
 #[cfg(test)]
 mod results;

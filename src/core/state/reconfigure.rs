@@ -17,6 +17,7 @@ impl RouteState {
             queue: BTreeMap::new(),
             ready: BTreeSet::new(),
             running: 0,
+            lots: 0,
             promised: 0,
             asked: 0,
             failures_in_row: 0,
@@ -61,12 +62,20 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::RECORDS;
     use super::super::{Candidate, Effect, Event, Limits, Recovered, Verdict};
     use super::*;
     use crate::core::{JobId, RelPath, Spent};
 
     fn limits(slots: usize) -> Limits {
-        Limits { slots, look_ahead: 0, window: 8, waiting: 8, incomplete_for: 1_000 }
+        Limits {
+            slots,
+            look_ahead: 0,
+            window: 8,
+            waiting: 8,
+            incomplete_for: 1_000,
+            records: RECORDS,
+        }
     }
 
     fn rules(max_running: usize) -> RouteRules {
@@ -78,6 +87,7 @@ mod tests {
             max_running,
             priority: 0,
             pause_after_failures: None,
+            records: false,
         }
     }
 
@@ -154,6 +164,7 @@ mod tests {
     #[test]
     fn an_unrouted_job_gets_its_route() {
         let found = Recovered {
+            records: None,
             job: job(1),
             route: None,
             begun: 1,
@@ -167,7 +178,8 @@ mod tests {
         assert_eq!(step(&mut core, Event::Recovered(found.clone())), []);
         assert_eq!(core.counts().stuck, 1);
         core.reconfigure(1, 0, [Some(lasting)]);
-        let out = step(&mut core, Event::Recovered(Recovered { route: Some(0), ..found }));
+        let out =
+            step(&mut core, Event::Recovered(Recovered { records: None, route: Some(0), ..found }));
         assert!(
             matches!(out[..], [Effect::RecordAttempt { spent: Spent { lost: 1, .. }, .. }]),
             "{out:?}"

@@ -14,8 +14,19 @@ use crate::core::pace::Rate;
 const SLOTS: usize = 3;
 const ROUTES: usize = 2;
 
+/// Room for records, of which these histories have none.
+pub(super) const RECORDS: RecordLimits =
+    RecordLimits { inputs: 2, window: 8, lot_us: 1_000, lot_most: 3 };
+
 fn limits() -> Limits {
-    Limits { slots: SLOTS, look_ahead: 2, window: 8, waiting: 3, incomplete_for: 5_000 }
+    Limits {
+        slots: SLOTS,
+        look_ahead: 2,
+        window: 8,
+        waiting: 3,
+        incomplete_for: 5_000,
+        records: RECORDS,
+    }
 }
 
 fn rules() -> Vec<RouteRules> {
@@ -33,6 +44,7 @@ fn rules() -> Vec<RouteRules> {
         max_running: 2,
         priority: 0,
         pause_after_failures: Some(3),
+        records: false,
     };
     let second =
         RouteRules { max_running: 3, priority: 1, pause_after_failures: None, ..first.clone() };
@@ -216,6 +228,11 @@ impl World {
                 assert!(self.unrecorded.insert(job, effect).is_none());
                 None
             }
+            Effect::ReadRecords { .. }
+            | Effect::StartRecords { .. }
+            | Effect::RecordTried { .. }
+            | Effect::RecordInput { .. }
+            | Effect::Collect { .. } => panic!("no job has records: {effect:?}"),
             Effect::Release { job, begun } => {
                 self.running.remove(&job);
                 let disk = self.jobs.get_mut(&job).unwrap();
@@ -296,6 +313,7 @@ impl World {
         for (job, disk) in self.jobs.clone() {
             self.cause = Some(FailClass::Lost);
             self.step(Event::Recovered(Recovered {
+                records: None,
                 job,
                 route: Some(disk.route),
                 begun: disk.begun,

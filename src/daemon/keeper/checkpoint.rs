@@ -5,8 +5,11 @@
 //! Invariant: a segment is dropped only after a sync of everything that began when all that it records
 //! was applied and settled; the source index is durable before the outcomes it stands for can go.
 
+use std::collections::HashSet;
+
 use super::{Keeper, KeeperError, Output};
 use crate::config::limits;
+use crate::core::JobId;
 use crate::core::state::Millis;
 use crate::fs::Filesystem;
 use crate::journal::CommitError;
@@ -30,7 +33,7 @@ impl<F: Filesystem> Keeper<F> {
     /// Whether a checkpoint would free enough, or a sealed CSV waits for one.
     pub fn checkpoint_is_due(&self) -> bool {
         !self.checkpointing
-            && self.is_settled()
+            && self.may_checkpoint()
             && (self.sealed
                 || self.asks_checkpoint
                 || self.journal.segment_len() >= limits::JOURNAL_SEGMENT)
@@ -49,9 +52,10 @@ impl<F: Filesystem> Keeper<F> {
 
     /// Begins a new journal segment; the old ones go once a sync of everything has returned.
     ///
-    /// Call it only with nothing pending: all that the old segments record is applied and settled.
+    /// Call it only if it may be: all that the old segments record is applied and settled. What is only
+    /// appended goes to the new one: where work never ceases, there is always some.
     pub fn checkpoint(&mut self, now: Millis) -> Result<(), KeeperError> {
-        assert!(self.is_settled(), "a checkpoint with records that are not settled");
+        assert!(self.may_checkpoint(), "a checkpoint with records that are not settled");
         // The index is durable before the outcomes that it stands for can go.
         match self.sources.add_run(&mut self.new_sources) {
             Ok(()) => self.new_sources.clear(),
@@ -64,8 +68,9 @@ impl<F: Filesystem> Keeper<F> {
             snapshot.extend(info.take.clone().map(Record::Take));
             snapshot.extend(info.attempt.clone().map(Record::Attempt));
         }
+        snapshot.extend(self.input_snapshot());
         self.journal.note(self.last_id, now);
-        match self.journal.rotate(&snapshot) {
+        match self.journal.rotate_ahead(&snapshot) {
             Ok(()) => {}
             Err(CommitError::Full { .. }) => return self.disk_is_full(now),
             Err(error) => return Err(error.into()),
@@ -74,10 +79,22 @@ impl<F: Filesystem> Keeper<F> {
         self.asks_checkpoint = false;
         self.checkpointing = true;
         self.checkpoint_began = now;
-        self.dropping.append(&mut self.rows_files);
-        self.has_news = false;
+        let pending: HashSet<JobId> = self.pending.iter().filter_map(rows_file_of).collect();
+        let (kept, dropping): (Vec<_>, Vec<_>) =
+            self.rows_files.drain(..).partition(|file| pending.contains(file));
+        self.rows_files = kept;
+        self.dropping.extend(dropping);
+        self.has_news = !self.pending.is_empty();
         self.out.push(Output::Sync { before: self.journal.segment() });
         Ok(())
+    }
+
+    /// All that was written to the journal is durable, applied and settled.
+    pub(in crate::daemon) fn may_checkpoint(&self) -> bool {
+        self.committing.is_empty()
+            && self.durable.is_empty()
+            && self.deferred.is_empty()
+            && !self.results.has_pending()
     }
 
     /// Nothing waits for the journal, the CSVs or its last move.
@@ -109,5 +126,14 @@ impl<F: Filesystem> Keeper<F> {
         self.spool
             .remove_empty(&mut self.folders)
             .map_err(KeeperError::spool("remove emptied folders in processing/"))
+    }
+}
+
+/// Whose name the file of rows has to which a line refers.
+fn rows_file_of(record: &Record) -> Option<JobId> {
+    match record {
+        Record::Outcome(outcome) => Some(outcome.job),
+        Record::InputOutcome(outcome) => outcome.rows_file,
+        _ => None,
     }
 }

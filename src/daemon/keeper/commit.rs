@@ -112,8 +112,12 @@ impl<F: Filesystem> Keeper<F> {
                 Err(error) => return Err(error),
             }
         }
-        for _ in 0..most {
+        let mut left = most;
+        while left > 0 {
             let Some(record) = self.durable.front().cloned() else { break };
+            // A record of an input moves no file.
+            let is_cheap = matches!(record, Record::InputOutcome(_) | Record::InputTried(_));
+            left -= usize::from(!is_cheap);
             match self.follow_up(record, now) {
                 Ok(()) => {}
                 Err(KeeperError::Spool { source, .. }) if is_shortage(&source) => {
@@ -216,6 +220,8 @@ impl<F: Filesystem> Keeper<F> {
                 }
                 self.step(Event::Recorded { job }, now)
             }
+            Record::InputOutcome(outcome) => self.input_recorded(outcome, now),
+            Record::InputTried(tried) => self.input_tried(tried, now),
             Record::Take(take) => self.taken(&take, now),
             Record::CsvSeal(_) => {
                 self.sealed = true;
@@ -252,6 +258,7 @@ impl<F: Filesystem> Keeper<F> {
         let Some(info) = self.jobs.get(&outcome.job) else { return Ok(()) };
         let claimed = Claimed { job: outcome.job, begun: info.begun };
         let settled = settle_outcome(&self.spool, outcome, claimed, false, &mut self.folders)?;
+        self.inputs.remove(&outcome.job);
         let ended = self.jobs.remove(&outcome.job).and_then(|info| info.ended);
         let (log, stderr) = ended.map_or_else(Default::default, |it| (it.log, it.stderr));
         self.out.push(Output::Notice(Notice::Finished(Box::new(Finished {

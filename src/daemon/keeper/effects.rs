@@ -32,7 +32,9 @@ impl<F: Filesystem> Keeper<F> {
             self.may_read_again();
         }
         // Starts first: they need nothing of what else one event leads to, and a slot waits for them.
-        effects.sort_by_key(|effect| !matches!(effect, Effect::Start { .. }));
+        effects.sort_by_key(|effect| {
+            !matches!(effect, Effect::Start { .. } | Effect::StartRecords { .. })
+        });
         self.effects.extend(effects);
         // An effect's answer is an event whose effects come after those already waiting.
         if first { self.carry_out_all(now) } else { Ok(()) }
@@ -56,7 +58,7 @@ impl<F: Filesystem> Keeper<F> {
 
     pub(super) fn carry_out_all(&mut self, now: Millis) -> Result<(), KeeperError> {
         while let Some(effect) = self.effects.front().cloned() {
-            let is_start = matches!(effect, Effect::Start { .. });
+            let is_start = matches!(effect, Effect::Start { .. } | Effect::StartRecords { .. });
             self.carry_out(effect, now)?;
             self.effects.pop_front();
             if is_start && self.hurries {
@@ -72,7 +74,15 @@ impl<F: Filesystem> Keeper<F> {
             Effect::Start { job, route, attempt, suspect } => {
                 self.start(job, route, attempt, suspect, now)
             }
-            Effect::RecordAttempt { job, attempt, spent, not_before, incomplete_since, reason } => {
+            Effect::RecordAttempt {
+                job,
+                attempt,
+                spent,
+                not_before,
+                incomplete_since,
+                loss,
+                reason,
+            } => {
                 self.clear_attempt(job, true, now);
                 self.folders.close(job);
                 let record = Attempt {
@@ -81,6 +91,7 @@ impl<F: Filesystem> Keeper<F> {
                     spent,
                     not_before_ms: not_before,
                     incomplete_since_ms: incomplete_since,
+                    loss,
                     reason,
                 };
                 self.append(Record::Attempt(record), now)
@@ -88,7 +99,25 @@ impl<F: Filesystem> Keeper<F> {
             Effect::RecordOutcome { job, attempts, spent, failure } => {
                 self.record_outcome(job, attempts, spent, failure, now)
             }
-            Effect::Release { job, begun } => self.release(job, begun, now),
+            Effect::ReadRecords { job, most } => self.read_records(job, most, now),
+            Effect::StartRecords { job, route, lot } => {
+                self.start_records(job, route, &lot);
+                Ok(())
+            }
+            Effect::RecordTried { job, no, tried, alone, reason } => {
+                self.record_tried(job, no, tried, (alone, reason), now)
+            }
+            Effect::RecordInput { job, no, attempts, failure } => {
+                self.record_input(job, no, attempts, failure, now)
+            }
+            Effect::Collect { job } => {
+                self.collect(job);
+                Ok(())
+            }
+            Effect::Release { job, begun } => {
+                self.close_input(job);
+                self.release(job, begun, now)
+            }
             Effect::Pause { route, reason } => {
                 let why = self.why_paused(route, reason, false);
                 let route = self.route_name(route);
@@ -250,7 +279,19 @@ impl<F: Filesystem> Keeper<F> {
             output,
             record: None,
         };
-        self.out.push(if may_repeat { Output::Compare(task) } else { Output::Start(task) });
+        if may_repeat {
+            self.out.push(Output::Compare(task));
+            return Ok(());
+        }
+        self.begin(task, now)
+    }
+
+    /// The attempt begins: in a slot, or, with records, by opening the input.
+    pub(super) fn begin(&mut self, task: Task, now: Millis) -> Result<(), KeeperError> {
+        if task.route.records.is_some() || self.inputs.contains_key(&task.job) {
+            return self.open_input(task, now);
+        }
+        self.out.push(Output::Start(task));
         Ok(())
     }
 

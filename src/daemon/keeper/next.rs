@@ -91,6 +91,7 @@ impl<F: Filesystem> Keeper<F> {
                 spent: Spent::default(),
                 not_before: 0,
                 incomplete_since: None,
+                records: None,
             };
             self.jobs.insert(file.job, info);
             self.step(Event::Recovered(found), now)?;

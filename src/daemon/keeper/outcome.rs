@@ -42,6 +42,7 @@ impl<F: Filesystem> Keeper<F> {
         now: Millis,
     ) -> Result<(), KeeperError> {
         self.clear_attempt(job, failure.is_some(), now);
+        self.close_input(job);
         let planned = self.plan_outcome(job, attempts, failure.clone(), now);
         let planned = match planned {
             Ok(Some(planned)) => planned,
@@ -52,6 +53,7 @@ impl<F: Filesystem> Keeper<F> {
             }
             Err(error) => return Err(error),
         };
+        let (records, rows) = self.tally(job).unzip();
         let Some(info) = self.jobs.get_mut(&job) else { return Ok(()) };
         let ended = info.ended.as_mut();
         let took = ended.as_ref().map_or(std::time::Duration::ZERO, |ended| ended.took);
@@ -70,10 +72,11 @@ impl<F: Filesystem> Keeper<F> {
             at_ms: now,
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             file: info.mark,
-            rows: planned.rows,
+            rows: rows.unwrap_or(planned.rows),
             csv: planned.csv,
             output: planned.output,
             next: planned.next.map(Box::new),
+            records,
             source: info.take.as_ref().and_then(|take| take.source),
         };
         let is_big =
@@ -135,7 +138,7 @@ impl<F: Filesystem> Keeper<F> {
         let mut before = planned.before;
         let route = route.map_or_else(String::new, |route| route.name.clone());
         if let Some(failure) = &failure {
-            let row = error_row(now, &rel, &route, job, attempts, failure);
+            let row = error_row(now, &rel, &route, (job, None), attempts, failure);
             match self.results.plan(&error_spec(), &[row], &rel, job, now) {
                 Ok(errors) => {
                     before.extend(errors.before);
@@ -176,7 +179,7 @@ impl<F: Filesystem> Keeper<F> {
     }
 }
 
-fn error_spec() -> CsvSpec<'static> {
+pub(super) fn error_spec() -> CsvSpec<'static> {
     CsvSpec {
         route: "errors",
         trace_columns: false,
@@ -186,11 +189,12 @@ fn error_spec() -> CsvSpec<'static> {
     }
 }
 
-fn error_row(
+/// A row of `errors.csv`: of a job, or of one of its records.
+pub(super) fn error_row(
     now: Millis,
     rel: &RelPath,
     route: &str,
-    job: JobId,
+    (job, record): (JobId, Option<u64>),
     attempts: u32,
     failure: &Failure,
 ) -> Row {
@@ -200,7 +204,7 @@ fn error_row(
         rel.as_bytes().to_vec(),
         failure.reason.clone().into_bytes(),
         route.as_bytes().to_vec(),
-        Vec::new(),
+        record.map_or_else(Vec::new, |no| no.to_string().into_bytes()),
         job.to_string().into_bytes(),
         attempts.to_string().into_bytes(),
         number(failure.exit),

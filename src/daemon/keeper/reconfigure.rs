@@ -81,6 +81,7 @@ impl<F: Filesystem> Keeper<F> {
         let found: Vec<(JobId, usize)> =
             unrouted.filter_map(|(job, info)| Some((*job, place(*job, info)?))).collect();
         for (job, route) in found {
+            let records = self.inputs.get_mut(&job).and_then(|input| input.past.take());
             let Some(info) = self.jobs.get_mut(&job) else { continue };
             info.route = route;
             let attempt = info.attempt.as_ref();
@@ -93,6 +94,7 @@ impl<F: Filesystem> Keeper<F> {
                 spent: attempt.map_or_else(Spent::default, |attempt| attempt.spent),
                 not_before: attempt.map_or(0, |attempt| attempt.not_before_ms),
                 incomplete_since: attempt.and_then(|attempt| attempt.incomplete_since_ms),
+                records,
             };
             self.step(Event::Recovered(recovered), now)?;
         }

@@ -18,7 +18,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::life::is_hidden;
-use super::story::{BY_HAND, Story, attempts_of, fails_with, rows_of};
+use super::story::{
+    BY_HAND, Story, attempts_of, content_of, fails_with, numbers_of, record_fails, records_of,
+};
 use crate::fs::Filesystem;
 use crate::fs::sim::{Seen, SimFs};
 use crate::journal::{Reader, Record};
@@ -37,6 +39,7 @@ pub(super) struct FoundRow {
 #[derive(Clone, Debug)]
 pub(super) struct FoundError {
     pub(super) job: String,
+    pub(super) record: String,
     pub(super) reason: String,
 }
 
@@ -48,6 +51,8 @@ pub(super) struct Facts {
     pub(super) rows: Vec<FoundRow>,
     /// Rows of `errors.csv`.
     pub(super) errors: Vec<FoundError>,
+    /// Failed records put together: path below `error/` and content, by id.
+    pub(super) failed: BTreeMap<String, Vec<(String, String)>>,
     /// By path below `error/`.
     pub(super) sidecars: BTreeMap<String, FoundError>,
     /// Made files, by the id in them.
@@ -75,7 +80,14 @@ pub(super) fn look(sim: &SimFs, story: &Story) -> Facts {
                 let taken = name.rsplit_once('.').filter(|_| place == "taken");
                 let name = taken.map_or(name, |(name, _)| name);
                 match story.id_of(&bytes, name) {
+                    Some(id) if place == "error" && is_part(&id, &bytes) => {
+                        let text = String::from_utf8_lossy(&bytes).into_owned();
+                        facts.failed.entry(id).or_default().push((below.to_owned(), text));
+                    }
                     Some(id) => {
+                        if is_part(&id, &bytes) {
+                            facts.strange.push(format!("{path} is a part of {id}"));
+                        }
                         let at = (place.to_owned(), below.to_owned());
                         facts.places.entry(id).or_default().push(at);
                     }
@@ -94,6 +106,12 @@ pub(super) fn look(sim: &SimFs, story: &Story) -> Facts {
     facts
 }
 
+/// Records of a file, but not all of them.
+fn is_part(id: &str, bytes: &[u8]) -> bool {
+    let rel = id.split('#').next().unwrap_or(id);
+    records_of(rel) > 0 && bytes != content_of(id)
+}
+
 impl Facts {
     fn sidecar(&mut self, path: &str, bytes: &[u8]) {
         let of = path.strip_prefix(".why/").unwrap();
@@ -101,7 +119,8 @@ impl Facts {
         // Else half written, or of a file that is gone with the power: no reason for any file.
         if let (Some(of), Ok(value)) = (of.strip_suffix(".json"), parsed) {
             let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
-            let found = FoundError { job: text("job"), reason: text("reason") };
+            let (job, reason) = (text("job"), text("reason"));
+            let found = FoundError { job, record: String::new(), reason };
             self.sidecars.insert(of.to_owned(), found);
         }
     }
@@ -132,7 +151,11 @@ impl Facts {
                 self.strange.push(format!("{name} has a garbled row: {record:?}"));
             }
             if name.starts_with("errors.") {
-                self.errors.push(FoundError { job: cell("job"), reason: cell("reason") });
+                self.errors.push(FoundError {
+                    job: cell("job"),
+                    record: cell("record"),
+                    reason: cell("reason"),
+                });
             } else {
                 self.rows.push(FoundRow {
                     id: cell("id"),
@@ -226,19 +249,22 @@ pub(super) fn rows_once(story: &Story, facts: &Facts) -> Result<(), String> {
             continue;
         }
         let rows: Vec<_> = facts.rows.iter().filter(|row| row.id == *id).collect();
-        let expected = if fails_with(&file.rel).is_some() { 0 } else { rows_of(&file.rel) };
-        for n in 0..expected {
-            let count = rows.iter().filter(|row| row.n == n.to_string()).count();
+        let mut expected = numbers_of(&file.rel);
+        if fails_with(&file.rel).is_some() {
+            expected.clear();
+        }
+        for n in &expected {
+            let count = rows.iter().filter(|row| row.n == *n).count();
             let fine = if story.edits.is_empty() { count == 1 } else { count >= 1 };
             if !fine {
                 return Err(format!("row {n} of {id} stands {count} times"));
             }
         }
-        if story.edits.is_empty() && rows.len() != expected {
-            return Err(format!("{id} has {} rows, not {expected}", rows.len()));
+        if story.edits.is_empty() && rows.len() != expected.len() {
+            return Err(format!("{id} has {} rows, not {}", rows.len(), expected.len()));
         }
         for row in rows {
-            let same_job = rows_of(&file.rel) == 0 || row.job == facts.rows_job(id);
+            let same_job = expected.is_empty() || row.job == facts.rows_job(id);
             let extra_len = if file.rel.contains("big-") { (1 << 20) + 4096 } else { 0 };
             let wide = file.rel.contains("wide-");
             let extra = if wide { row.extra == "a,\"b\"\nc" } else { row.extra.len() == extra_len };
@@ -263,6 +289,11 @@ pub(super) fn errors_once(story: &Story, facts: &Facts) -> Result<(), String> {
     let mut jobs = Vec::new();
     for (id, file) in &story.files {
         let Some((place, path)) = facts.place_of(id) else { continue };
+        if records_of(&file.rel) > 0 {
+            failed_records_once(story, facts, id, &file.rel)?;
+            jobs.push(facts.rows_job(id).to_owned());
+            continue;
+        }
         if place != "error" {
             continue;
         }
@@ -292,6 +323,37 @@ pub(super) fn errors_once(story: &Story, facts: &Facts) -> Result<(), String> {
     match facts.errors.iter().find(odd) {
         Some(row) => Err(format!("errors.csv speaks of {}, which did not fail", row.job)),
         None => Ok(()),
+    }
+}
+
+/// The failed records of an input stand once in `errors.csv`, and in one file with their reason.
+fn failed_records_once(story: &Story, facts: &Facts, id: &str, rel: &str) -> Result<(), String> {
+    let job = facts.rows_job(id);
+    let mut content = id.to_owned();
+    for no in (1..=records_of(rel)).filter(|no| record_fails(*no)) {
+        content.extend(["\n", &no.to_string()]);
+        let is_it = |row: &&FoundError| row.job == job && row.record == no.to_string();
+        let rows: Vec<_> = facts.errors.iter().filter(is_it).collect();
+        let once = rows.len() == 1 || !story.edits.is_empty() && !rows.is_empty();
+        if !once || rows.iter().any(|row| row.reason != "exit 65: never") {
+            return Err(format!("record {no} of {id} has {} rows in errors.csv", rows.len()));
+        }
+    }
+    let odd = |row: &&FoundError| {
+        let no = row.record.parse().unwrap_or(0);
+        row.job == job && !(1..=records_of(rel)).any(|known| known == no && record_fails(no))
+    };
+    if let Some(row) = facts.errors.iter().find(odd) {
+        return Err(format!("errors.csv speaks of record {:?} of {id}", row.record));
+    }
+    let none = Vec::new();
+    match facts.failed.get(id).unwrap_or(&none).as_slice() {
+        [(path, text)] if text.trim_end() == content => {
+            let why = facts.sidecars.get(path).map_or("", |why| why.reason.as_str());
+            let expected = why.contains("records failed: ") && why.contains("exit 65: never");
+            if expected { Ok(()) } else { Err(format!("{path} has the reason {why:?}")) }
+        }
+        other => Err(format!("failed records of {id}: {other:?}")),
     }
 }
 
@@ -325,7 +387,9 @@ pub(super) fn budgets(story: &Story, _: &Facts) -> Result<(), String> {
     let (kills, cuts) = (story.kills as usize, story.cuts as usize);
     for (id, file) in &story.files {
         let runs = story.runs.iter().filter(|run| *run == id).count();
-        let most = (attempts_of(&file.rel) + kills) * (1 + cuts) + cuts;
+        // A death may take all records that run, or that are over and not recorded.
+        let deaths = usize::try_from(records_of(&file.rel)).unwrap().max(1);
+        let most = (attempts_of(&file.rel) + kills * deaths) * (1 + cuts) + cuts * deaths;
         if runs > most {
             return Err(format!("{id} ran {runs} times; {most} may be"));
         }

@@ -4,10 +4,14 @@
 //! Must not know: what is right. It keeps the ledger; `check` judges.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use super::story::{BY_HAND, Deed, SPOOL, Source, Story, in_sim, rel, settings, work};
+use super::story::{
+    BY_HAND, Deed, SPOOL, Source, Story, content_of, in_sim, rel, settings, work, work_record,
+};
 use crate::core::JobId;
+use crate::daemon::keeper::inputs::Collecting;
 use crate::daemon::keeper::{Input, Keeper, KeeperError, Output, Staged};
 use crate::daemon::notice::Notice;
 use crate::daemon::recover::{Report, Surroundings, recover};
@@ -16,6 +20,7 @@ use crate::fs::sim::{SimDir, SimFs, SplitMix};
 use crate::journal::Group;
 use crate::spool::{Place, Spool};
 use crate::worker::Task;
+use crate::worker::records::Lot;
 
 /// Steps after which a life that has not ended starves someone.
 const MOST_STEPS: u32 = 5_000;
@@ -53,6 +58,9 @@ fn random() -> [u8; 10] {
 pub(super) trait Disk: Filesystem<Dir = SimDir> {}
 impl<F: Filesystem<Dir = SimDir>> Disk for F {}
 
+/// Job, path, id, and the attempt and number of each record that has not ended.
+type RunningLot = (JobId, String, String, VecDeque<(u32, u64)>);
+
 pub(super) struct Life<'a, F: Disk> {
     pub(super) sim: SimFs,
     pub(super) story: &'a mut Story,
@@ -64,6 +72,12 @@ pub(super) struct Life<'a, F: Disk> {
     group: Option<Group<F>>,
     rng: SplitMix,
     pub(super) running: Vec<(Task, String)>,
+    /// What slots have of records: the rest of each lot.
+    lots: Vec<RunningLot>,
+    /// Failed records to be put together.
+    collecting: Vec<Collecting>,
+    /// Records whose end was told, and which are not known to be over.
+    ended: Vec<(JobId, u64)>,
     /// A checkpoint's sync: not begun, or returned and not told yet.
     sync: Option<(u64, bool)>,
     to_resume: Vec<String>,
@@ -138,6 +152,9 @@ impl<'a, F: Disk> Life<'a, F> {
             group: None,
             rng,
             running,
+            lots: Vec::new(),
+            collecting: Vec::new(),
+            ended: Vec::new(),
             sync: None,
             to_resume: Vec::new(),
             staged: Vec::new(),
@@ -164,7 +181,8 @@ impl<'a, F: Disk> Life<'a, F> {
                 self.promise_durable();
                 return End::PowerOut;
             }
-            if self.draining && self.keeper.is_still() && self.running.is_empty() {
+            self.note_over();
+            if self.draining && self.keeper.is_still() && self.is_idle() {
                 return self.leave(End::Drained);
             }
             if !self.draining && self.is_over() {
@@ -194,14 +212,15 @@ impl<'a, F: Disk> Life<'a, F> {
 
     fn is_over(&self) -> bool {
         let counts = self.keeper.counts();
-        self.running.is_empty()
+        self.is_idle()
+            && self.collecting.is_empty()
             && self.story.deeds.is_empty()
             && self.sync.is_none()
             && self.group.is_none()
             && self.to_resume.is_empty()
             && self.next_source().is_none()
             && self.keeper.is_still()
-            && counts.ready + counts.waiting + counts.candidates + counts.stuck == 0
+            && counts.ready + counts.waiting + counts.candidates + counts.stuck + counts.open == 0
             && self.keeper.jobs.is_empty()
             && !self.has_input()
     }
@@ -217,7 +236,8 @@ impl<'a, F: Disk> Life<'a, F> {
     pub(super) fn step(&mut self) -> Result<(), KeeperError> {
         let now = self.story.now;
         match self.rng.below(12) {
-            0..=2 if !self.running.is_empty() => self.end_one(),
+            0..=2 if !self.is_idle() => self.end_one(),
+            2 if !self.collecting.is_empty() => self.collect(),
             3..=4 => {
                 self.keeper.scan(usize::try_from(self.rng.below(6) + 1).unwrap(), now).map(drop)
             }
@@ -234,8 +254,8 @@ impl<'a, F: Disk> Life<'a, F> {
             }
             11 => {
                 self.story.now = match self.keeper.next_time() {
-                    Some(at) if self.running.is_empty() && at < u64::MAX => at.max(now + 1),
-                    _ if self.running.is_empty() => now + 3_000,
+                    Some(at) if self.is_idle() && at < u64::MAX => at.max(now + 1),
+                    _ if self.is_idle() => now + 3_000,
                     _ => now + 2,
                 };
                 self.keeper.tick(self.story.now)
@@ -262,8 +282,46 @@ impl<'a, F: Disk> Life<'a, F> {
         Ok(())
     }
 
+    fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.lots.is_empty()
+    }
+
+    /// What is over is never to run again.
+    fn note_over(&mut self) {
+        let (core, story) = (&self.keeper.core, &mut self.story);
+        self.ended.retain(|(job, no)| {
+            let is_over = core.progress(*job).is_some_and(|progress| progress.contains(*no));
+            if is_over && let Some(id) = story.jobs.get(job) {
+                story.over.insert((id.clone(), *no));
+            }
+            !is_over
+        });
+    }
+
+    fn collect(&mut self) -> Result<(), KeeperError> {
+        let Some(collecting) = self.collecting.pop() else { return Ok(()) };
+        let (job, result) = (collecting.job, collecting.run(&self.keeper.spool));
+        self.keeper.handle(Input::Collected { job, result }, self.story.now)
+    }
+
+    fn end_record(&mut self, at: usize) -> Result<(), KeeperError> {
+        let (job, rel, id, rest) = &mut self.lots[at];
+        let (job, (attempt, no)) = (*job, rest.pop_front().unwrap());
+        let ended = work_record(rel, no, attempt, id);
+        let is_last = rest.is_empty();
+        if is_last {
+            self.lots.swap_remove(at);
+        }
+        self.ended.push((job, no));
+        self.keeper.handle(Input::RecordEnded { job, no, ended, is_last }, self.story.now)
+    }
+
     fn end_one(&mut self) -> Result<(), KeeperError> {
-        let at = usize::try_from(self.rng.below(self.running.len() as u64)).unwrap();
+        let all = self.running.len() + self.lots.len();
+        let at = usize::try_from(self.rng.below(all as u64)).unwrap();
+        if at >= self.running.len() {
+            return self.end_record(at - self.running.len());
+        }
         let (task, id) = self.running.swap_remove(at);
         let ended = work(&self.sim, &task, &id);
         self.keeper.handle(Input::Ended { job: task.job, ended }, self.story.now)
@@ -280,7 +338,7 @@ impl<'a, F: Disk> Life<'a, F> {
                 self.story.written_back();
             }
             Deed::Seal => return self.keeper.seal(now),
-            Deed::Checkpoint if self.keeper.is_settled() && self.sync.is_none() => {
+            Deed::Checkpoint if self.keeper.may_checkpoint() && self.sync.is_none() => {
                 return self.keeper.checkpoint(now);
             }
             Deed::Checkpoint => self.story.deeds.insert(0, Deed::Checkpoint),
@@ -313,7 +371,7 @@ impl<'a, F: Disk> Life<'a, F> {
         let Some(source) = self.next_source().cloned() else { return Ok(()) };
         let job = self.keeper.next_id(self.story.now);
         let path = format!("processing/{}/{}", Place::Staging(job).name(), source.rel);
-        self.sim.plant(&path, source.id.as_bytes());
+        self.sim.plant(&path, &content_of(&source.id));
         self.staged.push(source.id.clone());
         self.story.jobs.insert(job, source.id.clone());
         let staged = Staged { job, rel: rel(&source.rel), source: Some(source.key) };
@@ -342,6 +400,8 @@ impl<'a, F: Disk> Life<'a, F> {
             match output {
                 // Comparing is reading: no story's route asks for it.
                 Output::Start(task) | Output::Compare(task) => self.started(task),
+                Output::StartRecords(given) => self.started_records(&given.0, &given.1),
+                Output::Collect(collecting) => self.collecting.push(*collecting),
                 Output::Sync { before } => self.sync = Some((before, false)),
                 Output::Notice(notice) => self.noticed(notice),
             }
@@ -365,6 +425,36 @@ impl<'a, F: Disk> Life<'a, F> {
         self.story.jobs.insert(task.job, id.clone());
         self.story.runs.push(id.clone());
         self.running.push((task, id));
+    }
+
+    fn started_records(&mut self, task: &Task, lot: &Lot) {
+        let bytes = self.sim.read(&in_sim(&task.path));
+        let rel = task.rel.to_string();
+        let Some(id) = bytes.and_then(|bytes| self.story.id_of(&bytes, &rel)) else {
+            self.story.broken.push(format!("{} runs, and nobody dropped it", task.path.display()));
+            return;
+        };
+        self.story.jobs.insert(task.job, id.clone());
+        let mut records = VecDeque::new();
+        for (attempt, raw) in &lot.records {
+            let record = lot.format.read(raw).unwrap();
+            if record.value.field(&id).as_deref() != Some(&record.no.to_string()) {
+                self.story.broken.push(format!("{id} has no record like {record:?}"));
+            }
+            let key = (id.clone(), record.no);
+            let runs = self.lots.iter().any(|(_, _, other, rest)| {
+                *other == id && rest.iter().any(|(_, no)| *no == record.no)
+            });
+            if self.story.over.contains(&key) || self.story.promised.contains_key(&id) {
+                self.story.broken.push(format!("{key:?} runs again although it was recorded"));
+            }
+            if runs {
+                self.story.broken.push(format!("{key:?} runs twice at once"));
+            }
+            self.story.runs.push(id.clone());
+            records.push_back((*attempt, record.no));
+        }
+        self.lots.push((task.job, rel, id, records));
     }
 
     fn noticed(&mut self, notice: Notice) {

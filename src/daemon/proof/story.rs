@@ -4,12 +4,15 @@
 //!
 //! A file is known by its first line, its *id*, which no other file has. What a worker does with it
 //! is decided by the letters before the first `-` of its name, and by the attempt.
+//!
+//! `recs` is a CSV whose one column is called like its id, so that its failed records are known, too.
+//! What becomes of a record is decided by its number, and by the attempt.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::config::{Route, Settings};
+use crate::config::{Records, Route, Settings};
 use crate::core::{FailClass, Failure, JobId, RelPath, Row, Spent, Verdict};
 use crate::fs::Filesystem;
 use crate::fs::sim::{SimDir, SimFs, SplitMix};
@@ -89,6 +92,8 @@ pub(super) struct Story {
     pub(super) promised: BTreeMap<String, bool>,
     /// Sources told to be taken.
     pub(super) taken: BTreeSet<String>,
+    /// Records that are over: never to run again.
+    pub(super) over: BTreeSet<(String, u64)>,
     /// CSVs as an editor left them.
     pub(super) edits: Vec<Vec<u8>>,
     /// What went wrong on the way.
@@ -121,7 +126,7 @@ impl Story {
         let path = format!("incoming/{rel}");
         if sim.read(&path).is_none() {
             let id = self.new_id(rel, true);
-            sim.plant(&path, id.as_bytes());
+            sim.plant(&path, &content_of(&id));
         }
     }
 
@@ -137,7 +142,7 @@ impl Story {
             let dir = sim.open_dir(&sim.root(), Path::new(parent))?;
             let arriving = format!(".{}", id.replace('/', "_"));
             let file = sim.create(&dir, Path::new(&arriving), 0o644)?;
-            sim.write_at(&file, 0, id.as_bytes())?;
+            sim.write_at(&file, 0, &content_of(&id))?;
             sim.sync_file(&file)?;
             sim.rename(&dir, Path::new(&arriving), &dir, Path::new(name))?;
             Ok(dir)
@@ -193,7 +198,8 @@ impl Story {
 
     /// Which file this is, by what is in it, or, where a power cut took that, by its name.
     pub(super) fn id_of(&self, bytes: &[u8], rel: &str) -> Option<String> {
-        let text = String::from_utf8_lossy(bytes).into_owned();
+        let text = String::from_utf8_lossy(bytes);
+        let text = text.lines().next().unwrap_or_default().to_owned();
         if self.files.contains_key(&text) {
             return Some(text);
         }
@@ -222,14 +228,57 @@ pub(super) fn settings() -> Settings {
     chain.name = "chain".into();
     chain.glob = vec!["chain-*".into()];
     chain.next = Some("main".into());
-    Settings { workers: 2, routes: vec![made, chain, main], ..Settings::default() }
+    let mut recs = main.clone();
+    recs.name = "recs".into();
+    recs.glob = vec!["**/recs-*".into()];
+    recs.records = Some(Records::Csv);
+    Settings { workers: 2, routes: vec![made, chain, recs, main], ..Settings::default() }
 }
 
 fn kind_of(rel: &str) -> &str {
     rel.rsplit('/').next().unwrap_or(rel).split('-').next().unwrap_or(rel)
 }
 
-/// Rows that a file gives when it is done.
+/// What stands in a file.
+pub(super) fn content_of(id: &str) -> Vec<u8> {
+    let rel = id.split('#').next().unwrap_or(id);
+    let records = (1..=records_of(rel)).map(|no| format!("\n{no}"));
+    records.fold(id.to_owned(), |text, line| text + &line).into_bytes()
+}
+
+/// Records of a file; 0: it is a task as a whole.
+pub(super) fn records_of(rel: &str) -> u64 {
+    if kind_of(rel) == "recs" { 7 } else { 0 }
+}
+
+/// Whether a record fails in the end.
+pub(super) fn record_fails(no: u64) -> bool {
+    no.is_multiple_of(3)
+}
+
+/// The worker of a record.
+pub(super) fn work_record(rel: &str, no: u64, attempt: u32, id: &str) -> Ended {
+    let fail = |class, reason| Verdict::Failed(Failure::new(class, reason));
+    let verdict = match (no % 3, no % 2, attempt) {
+        (0, ..) => fail(FailClass::Permanent, "exit 65: never"),
+        (_, 0, 1) => fail(FailClass::TryAgain, "exit 75"),
+        _ => Verdict::Done,
+    };
+    let rows = vec![row(rel, id, usize::try_from(no).unwrap())];
+    let took = Duration::from_millis(1);
+    Ended { verdict, rows, log: Vec::new(), stderr: Vec::new(), took }
+}
+
+/// What the rows of a file that is done count, each once.
+pub(super) fn numbers_of(rel: &str) -> Vec<String> {
+    let records = (1..=records_of(rel)).filter(|no| !record_fails(*no));
+    match records_of(rel) {
+        0 => (0..rows_of(rel)).map(|n| n.to_string()).collect(),
+        _ => records.map(|no| no.to_string()).collect(),
+    }
+}
+
+/// Rows that a file gives when it is done, as a whole.
 pub(super) fn rows_of(rel: &str) -> usize {
     match kind_of(rel) {
         "none" | "fail" | "perm" | "crash" => 0,
@@ -251,6 +300,7 @@ pub(super) fn fails_with(rel: &str) -> Option<&'static str> {
 /// Attempts that a file takes when nothing comes between.
 pub(super) fn attempts_of(rel: &str) -> usize {
     match kind_of(rel) {
+        "recs" => 2 * usize::try_from(records_of(rel)).unwrap(),
         "fail" | "crash" | "flaky" | "wait" | "again" => 2,
         _ => 1,
     }

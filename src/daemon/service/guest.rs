@@ -58,6 +58,15 @@ pub struct GuestSeen {
     pub failures: Vec<JobLine>,
     /// Rows recorded.
     pub rows: u64,
+    /// Of these jobs, those whose records were tasks of their own.
+    #[serde(default)]
+    pub inputs: u64,
+    /// Records done.
+    #[serde(default)]
+    pub records_done: u64,
+    /// Records failed.
+    #[serde(default)]
+    pub records_failed: u64,
     /// Paused routes that have jobs of it, with the reason.
     pub paused: BTreeMap<String, Paused>,
     /// Jobs that cannot go on without a person.
@@ -163,6 +172,11 @@ impl Guest {
     fn heard(&mut self, finished: &Finished) {
         let seen = &mut self.seen;
         seen.rows += finished.outcome.rows;
+        if let Some(tally) = &finished.outcome.records {
+            seen.inputs += 1;
+            seen.records_done += tally.done;
+            seen.records_failed += tally.failed;
+        }
         if finished.outcome.failure.is_none() {
             seen.done += 1;
             return;

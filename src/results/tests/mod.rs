@@ -188,6 +188,7 @@ fn outcome(
     piece: Option<crate::journal::record::Piece>,
 ) -> Record {
     Record::Outcome(Outcome {
+        records: None,
         job,
         rel: Rel(rel),
         route: "count".into(),

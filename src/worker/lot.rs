@@ -1,0 +1,146 @@
+//! A lot: records of one input that a slot runs one after the other, each told as it ends.
+//!
+//! Must not know: who chose them, what becomes of their rows.
+//!
+//! Invariants
+//! - Each record of a lot has exactly one end, in order; the last one says so.
+//! - Once the route cannot run its worker, or we are stopped, the rest comes back as it was.
+//! - A record's scratch folder is empty when it begins. It is the slot's own, below the attempt's, and is
+//!   used again: a folder for each of a million records would cost more than most of them.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use super::records::Lot;
+use super::slot::Slot;
+use super::{Ended, Stop, Task};
+use crate::core::{FailClass, Failure, Verdict};
+use crate::fs::{RealFs, remove_tree};
+
+/// Runs all records of a lot, blocking. `report` gets number, end, and whether it was the last.
+pub fn run(
+    slot: &mut Slot,
+    mut task: Task,
+    lot: &Lot,
+    number: usize,
+    stop: &Stop,
+    report: &mut dyn FnMut(u64, Ended, bool),
+) {
+    let folder = task.scratch.join(number.to_string());
+    task.scratch.clone_from(&folder);
+    let count = lot.records.len();
+    let mut is_over = false;
+    for (at, (attempt, raw)) in lot.records.iter().enumerate() {
+        task.attempt = *attempt;
+        let ended = if is_over || stop.is_stopped() {
+            quiet(Verdict::Released)
+        } else {
+            match lot.format.read(raw) {
+                Err(why) => quiet(Verdict::Failed(Failure::new(FailClass::Permanent, why))),
+                Ok(record) => {
+                    if let Err(error) = make_empty(&folder) {
+                        let why = format!("cannot make its scratch folder: {error}");
+                        quiet(Verdict::Failed(Failure::new(FailClass::TryAgain, why)))
+                    } else {
+                        task.record = Some(record);
+                        slot.run(&task, stop)
+                    }
+                }
+            }
+        };
+        is_over = is_over || matches!(ended.verdict, Verdict::Misconfigured { .. });
+        report(raw.no, ended, at + 1 == count);
+    }
+}
+
+/// The end of an attempt that did not begin.
+fn quiet(verdict: Verdict) -> Ended {
+    let took = Duration::ZERO;
+    Ended { verdict, rows: Vec::new(), log: Vec::new(), stderr: Vec::new(), took }
+}
+
+/// The folder stands there and is empty.
+fn make_empty(folder: &Path) -> io::Result<()> {
+    match std::fs::read_dir(folder).map(|mut entries| entries.next().is_none()) {
+        Ok(true) => return Ok(()),
+        Ok(false) => {
+            if let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) {
+                remove_tree(&RealFs, &RealFs.open_root(parent)?, Path::new(name))?;
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    std::fs::create_dir(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::{Records, StdoutFormat};
+    use crate::core::{JobId, RelPath, Row};
+    use crate::worker::http::HttpPool;
+    use crate::worker::records::{RawRecord, RecordFormat};
+    use crate::worker::tests::route;
+    use crate::worker::warm::WarmPool;
+
+    /// Runs these lines with a script; number, end and last of each.
+    fn lines(script: &str, lines: &[&str]) -> Vec<(u64, Ended, bool)> {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        std::fs::write(at("work.sh"), script).unwrap();
+        std::fs::create_dir(at("scratch")).unwrap();
+        let mut route = route(&["sh", "work.sh"]);
+        (route.stdout, route.records) = (StdoutFormat::Text, Some(Records::Lines));
+        let task = Task {
+            job: JobId::next(JobId::MIN, 1, [7; 10]),
+            attempt: 0,
+            route: Arc::new(route),
+            rel: RelPath::new("ids").unwrap(),
+            spool: home.path().to_owned(),
+            path: at("ids"),
+            scratch: at("scratch"),
+            output: None,
+            record: None,
+        };
+        let records = lines.iter().zip(1..).map(|(line, no)| {
+            (1, Arc::new(RawRecord { no, line: no, bytes: Ok(line.as_bytes().to_vec()) }))
+        });
+        let format = RecordFormat { records: Records::Lines, columns: Vec::new() };
+        let lot = Lot { format: Arc::new(format), records: records.collect() };
+        let stop = Stop::new().unwrap();
+        let mut slot = Slot::new(WarmPool::new(&stop), HttpPool::new(&stop));
+        let mut ends = Vec::new();
+        run(&mut slot, task, &lot, 3, &stop, &mut |no, ended, is_last| {
+            ends.push((no, ended, is_last));
+        });
+        ends
+    }
+
+    /// Goal: each record has its end, in order, and none sees what another left. Method: a script that
+    /// fails if its scratch is not empty, leaves a folder there, and fails on one line.
+    #[test]
+    fn each_record_has_its_end() {
+        let script = "cd \"$INBOXD_SCRATCH\" && test -z \"$(ls)\" && mkdir -p a/b &&
+            test \"$INBOXD_RECORD\" != bad && echo \"$INBOXD_RECORD_NO$INBOXD_RECORD\"";
+        let ends = lines(script, &["x", "bad", "y"]);
+        let told: Vec<_> = ends.iter().map(|(no, _, is_last)| (*no, *is_last)).collect();
+        assert_eq!(told, [(1, false), (2, false), (3, true)]);
+        let rows: Vec<_> = ends.iter().map(|(_, ended, _)| ended.rows.clone()).collect();
+        let row = |text: &str| vec![Row::from_pairs([("text", text)])];
+        assert_eq!(rows, [row("1x"), Vec::new(), row("3y")]);
+        assert!(matches!(ends[1].1.verdict, Verdict::Failed(_)));
+    }
+
+    /// Goal: a route that cannot run its worker costs the rest of a lot nothing. Method: exit 127.
+    #[test]
+    fn the_rest_of_a_lot_comes_back() {
+        let ends = lines("exit 127", &["x", "y"]);
+        assert!(matches!(ends[0].1.verdict, Verdict::Misconfigured { .. }));
+        assert_eq!(ends[1].1.verdict, Verdict::Released);
+        assert!(ends[1].2);
+    }
+}

@@ -1,0 +1,395 @@
+//! Inputs of many records: a million ids asked of a service, one at a time, and none lost or twice.
+//!
+//! Must not know: how records are split off, handed out or recorded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::Signal;
+
+use crate::harness::{Csv, PATIENCE, Spool, python, send};
+
+/// As the service was found, but for its port: each request is answered by the rest of the id by 50.
+const SERVER: &str = r#"import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+class Rest(BaseHTTPRequestHandler):
+    def do_GET(self):
+        c = self.path[1:]; r = int(c) % 50
+        good = {"details": [{"id": f"{c}-{k}", "relevanceScore": k / 10, "relevanceRank": k} for k in range(3)]}
+        body = b"{not json" if r == 8 else json.dumps({} if r == 9 else good).encode()
+        self.send_response(500 if r == 7 else 200); self.end_headers(); self.wfile.write(body)
+ThreadingHTTPServer(("127.0.0.1", 8099), Rest).serve_forever()
+"#;
+
+/// As the function was found, but for the port.
+const CUSTOMERS: &str = r#"import json, urllib.request
+def details(customer_id: str):
+    found = json.load(urllib.request.urlopen(f"http://127.0.0.1:8099/{customer_id}"))["details"]
+    return [{"customer": customer_id, "id": d["id"], "score": d["relevanceScore"], "rank": d["relevanceRank"]} for d in found]
+"#;
+
+/// The service, ended on drop.
+struct Server(Child);
+
+impl Server {
+    fn start(code: &str, port: u16) -> Self {
+        let code = code.replace("8099", &port.to_string());
+        let quiet = || Stdio::null();
+        let child = Command::new(python())
+            .args(["-c", &code])
+            .stdin(quiet())
+            .stdout(quiet())
+            .stderr(quiet())
+            .spawn()
+            .unwrap();
+        let server = Self(child);
+        crate::harness::wait_until("the service answers", PATIENCE, String::new, || {
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A spool whose records are ids asked of the service.
+fn customers(port: u16, settings: &str) -> Spool {
+    let spool = Spool::new(&format!(
+        "workers = 10\n[routes.customers]\nrecords = \"csv\"\ninterpreter = \"$PYTHON\"\n\
+         python = \"customers.py:details\"\nretries = {{ fail = 0 }}\ntrace_columns = false\n{settings}"
+    ));
+    spool.write("customers.py", &CUSTOMERS.replace("8099", &port.to_string()));
+    spool
+}
+
+fn ids(to: u32) -> String {
+    (1..=to).map(|id| format!("{id}\n")).fold("customer_id\n".to_owned(), |all, id| all + &id)
+}
+
+/// The rows that the service's rule gives for these ids.
+fn rows(ids: impl Iterator<Item = u32>) -> BTreeSet<String> {
+    ids.flat_map(|id| (0..3).map(move |k| format!("{id},{id}-{k},{}.{k},{k}", 0))).collect()
+}
+
+fn is_bad(id: u32) -> bool {
+    [7, 8, 9].contains(&(id % 50))
+}
+
+/// All segments of a route as one table: the header, and the rows, which must be distinct.
+fn table(spool: &Spool, route: &str) -> (String, BTreeSet<String>) {
+    let (mut header, mut all) = (String::new(), BTreeSet::new());
+    for csv in segments(spool, route) {
+        header = csv.header();
+        for row in csv.sorted() {
+            assert!(all.insert(row.clone()), "{row} stands twice\n{}", spool.report());
+        }
+    }
+    (header, all)
+}
+
+fn segments(spool: &Spool, route: &str) -> Vec<Csv> {
+    let names = spool.names("results").into_iter();
+    names
+        .filter(|name| name.starts_with(&format!("{route}.")))
+        .map(|name| Csv::parse(&std::fs::read(spool.path("results").join(name)).unwrap()))
+        .collect()
+}
+
+/// Why records failed, with their numbers.
+fn errors(spool: &Spool) -> BTreeMap<String, BTreeSet<u32>> {
+    let mut found: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+    for csv in segments(spool, "errors") {
+        for (reason, record) in csv.column("reason").into_iter().zip(csv.column("record")) {
+            let is_new = found.entry(reason).or_default().insert(record.parse().unwrap());
+            assert!(is_new, "record {record} failed twice\n{}", spool.report());
+        }
+    }
+    found
+}
+
+/// What scenario B1 leaves, however often it was interrupted.
+fn is_b1(spool: &Spool) {
+    let good = (1..=1000).filter(|id| !is_bad(*id));
+    let (header, found) = table(spool, "customers");
+    assert_eq!(header, "customer,id,score,rank");
+    assert!(found.contains("1,1-0,0.0,0"));
+    assert_eq!(found.len(), 2820);
+    assert_eq!(found, rows(good), "{}", spool.report());
+    let errors = errors(spool);
+    assert_eq!(errors.len(), 3, "{errors:?}");
+    for (reason, rest) in [
+        ("HTTPError: HTTP Error 500: Internal Server Error", 7),
+        ("JSONDecodeError: Expecting property name", 8),
+        ("KeyError: 'details'", 9),
+    ] {
+        let (_, records) = errors.iter().find(|(found, _)| found.starts_with(reason)).unwrap();
+        let expected: BTreeSet<u32> = (1..=1000).filter(|id| id % 50 == rest).collect();
+        assert_eq!(*records, expected, "{reason}");
+    }
+    let done = String::from_utf8(spool.files("done")[&b"TestData.csv"[..]].clone()).unwrap();
+    assert_eq!(done, ids(1000));
+    let failed = String::from_utf8(spool.files("error")[&b"TestData.csv"[..]].clone()).unwrap();
+    let bad = (1..=1000).filter(|id| is_bad(*id)).map(|id| format!("{id}\n"));
+    assert_eq!(failed, bad.fold("customer_id\n".to_owned(), |all, id| all + &id));
+    assert_eq!(spool.names("processing"), Vec::<String>::new());
+}
+
+/// What B2 leaves after it, with the service healed.
+fn again_is_b2(spool: &Spool, port: u16) {
+    let healed = SERVER.replace("r = int(c) % 50", "r = 0");
+    let _server = Server::start(&healed, port);
+    spool.run(&["retry", "error/TestData.csv"]).ok();
+    spool.run(&["batch"]).ok().says("60 records   60 done   0 failed   180 rows");
+    let (_, found) = table(spool, "customers");
+    assert_eq!(found, rows(1..=1000));
+    assert_eq!(errors(spool).values().map(BTreeSet::len).sum::<usize>(), 60);
+    assert_eq!(spool.names("error"), Vec::<String>::new());
+    assert_eq!(spool.names("done").len(), 2);
+}
+
+/// Goal: B1 and B2. A thousand ids, sixty of which fail in three ways, give exactly the rows of the
+/// others; the failed ones can be run again by themselves. Method: the service and the function as they
+/// were found.
+#[test]
+fn b1_and_b2_every_record_is_a_task() {
+    let port = free_port();
+    let spool = customers(port, "");
+    spool.drop_file("TestData.csv", ids(1000));
+    let server = Server::start(SERVER, port);
+    let batch = spool.run(&["batch", "--seal"]).code(3);
+    drop(server);
+    batch.says("1,000 records   940 done   60 failed   2,820 rows");
+    is_b1(&spool);
+    let sealed = spool.names("results").into_iter().find(|name| name.starts_with("customers.2"));
+    assert!(sealed.is_some(), "{:?}", spool.names("results"));
+    let why = spool.why("TestData.csv");
+    let reason = why["reason"].as_str().unwrap();
+    assert!(reason.starts_with("60 of 1000 records failed: 20 × "), "{reason}");
+    again_is_b2(&spool, port);
+}
+
+/// Ids of which something is recorded so far.
+fn recorded(spool: &Spool) -> usize {
+    let lines = |name: &str| {
+        let text = std::fs::read_to_string(spool.path(&format!("results/{name}.csv")));
+        text.unwrap_or_default().lines().count().saturating_sub(1)
+    };
+    lines("customers") / 3 + lines("errors")
+}
+
+/// Goal: B3, then B2. A daemon killed in the middle goes on at the record where it was, with no row
+/// twice. Method: SIGKILL to the daemon at 470 recorded ids; then the same command again.
+#[test]
+fn b3_a_killed_run_goes_on_at_its_record() {
+    let port = free_port();
+    let spool = customers(port, "");
+    spool.drop_file("TestData.csv", ids(1000));
+    let server = Server::start(SERVER, port);
+    let mut first = spool.start(&["batch"]);
+    spool.wait_until("470 ids are recorded", || recorded(&spool) >= 470);
+    send(first.daemon_pid(), Signal::KILL);
+    first.wait();
+    let before = recorded(&spool);
+    assert!((470..1000).contains(&before), "{before} were recorded when it was killed");
+    let second = spool.run(&["batch", "--seal"]).code(3).stdout();
+    let again: usize = second
+        .lines()
+        .find_map(|line| line.split_once(" record")?.0.parse().ok())
+        .unwrap_or_else(|| panic!("{second}"));
+    assert!(again <= 1000 - 470, "{again} records were run again");
+    is_b1(&spool);
+    drop(server);
+    again_is_b2(&spool, port);
+}
+
+/// Goal: B5. A record that never ends costs its own time-out and no other's. Method: the service does
+/// not answer each fiftieth id.
+#[test]
+fn b5_a_record_that_hangs_is_alone_with_it() {
+    let port = free_port();
+    let spool = customers(port, "timeout = \"1s\"\n");
+    spool.drop_file("TestData.csv", ids(1000));
+    let silent = SERVER.replace(
+        "r = int(c) % 50\n",
+        "r = int(c) % 50\n        if r == 10: import time; time.sleep(600)\n",
+    );
+    // With the backlog of 5 that it comes with, a busy machine loses a connection of ten clients now and
+    // then, which the kernel tries again after a second: the time-out.
+    let silent = silent.replace(
+        "ThreadingHTTPServer((",
+        "ThreadingHTTPServer.request_queue_size = 128\nThreadingHTTPServer((",
+    );
+    let _server = Server::start(&silent, port);
+    let batch = spool.run(&["batch"]).code(3);
+    batch.says("1,000 records   920 done   80 failed   2,760 rows");
+    let (_, found) = table(&spool, "customers");
+    assert_eq!(found, rows((1..=1000).filter(|id| !is_bad(*id) && id % 50 != 10)));
+    let errors = errors(&spool);
+    assert_eq!(errors.values().map(BTreeSet::len).sum::<usize>(), 80);
+    let expected: BTreeSet<u32> = (1..=1000).filter(|id| id % 50 == 10).collect();
+    assert_eq!(errors["timed out after 1s"], expected);
+}
+
+/// Goal: B4 in small. Many records cost the daemon little memory and the spool few inodes, and each has
+/// its row once, also when the daemon is killed on the way. Method: twenty thousand ids and a function
+/// that only gives them back; one kill. A million of them are run by `benches/`.
+#[test]
+fn b4_many_records_cost_little() {
+    let spool = Spool::new(
+        "workers = 2\n[routes.ids]\nrecords = \"csv\"\ninterpreter = \"$PYTHON\"\n\
+         python = \"f.py:f\"\ntrace_columns = false\n",
+    );
+    spool.write("f.py", "def f(customer_id: str): return {\"id\": customer_id}\n");
+    spool.drop_file("TestData.csv", ids(20_000));
+    let recorded = || {
+        let text = std::fs::read_to_string(spool.path("results/ids.csv"));
+        text.unwrap_or_default().lines().count()
+    };
+    let mut most = 0;
+    for (until, kill) in [(5_000, true), (usize::MAX, false)] {
+        let mut batch = spool.start(&["batch"]);
+        let daemon = batch.daemon_pid();
+        spool.wait_until("so many records are recorded, or all", || {
+            most = peak(daemon).max(most);
+            recorded() >= until || !crate::harness::alive(daemon)
+        });
+        if kill {
+            send(daemon, Signal::KILL);
+        }
+        batch.wait();
+    }
+    let (header, found) = table(&spool, "ids");
+    assert_eq!((header.as_str(), found.len()), ("id", 20_000));
+    assert!(most > 0 && most < 96 << 10, "{most} KiB");
+    let inodes = walk(&spool.root());
+    assert!(inodes < 100, "{inodes} inodes\n{}", spool.report());
+    assert_eq!(spool.names("done"), ["TestData.csv"]);
+}
+
+/// Peak memory of a process in KiB, 0 once it is gone.
+fn peak(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+fn walk(folder: &std::path::Path) -> usize {
+    let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    entries.map(|entry| 1 + if entry.path().is_dir() { walk(&entry.path()) } else { 0 }).sum()
+}
+
+/// A spool with a script as the worker of records.
+fn scripted(settings: &str, script: &str) -> Spool {
+    let spool = Spool::new(&format!(
+        "workers = 2\n[routes.r]\ncommand = [\"sh\", \"work.sh\", \"{{record}}\"]\ntrace_columns = false\n\
+         retries = 0\n{settings}"
+    ));
+    spool.write("work.sh", script);
+    spool
+}
+
+/// Goal: lines and JSON objects are records for a `command` as well; what is no record fails alone, with
+/// its line. Method: one file of each, with empty lines, a broken object and a failing line.
+#[test]
+fn lines_and_objects_are_records_too() {
+    let spool =
+        scripted("records = \"lines\"\n", "test \"$1\" != bad && echo \"$INBOXD_RECORD_NO $1\"");
+    spool.drop_file("names", "a b\n\nbad\r\n-c");
+    spool.run(&["batch"]).code(3).says("3 records   2 done   1 failed   2 rows");
+    assert_eq!(spool.csv("r").sorted(), ["1 a b", "3 -c"]);
+    assert_eq!(spool.files("error")[&b"names"[..]], b"bad\r\n");
+
+    let spool = scripted("records = \"ndjson\"\nstdout = \"json\"\n", "echo \"$1\"");
+    spool.drop_file("x", "{\"n\":1}\n{\"n\":\n{\"n\":2.50}\n");
+    spool.run(&["batch"]).code(3).says("3 records   2 done   1 failed   2 rows");
+    assert_eq!(spool.csv("r").sorted(), ["1", "2.50"]);
+    let reason = &spool.csv("errors").column("reason")[0];
+    assert!(reason.starts_with("line 2: not valid JSON"), "{reason}");
+}
+
+/// Goal: the cells of a CSV are text, and what is annotated otherwise is converted first; a mistake names
+/// the field. Method: a typed function; a row of another width.
+#[test]
+fn cells_are_converted_as_annotated() {
+    let spool = Spool::new(
+        "workers = 1\n[routes.r]\nrecords = \"csv\"\ninterpreter = \"$PYTHON\"\npython = \"f.py:f\"\n\
+         trace_columns = false\n",
+    );
+    spool.write(
+        "f.py",
+        "def f(id: str, n: int, x: float, yes: bool, rest='-'):\n    \
+         return {'id': id, 'n': n + 1, 'x': x / 2, 'yes': not yes, 'rest': rest}\n",
+    );
+    spool.drop_file("t.csv", "id,n,x,yes\n007,1,3,TRUE\n8,one,1,0\n9,1\n\"a,b\",2,1e1,false\n");
+    spool.run(&["batch"]).code(3).says("4 records   2 done   2 failed   2 rows");
+    assert_eq!(
+        spool.csv("r").sorted(),
+        ["007,2,1.5,False,-", "a,b,3,5.0,True,-"]
+            .map(|row| { row.replace("False", "false").replace("True", "true") })
+    );
+    let mut reasons = spool.csv("errors").column("reason");
+    reasons.sort();
+    assert_eq!(
+        reasons,
+        ["field \"n\": expected int, got str \"one\"", "line 4: 2 fields, and the header has 4",]
+    );
+    let failed = String::from_utf8(spool.files("error")[&b"t.csv"[..]].clone()).unwrap();
+    assert_eq!(failed, "id,n,x,yes\n8,one,1,0\n9,1\n");
+}
+
+/// Goal: a drain in the middle costs nothing and loses nothing. Method: TERM while records run; the next
+/// run does the rest, and no record has a second attempt.
+#[test]
+fn a_drained_run_goes_on() {
+    let spool = scripted("records = \"lines\"\n", "echo \"$INBOXD_ATTEMPT $1\"");
+    let lines: Vec<String> = (0..300).map(|n| format!("{n:03}")).collect();
+    spool.drop_file("x", lines.join("\n"));
+    let batch = spool.start(&["batch"]);
+    spool.wait_until("some are recorded", || {
+        std::fs::read_to_string(spool.path("results/r.csv")).unwrap_or_default().lines().count()
+            > 20
+    });
+    assert_eq!(batch.end().code(), Some(1), "{}", spool.report());
+    let claim = spool.names("processing");
+    assert!(claim.iter().all(|name| name.contains(".0/")), "{claim:?}");
+    spool.run(&["batch"]).ok();
+    let expected: Vec<String> = lines.iter().map(|line| format!("1 {line}")).collect();
+    assert_eq!(spool.csv("r").sorted(), expected);
+}
+
+/// Goal: an input that is written into while its records run ends in `error/`, and what is recorded
+/// stays. Method: a line is added to the claimed file by the worker of its first record.
+#[test]
+fn an_input_that_changes_fails_and_keeps_what_is_recorded() {
+    let spool = scripted(
+        "records = \"lines\"\nworkers = 1\n",
+        "case $1 in first) echo more >> \"$INBOXD_PATH\";; esac; echo \"$1\"",
+    );
+    spool.drop_file("x", "first\n".to_owned() + &"line\n".repeat(3000));
+    spool.run(&["batch"]).code(3);
+    let reason = spool.reason("x");
+    assert!(
+        reason.starts_with("the input was changed after its first record was begun"),
+        "{reason}"
+    );
+    assert!(spool.csv("r").rows.len() < 3001);
+    assert!(!spool.csv("r").rows.is_empty());
+}
+
+/// Goal: a route with records can be tried before it is used. Method: its first record, of a CSV.
+#[test]
+fn the_first_record_is_tried() {
+    let spool = scripted("records = \"csv\"\n", "echo \"$1\"");
+    spool.write_home("t.csv", "id,n\n7,x\n8,y\n");
+    spool.run(&["try", "r", "t.csv"]).ok().says("{\"\"id\"\":\"\"7\"\",\"\"n\"\":\"\"x\"\"}");
+}
