@@ -30,7 +30,7 @@ macro_rules! sample {
 }
 
 /// The simplest first.
-pub(super) const EXAMPLES: [Example; 5] = [
+pub(super) const EXAMPLES: [Example; 6] = [
     Example {
         name: "count",
         shows: "one Python function over many files, their rows in one CSV",
@@ -99,11 +99,21 @@ pub(super) const EXAMPLES: [Example; 5] = [
             file!("plugins", "samples/sign.json"),
         ],
     },
+    Example {
+        name: "rest-records",
+        shows: "a service that is asked about each line of a file",
+        files: &[
+            file!("rest-records", "inboxd.toml"),
+            file!("rest-records", "README.md"),
+            file!("rest-records", "server.py"),
+            file!("rest-records", "samples/customers.csv"),
+        ],
+    },
 ];
 
 /// Names and what they show, a line each, for the help.
 pub(super) fn list() -> String {
-    let lines = EXAMPLES.iter().map(|example| format!("  {:12}{}", example.name, example.shows));
+    let lines = EXAMPLES.iter().map(|example| format!("  {:14}{}", example.name, example.shows));
     lines.collect::<Vec<_>>().join("\n")
 }
 

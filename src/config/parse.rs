@@ -449,6 +449,9 @@ fn against_records(route: &Route, given: &dyn Fn(&str) -> bool) -> Option<String
     let message = if route.output {
         "`output` is made of a whole file, and with `records` each record is a task of its own; \
          take one of the two lines out"
+    } else if given("fields") {
+        "`fields` are those of one JSON file, and with `records` a file holds many; take one of the \
+         two lines out"
     } else if given("call") {
         "with `records` the function gets the record, so `call` means nothing; take it out"
     } else {
@@ -681,6 +684,11 @@ mod tests {
                 "records = 'lines'\noutput = true",
                 "3:11: `output` is made of a whole file, and with `records` each record is a task of \
                  its own; take one of the two lines out",
+            ),
+            (
+                "fields = { a = 'b' }\nrecords = 'ndjson'",
+                "4:11: `fields` are those of one JSON file, and with `records` a file holds many; take \
+                 one of the two lines out",
             ),
             (
                 "call = 'path'\nrecords = 'csv'",

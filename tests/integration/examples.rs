@@ -99,6 +99,28 @@ fn plugins() {
     assert!(reason.contains("missing field \"text\"") && reason.contains("\"txt\""), "{reason}");
 }
 
+/// Goal: a service is asked about each line, and what failed is an input that can be run again. Method: its
+/// page, which mends the service; the rows and reasons of both runs.
+#[test]
+fn rest_records() {
+    let spool = tried("rest-records");
+    let csv = spool.csv("details");
+    assert_eq!(csv.header(), "customer,id,score,rank,_file,_job", "{}", spool.report());
+    let mut want: Vec<String> = (1..=20)
+        .flat_map(|customer| (0..3).map(move |rank| (customer, rank)))
+        .map(|(customer, rank)| {
+            format!("{customer},{customer}-{rank},0.{rank},{rank},customers.csv")
+        })
+        .collect();
+    want.sort();
+    assert_eq!(rows(&csv), want, "{}", spool.report());
+    assert!(spool.errors().is_empty(), "{}", spool.report());
+    let reasons = spool.csv("errors").column("reason");
+    assert_eq!(reasons.len(), 3, "{reasons:?}");
+    let told = |text: &str| reasons.iter().any(|reason| reason.contains(text));
+    assert!(told("HTTP 500") && told("not JSON") && told("/details"), "{reasons:?}");
+}
+
 /// Goal: an example never writes over what is there, and a wrong name is answered with the right ones.
 /// Method: a spool that is there, a file of the user's that is in the way, a name that is none.
 #[test]
