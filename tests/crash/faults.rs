@@ -179,6 +179,9 @@ impl Drop for SmallDisk<'_> {
     }
 }
 
+/// Far more than run in the time of a group of records.
+const WAITING: usize = 200;
+
 /// Goal: a full disk is waited for: the daemon lives, nothing is lost, and it goes on by itself.
 /// Method: a real small disk, filled while workers run, and freed again.
 #[test]
@@ -191,7 +194,7 @@ fn a_full_disk_is_waited_for() {
     let wait = "until [ -e ../go ]; do sleep 0.02; done\n";
     spool.write("work.sh", &format!("{wait}{}", WORK_SH.replace("runs.txt", "../runs.txt")));
     let mut history = History::default();
-    history.drop_files(&spool, 40);
+    history.drop_files(&spool, WAITING);
     let mut daemon = spool.daemon();
     spool.wait_until("two workers wait", || daemon.workers().len() == 2);
     disk.fill();
@@ -199,9 +202,9 @@ fn a_full_disk_is_waited_for() {
     daemon.wait_for_log("disk is full");
     let daemon_pid = daemon.daemon_pid();
     // It stands still with what it has: no more jobs are claimed on a full disk.
-    assert!(spool.names("incoming").len() > 20, "{}", spool.report());
+    assert!(spool.names("incoming").len() > WAITING / 2, "{}", spool.report());
     disk.free();
-    spool.wait_until("all are done", || spool.names("done").len() == 40);
+    spool.wait_until("all are done", || spool.names("done").len() == WAITING);
     assert_eq!(daemon.daemon_pid(), daemon_pid, "it ended and was started again");
     daemon.signal(rustix::process::Signal::TERM);
     assert!(daemon.wait().success(), "{}", spool.report());
