@@ -99,7 +99,11 @@ fn priority_goes_first() {
         spool.drop_file(name, "x");
     }
     spool.run(&["batch"]).ok();
-    assert_eq!(lines(&spool, "order.txt"), ["urgent", "1", "2", "3"]);
+    let mut order = lines(&spool, "order.txt");
+    assert_eq!(order[0], "urgent", "{order:?}");
+    // Dropped within one tick of the filesystem's clock, the others have no order.
+    order.sort();
+    assert_eq!(order, ["1", "2", "3", "urgent"]);
 }
 
 /// Goal: only the failures that a route lists are tried again, as often as it says.
