@@ -29,8 +29,8 @@
 //! renames (three a job: folder, claim, settling), a quarter other calls on names, a quarter its own code.
 //! The backlog of a million was stopped after 120,000 jobs: 18 MiB of peak memory, both processes.
 //!
-//! Rates of `/bin/true` with nothing else running, 10,000 files, two rounds: posix_spawn loop 2360/s, xargs
-//! 0.79 of it, GNU parallel 0.15, inboxd 0.69, that is 0.87 × xargs and 4.7 × GNU parallel (wanted: 1.0 and
+//! Rates of `/bin/true` with nothing else running, 10,000 files, two rounds: a `posix_spawn` loop 2360/s,
+//! xargs 0.79 of it, GNU parallel 0.15, inboxd 0.69, that is 0.87 × xargs and 4.7 × GNU parallel (wanted: 1.0 and
 //! 7). By processor time the workers themselves are 78 %, so the rest is slots that wait for the keeper.
 //! A daemon that waits beside 1,000 folders: no processor tick in 30 s, 9.1 MiB PSS with the supervisor
 //! (wanted: 8), 7 of it the program's own pages.
