@@ -434,6 +434,9 @@ fn kept_connections_are_kept_and_not_trusted() {
                 break;
             }
         }
+        // Closed before it is told: who hears of it finds the end of the connection. The client may have
+        // closed it first.
+        drop(stream.shutdown(std::net::Shutdown::Both));
         say.send((number, requests)).unwrap();
     }));
     let pool = pool();
