@@ -41,9 +41,10 @@ use crate::spool::{Claimed, Place, Spool};
 
 use super::keeper::next::take_of;
 use super::keeper::{
-    JobInfo, Keeper, KeeperError, Parts, settle_failed, settle_made, settle_outcome,
+    JobInfo, Keeper, KeeperError, Output, Parts, settle_failed, settle_made, settle_outcome,
 };
 use super::known_inputs::KnownInputs;
+use super::notice::Notice;
 
 /// What recovery needs to know of the world.
 #[derive(Clone, Debug)]
@@ -119,6 +120,7 @@ pub fn recover<F: Filesystem>(
     around: &Surroundings,
 ) -> Result<(Keeper<F>, Report), KeeperError> {
     let places = list_places(&spool)?;
+    open_up(&spool, &places)?;
     let mut results = Recovery::new(spool.fs.clone(), spool.results.clone(), spool.journal.clone());
     let mut known = read_records(&spool, &places, &mut results)?;
     let power_cut = known.boot.as_ref().is_some_and(|boot| *boot != around.boot);
@@ -168,6 +170,16 @@ fn list_places<F: Filesystem>(spool: &Spool<F>) -> Result<Vec<Place>, KeeperErro
         Ok(places)
     };
     names().map_err(what)
+}
+
+/// What a worker protected, and no end of its attempt opened up again, can be read and moved after it.
+fn open_up<F: Filesystem>(spool: &Spool<F>, places: &[Place]) -> Result<(), KeeperError> {
+    for place in places.iter().filter(|it| matches!(it, Place::Job(_) | Place::Output(_))) {
+        let name = place.name();
+        fs::open_up_tree(&spool.fs, &spool.processing, Path::new(&name))
+            .map_err(KeeperError::spool(format!("open processing/{name}")))?;
+    }
+    Ok(())
 }
 
 /// Step 1.
@@ -482,7 +494,18 @@ fn take_up<F: Filesystem>(
                 }
             }
             Place::Failed(job) => remove_failed(&keeper.spool, job)?,
-            Place::Scratch(_) | Place::Output(_) => remove(&keeper.spool, *place)?,
+            // What a worker made as another user stays and is said; it stands in nobody's way.
+            Place::Scratch(_) | Place::Output(_) => match remove(&keeper.spool, *place) {
+                Err(KeeperError::Spool { source, .. })
+                    if source.kind() == io::ErrorKind::PermissionDenied =>
+                {
+                    let rel = RelPath::new(place.name());
+                    let reason = source.to_string();
+                    let refused = rel.map(|rel| Notice::ScratchRefused { rel, reason });
+                    keeper.out.extend(refused.map(Output::Notice));
+                }
+                other => other?,
+            },
         }
     }
     if !found.is_empty() {

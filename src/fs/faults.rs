@@ -190,6 +190,10 @@ impl<F: Filesystem> Filesystem for Faults<F> {
         self.inner.make_dir(at, path, mode)
     }
 
+    fn open_up(&self, at: &F::Dir, path: &Path) -> io::Result<()> {
+        self.inner.open_up(at, path)
+    }
+
     fn list(&self, at: &F::Dir) -> io::Result<F::List> {
         self.meet(Op::List, Path::new(""))?;
         self.inner.list(at)

@@ -23,7 +23,7 @@ pub mod sim;
 pub mod tree;
 
 pub use real::RealFs;
-pub use tree::{make_dirs, remove_tree, sync_tree, walk_files};
+pub use tree::{make_dirs, open_up_tree, remove_tree, sync_tree, walk_files};
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +97,11 @@ pub trait Filesystem: Clone + Send + Sync + 'static {
     fn open_dir(&self, at: &Self::Dir, path: &Path) -> io::Result<Self::Dir>;
     /// Makes one directory; its parent exists.
     fn make_dir(&self, at: &Self::Dir, path: &Path, mode: u32) -> io::Result<()>;
+    /// Gives its owner all rights on a folder of ours back, which a worker may have taken. Nothing to do
+    /// where the filesystem has no such rights.
+    fn open_up(&self, _at: &Self::Dir, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
     /// Reads a directory, in no order, without `.` and `..`.
     fn list(&self, at: &Self::Dir) -> io::Result<Self::List>;
     /// Whether anything but this name stands in a directory; with an empty name: anything at all.

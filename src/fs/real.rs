@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -193,6 +193,15 @@ impl Filesystem for RealFs {
             }
             Ok(())
         })
+    }
+
+    fn open_up(&self, at: &RealDir, path: &Path) -> io::Result<()> {
+        // chmod(2) follows links, and fchmodat2 is as young as Linux 6.6: through the folder itself.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat2(at, path, flags, Mode::empty(), BENEATH)?;
+        let mode = Mode::from_raw_mode(rustix::fs::fstat(&dir)?.st_mode & 0o7777);
+        let itself = format!("/proc/self/fd/{}", dir.as_raw_fd());
+        Ok(rustix::fs::chmod(itself, mode | Mode::RWXU)?)
     }
 
     fn list(&self, at: &RealDir) -> io::Result<RealList> {

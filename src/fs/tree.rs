@@ -4,11 +4,43 @@
 //!
 //! Invariant: no symbolic link is followed; a link is removed as a name. A tree of any depth is
 //! handled with a bounded number of descriptors.
+//!
+//! What is in such a tree a worker made, and workers write-protect folders (a module cache, `chmod -R`),
+//! which nobody but root may then empty or move. They are given their rights back; it is our tree.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{FileType, Filesystem};
+
+/// The owner's rights on a folder, without which it cannot be emptied, moved, or moved out of.
+const OWNER: u32 = 0o700;
+
+/// Opens a folder of a tree of ours.
+fn open_own<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Result<F::Dir> {
+    if fs.stat(at, path)?.mode & OWNER != OWNER {
+        fs.open_up(at, path)?;
+    }
+    fs.open_dir(at, path)
+}
+
+/// Gives all folders of a tree of ours their owner's rights back. That it is gone is fine.
+pub fn open_up_tree<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Result<()> {
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let dir = match open_own(fs, at, &folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        for entry in fs.list(&dir)? {
+            let name = PathBuf::from(entry?.name);
+            if fs.stat(&dir, &name)?.file_type == FileType::Dir {
+                folders.push(folder.join(name));
+            }
+        }
+    }
+    Ok(())
+}
 
 /// Removes `path` and everything below it; that it is gone already is fine.
 ///
@@ -22,7 +54,7 @@ pub fn remove_tree<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Resul
         Ok(_) => {}
     }
     // Each round removes one folder at least, or fails.
-    let mut chain = vec![fs.open_dir(at, path)?];
+    let mut chain = vec![open_own(fs, at, path)?];
     let mut names: Vec<PathBuf> = Vec::new();
     while let Some(dir) = chain.last() {
         let mut below = None;
@@ -41,13 +73,15 @@ pub fn remove_tree<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Resul
         }
         match below {
             Some(name) if chain.len() < 64 => {
-                let next = fs.open_dir(dir, &name)?;
+                let next = open_own(fs, dir, &name)?;
                 names.push(name);
                 chain.push(next);
             }
             // Too deep to hold open: bring the folder up to the top of the tree and go on there.
             Some(name) => {
                 let top = chain.first().cloned().ok_or(io::ErrorKind::NotFound)?;
+                // A folder that moves has its `..` written.
+                open_own(fs, dir, &name)?;
                 hoist(fs, dir, &name, &top)?;
                 chain.truncate(1);
                 names.clear();
@@ -75,22 +109,29 @@ fn hoist<F: Filesystem>(fs: &F, dir: &F::Dir, name: &Path, top: &F::Dir) -> io::
 }
 
 /// Syncs every file and folder of a tree. After it returns, all of it is durable below `path`, and
-/// so is the name `path` itself.
+/// so is the name `path` itself. A file that its maker made unreadable cannot be opened for it: then
+/// the whole filesystem is synced.
 pub fn sync_tree<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Result<()> {
     let mut folders = vec![path.to_owned()];
+    let mut has_closed = false;
     while let Some(folder) = folders.pop() {
-        let dir = fs.open_dir(at, &folder)?;
+        let dir = open_own(fs, at, &folder)?;
         for entry in fs.list(&dir)? {
             let name = PathBuf::from(entry?.name);
             match fs.stat(&dir, &name)?.file_type {
                 FileType::Dir => folders.push(folder.join(name)),
-                FileType::File => fs.sync_file(&fs.open(&dir, &name, false)?)?,
+                FileType::File => match fs.open(&dir, &name, false) {
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                        has_closed = true;
+                    }
+                    file => fs.sync_file(&file?)?,
+                },
                 FileType::Other => {}
             }
         }
         fs.sync_dir(&dir)?;
     }
-    fs.sync_dir(at)
+    if has_closed { fs.sync_all(at) } else { fs.sync_dir(at) }
 }
 
 /// Calls `visit` with the path of everything below `at` that is no folder, streaming and in no order,

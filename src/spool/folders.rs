@@ -202,7 +202,8 @@ impl<F: Filesystem> Spool<F> {
         if scratch.seen == Some(look) {
             return Ok(true);
         }
-        if stat.file_type != fs::FileType::Dir {
+        // Protected against its next user, perhaps.
+        if stat.file_type != fs::FileType::Dir || stat.mode & 0o700 != 0o700 {
             return Ok(false);
         }
         let dir = self.fs.open_dir(&self.processing, path)?;

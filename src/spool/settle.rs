@@ -57,6 +57,22 @@ impl<F: Filesystem> Spool<F> {
         it: &Settling<'_>,
         folders: &mut Folders<F::Dir>,
     ) -> io::Result<Option<PathBuf>> {
+        match self.try_settle(it, folders) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                // Perhaps the worker protected its folder. What was done is found done, as after a crash.
+                let job = Place::Job(it.claimed).name();
+                fs::open_up_tree(&self.fs, &self.processing, Path::new(&job))?;
+                self.try_settle(it, folders)
+            }
+            other => other,
+        }
+    }
+
+    fn try_settle(
+        &self,
+        it: &Settling<'_>,
+        folders: &mut Folders<F::Dir>,
+    ) -> io::Result<Option<PathBuf>> {
         let job = Place::Job(it.claimed).name();
         let name = OsStr::from_bytes(it.rel.name());
         let (from, has_others) = match self.look_into_job(it, name, &job, folders) {
