@@ -4,7 +4,8 @@
 #   cargo build --release && benches/records.sh "$PWD"/target/release/inboxd 1000000 3
 set -u
 bin=$1 count=$2 kills=$3 workers=${4:-2}
-home=$(mktemp -d /tmp/records.XXXXXX); cd $home; mkdir -p inbox/incoming
+home=$(mktemp -d) && cd "$home" || exit 1
+mkdir -p inbox/incoming
 cat > inbox/inboxd.toml <<T
 workers = $workers
 allow_root = true
@@ -18,7 +19,7 @@ echo 'def f(customer_id: str): return {"id": customer_id}' > inbox/f.py
 { echo customer_id; seq 1 $count; } > inbox/incoming/TestData.csv
 chmod 700 inbox; begin=$(date +%s.%N); peak=0
 for round in $(seq 0 $kills); do
-  $bin --spool inbox batch > out.$round 2> err.$round &
+  "$bin" --spool inbox batch > out.$round 2> err.$round &
   super=$!
   target=$(( round < kills ? count * (round + 1) / (kills + 1) : count * 9 ))
   while kill -0 $super 2>/dev/null; do
@@ -34,4 +35,4 @@ done
 end=$(date +%s.%N)
 rows=$(cat inbox/results/ids*.csv | grep -v '^id$' | sort -u | wc -l); all=$(cat inbox/results/ids*.csv | grep -vc '^id$')
 echo "count $count kills $kills: $(echo "$end - $begin" | bc) s   peak ${peak} KiB   rows $all distinct $rows   inodes $(find inbox | wc -l)   journal $(du -sk inbox/journal | cut -f1) KiB"
-tail -n 3 out.$kills; rm -rf $home
+tail -n 3 "out.$kills"; rm -rf "$home"

@@ -25,6 +25,7 @@ use crate::config::limits;
 use crate::config::{GlobError, Route, RouteTable, Settings};
 use crate::core::backoff::Backoff;
 use crate::core::pace::PaceRules;
+use crate::core::records::Past;
 use crate::core::state::{
     Candidate, Core, Counts, Effect, Event, Limits, Millis, RecordLimits, Recovered, RouteRules,
 };
@@ -215,6 +216,30 @@ pub(super) struct JobInfo {
     pub(super) ended: Option<Ended>,
     /// Its route as it was when the last attempt began: a reload may have changed it since.
     pub(super) begun_as: Option<Arc<Route>>,
+}
+
+impl JobInfo {
+    /// As the core is told of a job that was claimed before.
+    pub(super) fn recovered(
+        &self,
+        job: JobId,
+        route: Option<usize>,
+        records: Option<Past>,
+    ) -> Recovered {
+        let attempt = self.attempt.as_ref();
+        let ended = attempt.map_or(0, |attempt| attempt.attempt);
+        Recovered {
+            job,
+            route,
+            // A power cut may undo the rename of an attempt whose end is recorded.
+            begun: self.begun.max(ended),
+            ended,
+            spent: attempt.map_or_else(Spent::default, |attempt| attempt.spent),
+            not_before: attempt.map_or(0, |attempt| attempt.not_before_ms),
+            incomplete_since: attempt.and_then(|attempt| attempt.incomplete_since_ms),
+            records,
+        }
+    }
 }
 
 /// See the module.

@@ -29,8 +29,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::Settings;
-use crate::core::state::{Millis, Recovered};
-use crate::core::{JobId, RelPath, Spent};
+use crate::core::state::Millis;
+use crate::core::{JobId, RelPath};
 use crate::fs::{self, Filesystem, Stat};
 use crate::journal::record::{Attempt, FileMark, Outcome, PieceBytes, Record, SourceKey, Take};
 use crate::journal::{Draft, Reader, Sources, Stamp, Writer, rows};
@@ -559,17 +559,7 @@ fn take_up<F: Filesystem>(
             }
             keeper.inputs.insert(claimed.job, input);
         }
-        let recovered = Recovered {
-            job: claimed.job,
-            route,
-            // A power cut may undo the rename of an attempt whose end is recorded.
-            begun: claimed.begun.max(ended),
-            ended,
-            spent: mine.map_or_else(Spent::default, |attempt| attempt.spent),
-            not_before: mine.map_or(0, |attempt| attempt.not_before_ms),
-            incomplete_since: mine.and_then(|attempt| attempt.incomplete_since_ms),
-            records,
-        };
+        let recovered = info.recovered(claimed.job, route, records);
         keeper.adopt(recovered, info, around.now)?;
     }
     Ok(())

@@ -23,7 +23,7 @@ use super::plan::create_temp;
 use super::segment::{Results, Touched};
 use super::{ResultsError, encode, failed, names};
 use crate::fs::Filesystem;
-use crate::journal::record::{CsvMoved, CsvOpen, CsvSeal, Piece, Record};
+use crate::journal::record::{CsvMoved, CsvOpen, CsvSeal, InputOutcome, Outcome, Piece, Record};
 
 /// Reads the live journal twice: to learn, then to rewrite.
 pub struct Recovery<F: Filesystem> {
@@ -93,13 +93,9 @@ impl<F: Filesystem> Recovery<F> {
                 }
             }
             Record::CsvMoved(moved) => self.feed_moved(moved)?,
-            Record::Outcome(outcome) => {
-                for piece in &outcome.csv {
-                    self.feed_piece(piece)?;
-                }
-            }
-            Record::InputOutcome(outcome) => {
-                for piece in &outcome.csv {
+            Record::Outcome(Outcome { csv, .. })
+            | Record::InputOutcome(InputOutcome { csv, .. }) => {
+                for piece in csv {
                     self.feed_piece(piece)?;
                 }
             }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use roaring::RoaringTreemap;
 
-use super::outcome::{error_row, error_spec};
+use super::outcome::{error_row, route_spec};
 use super::{Keeper, KeeperError, Output, is_shortage};
 use crate::config::{Records, Route, limits};
 use crate::core::records::{InputMark, Past, Position, Tried};
@@ -29,7 +29,7 @@ use crate::fs::Filesystem;
 use crate::journal::record::{
     Input as InputLine, InputOutcome, InputSet, InputTried, PieceBytes, Record, Tally,
 };
-use crate::results::{CsvSpec, PlanError, Planned};
+use crate::results::{PlanError, Planned};
 use crate::spool::records::{Input, Unfit as SplitUnfit, change};
 use crate::spool::{Claimed, Place, Spool};
 use crate::worker::records::{Lot, RawRecord, RecordFormat, Unfit, columns};
@@ -486,17 +486,9 @@ impl<F: Filesystem> Keeper<F> {
         let mut csv: Vec<_> = planned.piece.into_iter().collect();
         if let Some(failure) = &failure {
             let row = error_row(now, &rel, &route.name, (job, Some(no)), attempts, failure);
-            match self.results.plan(&error_spec(), &[row], &rel, job, now) {
-                Ok(errors) => {
-                    before.extend(errors.before);
-                    csv.extend(errors.piece);
-                }
-                Err(PlanError::Io(error)) => return Err(error.into()),
-                Err(PlanError::Columns(reason)) => {
-                    let source = io::Error::other(reason);
-                    return Err(KeeperError::Spool { what: "plan errors.csv".into(), source });
-                }
-            }
+            let errors = self.plan_error(row, &rel, job, now)?;
+            before.extend(errors.before);
+            csv.extend(errors.piece);
         }
         let is_big = csv.iter().any(|piece| matches!(piece.bytes, PieceBytes::File { .. }));
         let rows_file = rows_file.filter(|_| is_big);
@@ -513,14 +505,13 @@ impl<F: Filesystem> Keeper<F> {
         (job, rows_file): (JobId, Option<JobId>),
         now: Millis,
     ) -> Result<Planned, PlanError> {
-        let spec = CsvSpec {
-            route: &route.name,
-            trace_columns: route.trace_columns,
-            columns: route.columns.as_deref(),
-            segment_rows: route.segment_rows,
-            segment_bytes: route.segment_bytes,
-        };
-        self.results.plan_beside(&spec, rows, rel, (job, rows_file.unwrap_or(job)), now)
+        self.results.plan_beside(
+            &route_spec(route),
+            rows,
+            rel,
+            (job, rows_file.unwrap_or(job)),
+            now,
+        )
     }
 
     /// A record's line is durable and applied.

@@ -120,7 +120,7 @@ impl<F: Filesystem> Keeper<F> {
         let rows = ended.map_or_else(Vec::new, |it| std::mem::take(&mut it.rows));
         let mut planned = Planned::default();
         if let (None, Some(route)) = (&failure, &route) {
-            match self.plan_rows(route, &rows, &rel, job, now) {
+            match self.results.plan(&route_spec(route), &rows, &rel, job, now) {
                 Ok(done) => planned = done,
                 Err(PlanError::Columns(reason)) => {
                     failure = Some(Failure::new(FailClass::Permanent, reason));
@@ -139,17 +139,9 @@ impl<F: Filesystem> Keeper<F> {
         let route = route.map_or_else(String::new, |route| route.name.clone());
         if let Some(failure) = &failure {
             let row = error_row(now, &rel, &route, (job, None), attempts, failure);
-            match self.results.plan(&error_spec(), &[row], &rel, job, now) {
-                Ok(errors) => {
-                    before.extend(errors.before);
-                    csv.extend(errors.piece);
-                }
-                Err(PlanError::Io(error)) => return Err(error.into()),
-                Err(PlanError::Columns(reason)) => {
-                    let source = io::Error::other(reason);
-                    return Err(KeeperError::Spool { what: "plan errors.csv".into(), source });
-                }
-            }
+            let errors = self.plan_error(row, &rel, job, now)?;
+            before.extend(errors.before);
+            csv.extend(errors.piece);
         }
         if output && failure.is_some() {
             self.spool
@@ -160,32 +152,39 @@ impl<F: Filesystem> Keeper<F> {
         Ok(Some(OutcomePlan { before, csv, rows: planned.rows, failure, output, next, route }))
     }
 
-    fn plan_rows(
+    /// A row of `errors.csv`.
+    pub(super) fn plan_error(
         &mut self,
-        route: &Route,
-        rows: &[Row],
+        row: Row,
         rel: &RelPath,
         job: JobId,
         now: Millis,
-    ) -> Result<Planned, PlanError> {
+    ) -> Result<Planned, KeeperError> {
         let spec = CsvSpec {
-            route: &route.name,
-            trace_columns: route.trace_columns,
-            columns: route.columns.as_deref(),
-            segment_rows: route.segment_rows,
-            segment_bytes: route.segment_bytes,
+            route: "errors",
+            trace_columns: false,
+            columns: None,
+            segment_rows: limits::SEGMENT_ROWS,
+            segment_bytes: limits::SEGMENT_BYTES,
         };
-        self.results.plan(&spec, rows, rel, job, now)
+        self.results.plan(&spec, &[row], rel, job, now).map_err(|error| match error {
+            PlanError::Io(error) => error.into(),
+            PlanError::Columns(reason) => {
+                let source = io::Error::other(reason);
+                KeeperError::Spool { what: "plan errors.csv".into(), source }
+            }
+        })
     }
 }
 
-pub(super) fn error_spec() -> CsvSpec<'static> {
+/// The CSV of a route.
+pub(super) fn route_spec(route: &Route) -> CsvSpec<'_> {
     CsvSpec {
-        route: "errors",
-        trace_columns: false,
-        columns: None,
-        segment_rows: limits::SEGMENT_ROWS,
-        segment_bytes: limits::SEGMENT_BYTES,
+        route: &route.name,
+        trace_columns: route.trace_columns,
+        columns: route.columns.as_deref(),
+        segment_rows: route.segment_rows,
+        segment_bytes: route.segment_bytes,
     }
 }
 

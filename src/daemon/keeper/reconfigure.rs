@@ -10,8 +10,8 @@
 use std::collections::HashSet;
 
 use super::{
-    Arc, Claimed, Event, Filesystem, JobId, JobInfo, Keeper, KeeperError, Millis, Recovered,
-    RouteTable, Settings, Spent, look_ahead, rules, sort,
+    Arc, Claimed, Event, Filesystem, JobId, JobInfo, Keeper, KeeperError, Millis, RouteTable,
+    Settings, look_ahead, rules, sort,
 };
 
 impl<F: Filesystem> Keeper<F> {
@@ -84,18 +84,7 @@ impl<F: Filesystem> Keeper<F> {
             let records = self.inputs.get_mut(&job).and_then(|input| input.past.take());
             let Some(info) = self.jobs.get_mut(&job) else { continue };
             info.route = route;
-            let attempt = info.attempt.as_ref();
-            let ended = attempt.map_or(0, |attempt| attempt.attempt);
-            let recovered = Recovered {
-                job,
-                route: Some(route),
-                begun: info.begun.max(ended),
-                ended,
-                spent: attempt.map_or_else(Spent::default, |attempt| attempt.spent),
-                not_before: attempt.map_or(0, |attempt| attempt.not_before_ms),
-                incomplete_since: attempt.and_then(|attempt| attempt.incomplete_since_ms),
-                records,
-            };
+            let recovered = info.recovered(job, Some(route), records);
             self.step(Event::Recovered(recovered), now)?;
         }
         Ok(())
