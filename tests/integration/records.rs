@@ -175,6 +175,7 @@ fn b1_and_b2_every_record_is_a_task() {
     let why = spool.why("TestData.csv");
     let reason = why["reason"].as_str().unwrap();
     assert!(reason.starts_with("60 of 1000 records failed: 20 × "), "{reason}");
+    assert!(why["took_ms"].as_u64() > Some(0), "a thousand requests took no time: {why}");
     again_is_b2(&spool, port);
 }
 

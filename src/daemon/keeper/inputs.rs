@@ -57,6 +57,8 @@ pub(in crate::daemon) struct InputInfo<F: Filesystem> {
     collected: u64,
     /// Failed records told so far.
     told: u64,
+    /// When it was first opened in this life.
+    opened_at: Option<Millis>,
     open: Option<Open<F>>,
 }
 
@@ -134,6 +136,7 @@ impl<F: Filesystem> InputInfo<F> {
             past: None,
             collected: 0,
             told: 0,
+            opened_at: None,
             open: None,
         }
     }
@@ -305,6 +308,7 @@ impl<F: Filesystem> Keeper<F> {
         }
         let format = Arc::new(RecordFormat { records: format, columns });
         if let Some(info) = self.inputs.get_mut(&job) {
+            info.opened_at.get_or_insert(now);
             info.open = Some(Open { input, format, held: BTreeMap::new(), task });
         }
         Ok(())
@@ -621,6 +625,12 @@ impl<F: Filesystem> Keeper<F> {
             }
         };
         self.step(Event::Ended { job, verdict }, now)
+    }
+
+    /// How long a job with records was worked on, in this life.
+    pub(super) fn input_took(&self, job: JobId, now: Millis) -> Option<Duration> {
+        let opened_at = self.inputs.get(&job)?.opened_at?;
+        Some(Duration::from_millis(now.saturating_sub(opened_at)))
     }
 
     /// What the outcome of a job says of its records.

@@ -54,9 +54,11 @@ impl<F: Filesystem> Keeper<F> {
             Err(error) => return Err(error),
         };
         let (records, rows) = self.tally(job).unzip();
+        let input_took = self.input_took(job, now);
         let Some(info) = self.jobs.get_mut(&job) else { return Ok(()) };
         let ended = info.ended.as_mut();
-        let took = ended.as_ref().map_or(std::time::Duration::ZERO, |ended| ended.took);
+        let took = input_took.or_else(|| ended.as_ref().map(|ended| ended.took));
+        let took = took.unwrap_or_default();
         let stderr = match (&planned.failure, ended) {
             (Some(_), Some(ended)) => String::from_utf8_lossy(&ended.stderr).into_owned(),
             _ => String::new(),
