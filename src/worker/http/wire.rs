@@ -114,7 +114,10 @@ fn open_one(address: SocketAddr, due: Option<Instant>, stop: &Stop) -> io::Resul
     Ok(socket)
 }
 
-/// Waits until the socket is ready. `TimedOut`: the deadline came; `Interrupted`: the stop.
+/// What a stop makes of a wait. Not `Interrupted`: whoever reads a body to its end would try that again.
+const STOPPED: io::ErrorKind = io::ErrorKind::ConnectionAborted;
+
+/// Waits until the socket is ready. `TimedOut`: the deadline came; [`STOPPED`]: the stop.
 fn wait(
     socket: BorrowedFd<'_>,
     what: PollFlags,
@@ -132,7 +135,7 @@ fn wait(
         }
         let [ready, stopped] = fds.each_ref().map(PollFd::revents);
         if !stopped.is_empty() {
-            return Err(io::ErrorKind::Interrupted.into());
+            return Err(STOPPED.into());
         }
         if !ready.is_empty() {
             return Ok(());
@@ -309,7 +312,7 @@ pub(super) fn lookup(uri: &Uri, due: Option<Instant>, stop: &Stop) -> io::Result
                 return Err(io::Error::other("the lookup ended without an answer"));
             }
             Err(RecvTimeoutError::Timeout) if stop.is_stopped() => {
-                return Err(io::ErrorKind::Interrupted.into());
+                return Err(STOPPED.into());
             }
             Err(RecvTimeoutError::Timeout) if due.is_some_and(|due| Instant::now() >= due) => {
                 return Err(io::ErrorKind::TimedOut.into());
