@@ -84,6 +84,11 @@ impl History {
         self.dropped.insert(name.into(), content_of(name).into());
     }
 
+    /// The dropped files.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        self.dropped.keys().map(|name| String::from_utf8_lossy(name).into_owned())
+    }
+
     /// A dropped file must end in `error/`.
     pub(crate) fn must_fail(&mut self, name: &str) {
         self.failing.insert(name.into());

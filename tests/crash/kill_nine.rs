@@ -37,10 +37,10 @@ retries = { fail = 0, crash = 0, lost = 1000 }
 "#;
 
 /// splitmix64: the same seed gives the same numbers.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn new(test: &str) -> Self {
+    pub(crate) fn new(test: &str) -> Self {
         let given = std::env::var("INBOXD_CRASH_SEED").ok().and_then(|seed| seed.parse().ok());
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let seed = given.unwrap_or(u64::from(now.subsec_nanos()));
@@ -48,7 +48,7 @@ impl Random {
         Self(seed)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -58,21 +58,22 @@ impl Random {
 
 /// Who is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Victim {
+pub(crate) enum Victim {
     Daemon,
     Supervisor,
     Both,
     All,
 }
 
-const VICTIMS: [Victim; 4] = [Victim::Daemon, Victim::Supervisor, Victim::Both, Victim::All];
+pub(crate) const VICTIMS: [Victim; 4] =
+    [Victim::Daemon, Victim::Supervisor, Victim::Both, Victim::All];
 
 fn is_ours(pid: u32) -> bool {
     fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == Path::new(BINARY))
 }
 
 /// Whether a supervisor stands above the daemon. Asked of an idle daemon, whose only child it could be.
-fn is_supervised() -> bool {
+pub(crate) fn is_supervised() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
         let spool = Spool::new(SETTINGS);
@@ -95,7 +96,7 @@ fn daemon_of(running: &Running) -> Option<u32> {
 
 /// Lets time pass, or so many more workers run; `false` if the process ends in it. The instant is the
 /// test's input: no state is waited for, and nothing depends on when it really was.
-fn live_for(spool: &Spool, running: &Running, life: Duration, runs: u64) -> bool {
+pub(crate) fn live_for(spool: &Spool, running: &Running, life: Duration, runs: u64) -> bool {
     let size = || fs::metadata(spool.path("runs.txt")).map_or(0, |meta| meta.len());
     let enough = size() + runs * 8;
     let end = Instant::now() + life;
@@ -112,7 +113,7 @@ fn live_for(spool: &Spool, running: &Running, life: Duration, runs: u64) -> bool
 }
 
 /// Kills and waits until neither supervisor nor daemon is left, nor a daemon that was just being born.
-fn kill(spool: &Spool, running: &mut Running, victim: Victim) {
+pub(crate) fn kill(spool: &Spool, running: &mut Running, victim: Victim) {
     let first = running.supervisor_pid();
     if victim == Victim::All {
         running.kill_all();
@@ -388,54 +389,4 @@ fn a_poison_file_is_found() {
     let reason = spool.reason("poison");
     assert!(reason.contains("lost") || reason.contains("daemon"), "{reason}");
     history.check(&spool, "poison");
-}
-
-/// Kills over one input, and its records.
-const RECORD_KILLS: usize = 60;
-const RECORDS: usize = 2500;
-
-/// Goal: the same of single records: each has its rows or its failure once, and the failed ones are put
-/// together once. Method: one input of 2500 lines, every tenth of which fails, killed at random instants.
-#[test]
-fn killed_over_records() {
-    let mut random = Random::new("killed_over_records");
-    let settings = SETTINGS.replace("glob = \"**\"", "records = \"lines\"\ntrace_columns = false");
-    let spool = Spool::new(&settings);
-    spool.write(
-        "work.sh",
-        "echo \"$INBOXD_RECORD\" >> runs.txt\ncase $INBOXD_RECORD in *0) exit 9;; esac\n\
-         echo \"{\\\"id\\\":\\\"$INBOXD_RECORD\\\"}\"\n",
-    );
-    let (bad, good): (Vec<String>, Vec<String>) =
-        (1..=RECORDS).map(|no| format!("{no:07}")).partition(|id| id.ends_with('0'));
-    let all: Vec<String> = (1..=RECORDS).map(|no| format!("{no:07}")).collect();
-    spool.drop_file("ids", all.join("\n"));
-    let mut kills = 0;
-    while kills < RECORD_KILLS {
-        let mut running = spool.start(&["batch"]);
-        let life = Duration::from_millis(random.below(2 * LONGEST_LIFE_MS));
-        let runs = random.below(MOST_RUNS);
-        if !live_for(&spool, &running, life, runs) {
-            running.wait();
-            break;
-        }
-        let victim = VICTIMS[usize::try_from(random.below(4)).unwrap()];
-        kill(&spool, &mut running, victim);
-        kills += 1;
-    }
-    let recorded = lines(&spool, "results/work.csv");
-    eprintln!("killed_over_records: {kills} kills, {recorded} rows before the last of them");
-    assert!(kills * 2 > RECORD_KILLS, "the records were over after {kills} kills");
-    assert!(recorded > kills, "only {recorded} records were recorded between the kills");
-    spool.run(&["batch"]).code(3);
-    assert_eq!(spool.csv("work").sorted(), good, "{}", spool.report());
-    let mut failed = spool.csv("errors").column("record");
-    failed.sort_by_key(|no| no.parse::<usize>().unwrap());
-    let expected: Vec<String> = (1..=RECORDS / 10).map(|n| (10 * n).to_string()).collect();
-    assert_eq!(failed, expected, "{}", spool.report());
-    let file = String::from_utf8(spool.files("error")[&b"ids"[..]].clone()).unwrap();
-    assert_eq!(file.lines().collect::<Vec<_>>(), bad);
-    assert_eq!(spool.names("done"), ["ids"]);
-    assert_eq!(spool.names("processing"), Vec::<String>::new());
-    assert_eq!(spool.processes(), Vec::<String>::new());
 }

@@ -29,6 +29,9 @@ mod history;
 /// SIGKILL at random instants.
 #[cfg(test)]
 mod kill_nine;
+/// The same for each kind of worker.
+#[cfg(test)]
+mod kinds;
 /// strace as the hand that kills and injects, and the calls it counts.
 #[cfg(test)]
 mod strace;
