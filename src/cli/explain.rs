@@ -305,8 +305,10 @@ fn waiting(spool: &SpoolArg, rel: &RelPath) -> Result<Option<Story>, Failed> {
         .and_then(|incoming| RealFs.stat(&incoming, rel.as_path()));
     let Ok(stat) = stat else { return Ok(None) };
     let (state, why, next) = match stat.file_type {
-        FileType::Dir => ("a folder", "folders are no jobs, the files in them are".into(), None),
-        _ => reason_to_wait(spool, rel)?,
+        FileType::Dir if !is_one_job(spool, rel) => {
+            ("a folder", "folders are no jobs, the files in them are".into(), None)
+        }
+        file_type => reason_to_wait(spool, rel, file_type)?,
     };
     let now = std::time::SystemTime::now();
     let born = u64::try_from(stat.ctime_ns).unwrap_or(0);
@@ -333,7 +335,15 @@ fn paused(status: &Value, route: &str) -> Option<(String, String)> {
 
 type Reason = (&'static str, String, Option<String>);
 
-fn reason_to_wait(spool: &SpoolArg, rel: &RelPath) -> Result<Reason, Failed> {
+/// Whether a folder is one job, or part of one.
+fn is_one_job(spool: &SpoolArg, rel: &RelPath) -> bool {
+    let table = load(&spool.path).ok().and_then(|it| RouteTable::new(&it.settings).ok());
+    let is_it =
+        |table: RouteTable| table.find_folder(rel).is_some() || table.unit_above(rel).is_some();
+    table.is_some_and(is_it)
+}
+
+fn reason_to_wait(spool: &SpoolArg, rel: &RelPath, file_type: FileType) -> Result<Reason, Failed> {
     let loaded = match load(&spool.path) {
         Ok(loaded) => Some(loaded),
         Err(errors) if spool.ask(&Ask::Status)?.is_none() => {
@@ -355,7 +365,13 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath) -> Result<Reason, Failed> {
             let why = format!("ignored: {pattern} is no input (a temporary or hidden name)");
             return Ok(("ignored", why, Some(next)));
         }
-        if let Some(file) = table.announced(rel) {
+        if let Some(folder) = table.unit_above(rel) {
+            let why = format!("it is part of {folder}, and that folder is one job");
+            let next = format!("with its folder: inboxd explain {}", quoted(&folder));
+            return Ok(("part of a folder", why, Some(next)));
+        }
+        let is_folder = file_type == FileType::Dir;
+        if !is_folder && let Some(file) = table.announced(rel) {
             let there = path_in(spool, Tree::Incoming, &file).symlink_metadata().is_ok();
             let why = if there {
                 format!("it says that {file} is complete, and goes where {file} goes")
@@ -365,7 +381,8 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath) -> Result<Reason, Failed> {
             let next = if there { "with its file" } else { "with its file, once that comes" };
             return Ok(("sentinel", why, Some(next.to_owned())));
         }
-        let Some(at) = table.find(rel) else {
+        let found = if is_folder { table.find_folder(rel) } else { table.find(rel) };
+        let Some(at) = found else {
             let mut why = "no route takes it: no glob matches".to_owned();
             if let Some(broken) = loaded.broken.first() {
                 why.extend(["; and a route is broken: ".to_owned(), broken.to_string()]);
@@ -374,7 +391,7 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath) -> Result<Reason, Failed> {
             return Ok(("held", why, Some(next)));
         };
         // Where its content decides, that is read once it is whole: it may be half there now.
-        let by_name = Some(at).filter(|_| !table.is_by_content(rel));
+        let by_name = Some(at).filter(|_| is_folder || !table.is_by_content(rel));
         let taker = by_name.and_then(|at| loaded.settings.routes.get(at));
         route = taker.map(|route| route.name.clone());
     }

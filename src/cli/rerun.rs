@@ -8,9 +8,10 @@ use std::process::ExitCode;
 use super::retry::{Move, move_back};
 use super::target::{Target, Tree, path_in, unknown};
 use super::{Failed, SpoolArg, below};
+use crate::config::RouteTable;
 use crate::core::RelPath;
 use crate::daemon::history::JobLine;
-use crate::spool::put_back::From;
+use crate::spool::put_back::{From, What};
 
 /// Run done files again; their old rows stay
 ///
@@ -35,12 +36,13 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     spool.must_exist()?;
-    let moves =
-        args.jobs.iter().map(|typed| find(spool, typed)).collect::<Result<Vec<_>, Failed>>()?;
+    let table = spool.load().ok().and_then(|it| RouteTable::new(&it.settings).ok());
+    let moves = args.jobs.iter().map(|typed| find(spool, typed, table.as_ref()));
+    let moves = moves.collect::<Result<Vec<_>, Failed>>()?;
     move_back(spool, moves, From::Done, args.wait, args.json)
 }
 
-fn find(spool: &SpoolArg, typed: &OsString) -> Result<Move, Failed> {
+fn find(spool: &SpoolArg, typed: &OsString, table: Option<&RouteTable>) -> Result<Move, Failed> {
     let target = Target::new(spool, typed);
     let line = target.line(spool)?;
     let named = match &target.place {
@@ -49,10 +51,15 @@ fn find(spool: &SpoolArg, typed: &OsString) -> Result<Move, Failed> {
         None => target.rel.clone(),
     };
     let logged = line.as_ref().and_then(done_at);
-    let is_there = |at: &RelPath| {
+    let is_dir = |at: &RelPath| {
         let path = path_in(spool, Tree::Done, at);
-        path.symlink_metadata().is_ok_and(|meta| !meta.is_dir())
+        path.symlink_metadata().ok().map(|meta| meta.is_dir())
     };
+    // A folder only where a job went there as one, or goes by the settings.
+    let is_job = |at: &RelPath| {
+        logged.as_ref() == Some(at) || table.is_some_and(|table| table.find_folder(at).is_some())
+    };
+    let is_there = |at: &RelPath| is_dir(at).is_some_and(|is_dir| !is_dir || is_job(at));
     // The very job that an id or a log line names goes before a file of the same name.
     let at = [logged.clone(), named].into_iter().flatten().find(is_there);
     let Some(at) = at else {
@@ -69,9 +76,11 @@ fn find(spool: &SpoolArg, typed: &OsString) -> Result<Move, Failed> {
             None => unknown(spool, &target),
         });
     };
-    let original = line.filter(|_| logged.as_ref() == Some(&at)).map(|line| line.rel.0);
-    let to = original.unwrap_or_else(|| at.clone());
-    Ok(Move::rerun(at, to))
+    let line = line.filter(|_| logged.as_ref() == Some(&at));
+    let job = line.as_ref().map(|line| line.job);
+    let to = line.map_or_else(|| at.clone(), |line| line.rel.0);
+    let what = if is_dir(&at) == Some(true) { What::Folder } else { What::File };
+    Ok(Move::rerun(what, at, to, job, table))
 }
 
 /// Where a done job's file went, below `done/`.

@@ -2,19 +2,22 @@
 //!
 //! Must not know: how a file is moved; the spool does it. What is shared with `rerun` is here.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::target::{Failure, Target, Tree, path_in, shown_in, unknown};
 use super::wait::{Awaited, Waiter};
 use super::{Failed, SpoolArg, below, eprint_line, print_json, print_line, show};
-use crate::core::RelPath;
+use crate::config::RouteTable;
+use crate::core::{JobId, RelPath};
 use crate::daemon::control::Ask;
 use crate::fs::{RealFs, walk_files};
-use crate::spool::Spool;
-use crate::spool::put_back::From;
+use crate::spool::put_back::{From, Sentinels, What};
+use crate::spool::{Spool, names};
 
 /// Run failed files again
 ///
@@ -57,7 +60,14 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
         let failure = target.failure(spool, line.as_ref());
         found.push(failure.ok_or_else(|| not_failed(spool, &target, line.is_some()))?);
     }
-    let moves = found.into_iter().map(Move::retry).collect();
+    let table = spool.load().ok().and_then(|it| RouteTable::new(&it.settings).ok());
+    let mut moves: Vec<Move> =
+        found.into_iter().map(|failure| Move::retry(failure, table.as_ref())).collect();
+    if args.all {
+        // A sentinel goes with what it announces.
+        let announced: Vec<RelPath> = moves.iter().flat_map(Move::sentinels_at).collect();
+        moves.retain(|it| !announced.contains(&it.at));
+    }
     move_back(spool, moves, From::Error, args.wait, args.json)
 }
 
@@ -80,15 +90,26 @@ fn not_failed(spool: &SpoolArg, target: &Target, is_known: bool) -> Failed {
 
 fn all(spool: &SpoolArg) -> Result<Vec<Failure>, Failed> {
     let mut found = Vec::new();
+    let folders = RefCell::new(Vec::new());
+    let failure = |path: &Path| {
+        use std::os::unix::ffi::OsStrExt;
+        let at = RelPath::new(path.as_os_str().as_bytes());
+        at.and_then(|at| Failure::at(spool, &at))
+    };
     let walked = RealFs.open_root(&spool.path.join("error")).and_then(|error| {
-        let enters = |path: &Path| path != Path::new(".why");
+        let enters = |path: &Path| {
+            // A folder that failed as one job is told as one.
+            let whole = failure(path);
+            let is_entered = whole.is_none() && path != Path::new(".why");
+            folders.borrow_mut().extend(whole);
+            is_entered
+        };
         walk_files(&RealFs, &error, &enters, &mut |_, _, path| {
-            use std::os::unix::ffi::OsStrExt;
-            let at = RelPath::new(path.as_os_str().as_bytes());
-            found.extend(at.and_then(|at| Failure::at(spool, &at)));
+            found.extend(failure(path));
             true
         })
     });
+    found.extend(folders.into_inner());
     match walked {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Failed::runtime(format!("cannot read {}: {error}", below(spool, "error"))))
@@ -103,18 +124,62 @@ pub(crate) struct Move {
     pub(crate) at: RelPath,
     /// Below `incoming/`.
     pub(crate) to: RelPath,
+    what: What,
+    /// What makes it complete, where a route asks for that.
+    sentinels: Option<Sentinels>,
     /// What goes with it.
     sidecar: Option<(PathBuf, u64)>,
 }
 
 impl Move {
-    fn retry(failure: Failure) -> Self {
-        Self { to: failure.original(), at: failure.at, sidecar: failure.sidecar }
+    fn retry(failure: Failure, table: Option<&RouteTable>) -> Self {
+        let what = if failure.is_folder() { What::Folder } else { What::File };
+        let job = failure.why.as_ref().map(|why| why.job);
+        let to = failure.original();
+        let sentinels = table.and_then(|table| sentinels(table, what, (&failure.at, &to), job));
+        Self { to, at: failure.at, what, sentinels, sidecar: failure.sidecar }
     }
 
-    pub(crate) fn rerun(at: RelPath, to: RelPath) -> Self {
-        Self { at, to, sidecar: None }
+    pub(crate) fn rerun(
+        what: What,
+        at: RelPath,
+        to: RelPath,
+        job: Option<JobId>,
+        table: Option<&RouteTable>,
+    ) -> Self {
+        let sentinels = table.and_then(|table| sentinels(table, what, (&at, &to), job));
+        Self { at, to, what, sentinels, sidecar: None }
     }
+
+    /// Where its sentinel may stand, beside it.
+    fn sentinels_at(&self) -> Vec<RelPath> {
+        let beside = |name: &Vec<u8>| {
+            let slash: &[u8] = if self.at.parent().is_empty() { b"" } else { b"/" };
+            RelPath::new([self.at.parent(), slash, name].concat())
+        };
+        self.sentinels.iter().flat_map(|it| it.went_as.iter().filter_map(beside)).collect()
+    }
+}
+
+/// What the sentinel of a job is called, there and here.
+fn sentinels(
+    table: &RouteTable,
+    what: What,
+    (at, to): (&RelPath, &RelPath),
+    job: Option<JobId>,
+) -> Option<Sentinels> {
+    let name = match what {
+        What::File => table.sentinel(to),
+        What::Folder => table.folder_sentinel(to),
+    }?;
+    let begin = name.windows(to.name().len()).position(|part| part == to.name())?;
+    let (before, rest) = name.split_at(begin);
+    let behind = rest.get(to.name().len()..).unwrap_or_default();
+    // Its own name was taken, or only that of what it announces.
+    let mut went_as = vec![[before, at.name(), behind].concat(), name.clone()];
+    went_as.extend(job.map(|job| names::beside(&name, job).into_vec()));
+    went_as.dedup();
+    Some(Sentinels { name, went_as })
 }
 
 /// Moves the files, lets the daemon know, and waits if that was asked for.
@@ -133,11 +198,28 @@ pub(crate) fn move_back(
     let mut awaited = Vec::new();
     let mut failed = None;
     for it in moves {
-        if let Err(error) = folders.put_back(from, &it.at, &it.to) {
+        if it.what == What::Folder && it.sentinels.is_none() {
+            // Its files would be jobs of their own.
+            let at =
+                shown_in(spool, if from == From::Error { Tree::Error } else { Tree::Done }, &it.at);
+            eprint_line(&format!(
+                "error: no route takes {} as one job now (unit = \"folder\")\n  {at} stays where it is.",
+                it.to
+            ));
+            failed = Some(ExitCode::from(1));
+            continue;
+        }
+        if let Err(error) = folders.put_back(it.what, from, &it.at, &it.to) {
             let message = cannot_move(spool, &it, from, &error);
             eprint_line(&format!("error: {message}"));
             failed = Some(ExitCode::from(1));
             continue;
+        }
+        if let Some(sentinels) = &it.sentinels
+            && let Err(error) = folders.put_sentinel_back(from, &it.at, &it.to, sentinels)
+        {
+            let name = String::from_utf8_lossy(&sentinels.name).escape_debug().to_string();
+            eprint_line(&format!("warning: cannot put {name} beside {}: {error}", it.to));
         }
         if let Some((sidecar, ino)) = &it.sidecar
             && let Err(error) = folders.remove_why(sidecar, *ino)

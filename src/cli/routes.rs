@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Failed, SpoolArg, eprint_line, join, print_json, print_line, show};
 use crate::config::matching::Answer;
-use crate::config::{Loaded, Route, RouteTable, limits};
+use crate::config::{Loaded, Route, RouteTable, Unit, limits};
 use crate::core::RelPath;
 use crate::daemon::control::Ask;
 use crate::fs::{Filesystem, RealFs};
@@ -110,7 +110,12 @@ fn list(spool: &SpoolArg, loaded: &Loaded, as_json: bool) -> Result<ExitCode, Fa
 
 /// Which files a route is for: `*.json   algorithm "ocr"`
 fn selection(route: &Route) -> String {
-    let globs = if route.glob.is_empty() { "every file".to_owned() } else { route.glob.join(" ") };
+    let is_folder = route.unit == Unit::Folder;
+    let every = if is_folder { "every folder" } else { "every file" };
+    let mut globs = if route.glob.is_empty() { every.to_owned() } else { route.glob.join(" ") };
+    if is_folder && !route.glob.is_empty() {
+        globs.push_str(" (folders)");
+    }
     let fields = route.fields.iter().map(|(name, value)| format!("{name} {value}"));
     let fields: Vec<String> = fields.collect();
     if fields.is_empty() { globs } else { format!("{globs} with {}", fields.join(", ")) }
@@ -160,8 +165,11 @@ fn which(
     let table =
         RouteTable::new(&loaded.settings).map_err(|error| Failed::usage(error.to_string()))?;
     let (rel, content) = find(file, spool)?;
+    let is_dir = [file, &spool.path.join("incoming").join(file)].iter().any(|path| path.is_dir());
+    let unit = if is_dir { Unit::Folder } else { Unit::File };
     let ignored = table.ignored(&rel);
-    let answers = table.answers(&rel, content.as_deref());
+    let part_of = table.unit_above(&rel);
+    let answers = table.answers(&rel, unit, content.as_deref());
     let mut taker = None;
     let mut rows = Vec::new();
     let mut values = Vec::new();
@@ -169,11 +177,13 @@ fn which(
         let (is_its, why) = match answer {
             Answer::Takes => (true, format!("takes it: {}", selection(route))),
             Answer::OtherName => (false, format!("no: {} is another name", selection(route))),
+            Answer::OtherKind if is_dir => (false, "no: it takes files".to_owned()),
+            Answer::OtherKind => (false, "no: it takes folders".to_owned()),
             Answer::OtherContent(reason) => (false, format!("no: {reason}")),
             Answer::NoContent => (false, format!("if it is there and has {}", selection(route))),
             Answer::Behind => (false, "is not asked: another one comes first".to_owned()),
         };
-        let is_its = is_its && ignored.is_none();
+        let is_its = is_its && ignored.is_none() && part_of.is_none();
         if is_its {
             taker = Some(route.name.clone());
         }
@@ -183,11 +193,14 @@ fn which(
     if as_json {
         print_json(&json!({
             "file": rel.to_string(), "route": taker, "ignored": ignored, "routes": values,
+            "part_of": part_of.map(|folder| folder.to_string()),
         }));
     } else if let Some(pattern) = ignored {
         print_line(&format!(
             "{rel} is ignored: {pattern} is no input (a temporary or hidden name)"
         ));
+    } else if let Some(folder) = part_of {
+        print_line(&format!("{rel} is part of {folder}, and that folder is one job"));
     } else {
         let route = taker.as_ref().map_or("no route takes it", |name| name.as_str());
         print_line(&format!("{rel} → {route}"));

@@ -3,6 +3,7 @@
 //! Must not know: how the daemon counts. What is done and failed is what stands in `done/` and
 //! `error/`, with a daemon or without: that is what `ls` shows, and what a retry changes.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
@@ -181,7 +182,14 @@ impl State {
             RelPath::new(path.as_os_str().as_bytes())
         };
         let is_ignored = |rel: &RelPath| table.as_ref().is_some_and(|t| t.ignored(rel).is_some());
-        let enters = |path: &Path| rel_of(path).is_some_and(|rel| !is_ignored(&rel));
+        let units = Cell::new(0);
+        let enters = |path: &Path| {
+            let Some(rel) = rel_of(path).filter(|rel| !is_ignored(rel)) else { return false };
+            // One that is one job waits as one.
+            let is_unit = table.as_ref().is_some_and(|table| table.find_folder(&rel).is_some());
+            units.set(units.get() + u64::from(is_unit));
+            !is_unit
+        };
         let mut names = 0;
         let mut oldest: Option<i64> = None;
         let walked = walk_files(&RealFs, &incoming, &enters, &mut |dir, name, path| {
@@ -203,6 +211,7 @@ impl State {
             self.waiting_is_more = names >= limits::STATUS_NAMES;
             !self.waiting_is_more
         });
+        self.waiting += units.get();
         if let Err(error) = walked {
             self.trouble.push(format!("incoming: {error}"));
         }

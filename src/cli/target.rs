@@ -251,11 +251,13 @@ impl Failure {
     pub(crate) fn at(spool: &SpoolArg, at: &RelPath) -> Option<Self> {
         let error = RealFs.open_root(&spool.path.join("error")).ok()?;
         let file = RealFs.stat(&error, at.as_path()).ok()?;
-        if file.file_type == FileType::Dir || at.as_bytes().starts_with(b".why/") {
+        if at.as_bytes().starts_with(b".why/") {
             return None;
         }
         let mut found = Self { at: at.clone(), why: None, sidecar: None, is_changed: false };
-        let Ok(folder) = RealFs.open_dir(&error, Path::new(".why")) else { return Some(found) };
+        let Ok(folder) = RealFs.open_dir(&error, Path::new(".why")) else {
+            return (file.file_type != FileType::Dir).then_some(found);
+        };
         if let Some((path, why)) = sidecar(&folder, at)
             && let Ok(stat) = RealFs.stat(&folder, &path)
         {
@@ -264,7 +266,15 @@ impl Failure {
             found.sidecar = Some((path, stat.ino));
             found.why = Some(why);
         }
-        Some(found)
+        // What failed may be a folder; one in which failed files stand has not failed itself.
+        let is_folder = file.file_type == FileType::Dir;
+        let has_failed = found.is_folder();
+        (is_folder == has_failed).then_some(found)
+    }
+
+    /// It is a folder that is one job.
+    pub(crate) fn is_folder(&self) -> bool {
+        self.why.as_ref().is_some_and(|why| why.folder)
     }
 
     /// The path that it had below `incoming/`.

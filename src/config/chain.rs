@@ -2,7 +2,7 @@
 //!
 //! Must not know: files. It is given routes, and gives what is wrong with which.
 
-use super::Route;
+use super::{Route, Unit};
 
 /// What is wrong with the `next` of the route at this place, if anything is. `is_coming` says of a name
 /// that its route is only missing because its file is broken.
@@ -31,6 +31,9 @@ pub(super) fn fault(
             // A circle of others.
             return None;
         }
+        if names.len() == 1 && route.unit == Unit::Folder {
+            return Some(format!("`next` hands on files, and route `{next}` takes folders"));
+        }
         names.push(next);
         next = route.next.as_deref()?;
     }
@@ -54,11 +57,14 @@ mod tests {
             ("to_x", Some("x")),
             ("lost", Some("none")),
             ("to_lost", Some("lost")),
+            ("to_folder", Some("folder")),
+            ("folder", None),
             ("waits", Some("broken")),
         ]
         .into_iter()
         .map(|(name, next)| Route {
             next: next.map(str::to_owned),
+            unit: if name == "folder" { Unit::Folder } else { Unit::File },
             ..Route::new(name, vec!["true".to_owned()])
         })
         .collect();
@@ -71,6 +77,7 @@ mod tests {
         }
         assert_eq!(said("self"), "`next` goes round in a circle: self → self");
         assert_eq!(said("x"), "`next` goes round in a circle: x → y → x");
+        assert_eq!(said("to_folder"), "`next` hands on files, and route `folder` takes folders");
         assert!(said("lost").starts_with("`next` = \"none\" is no route; there are a, b"));
     }
 }

@@ -18,8 +18,8 @@ use std::collections::BTreeSet;
 
 use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
 
-use super::Settings;
 use super::selection::{Fields, Members};
+use super::{Settings, Unit};
 use crate::core::RelPath;
 
 /// Names that programs give to files that are not whole, or that no person dropped.
@@ -47,6 +47,8 @@ pub struct RouteTable {
     routes: Vec<Option<GlobSet>>,
     /// What stands before and behind a file's name in its sentinel's, for the routes that ask for one.
     sentinels: Vec<Option<(Vec<u8>, Vec<u8>)>>,
+    /// Of each route: its jobs are folders. Empty where there is no such route.
+    units: Vec<bool>,
     /// What a route asks of a file's content; empty where no route asks for any.
     fields: Vec<Fields>,
     ignored: GlobSet,
@@ -61,6 +63,8 @@ pub enum Answer {
     Takes,
     /// Its globs do not match.
     OtherName,
+    /// It takes folders and this is a file, or the other way round.
+    OtherKind,
     /// It has not the members that the route asks for: why.
     OtherContent(String),
     /// That depends on what is in the file.
@@ -108,15 +112,44 @@ impl RouteTable {
             fields.clear();
         }
         let ignored = compile(&ignored_patterns)?;
-        Ok(Self { routes, sentinels, fields, ignored, ignored_patterns })
+        let mut units: Vec<bool> =
+            settings.routes.iter().map(|it| it.unit == Unit::Folder).collect();
+        if !units.contains(&true) {
+            units.clear();
+        }
+        Ok(Self { routes, sentinels, units, fields, ignored, ignored_patterns })
+    }
+
+    /// Whether any route's jobs are folders.
+    pub(super) fn has_units(&self) -> bool {
+        !self.units.is_empty()
+    }
+
+    /// Whether the jobs of this route are folders.
+    fn takes_folders(&self, route: usize) -> bool {
+        self.units.get(route).copied().unwrap_or(false)
+    }
+
+    /// The first route for folders whose glob takes the name.
+    pub(super) fn folder_taker(&self, rel: &RelPath) -> Option<usize> {
+        let candidate = Candidate::from_bytes(rel.as_bytes());
+        let takes = |globs: &Option<GlobSet>| {
+            globs.as_ref().is_none_or(|globs| globs.is_match_candidate(&candidate))
+        };
+        let all = self.routes.iter().enumerate().filter(|(at, _)| self.takes_folders(*at));
+        all.filter(|(_, globs)| takes(globs)).map(|(at, _)| at).next()
+    }
+
+    /// A name's sentinel by this route.
+    pub(super) fn sentinel_of(&self, route: usize, rel: &RelPath) -> Option<Vec<u8>> {
+        let (before, behind) = self.sentinels.get(route)?.as_ref()?;
+        Some([before, rel.name(), behind].concat())
     }
 
     /// The name of the file that says, beside it, that a file is whole; `None`: no route that may take
     /// it asks for one.
     pub fn sentinel(&self, rel: &RelPath) -> Option<Vec<u8>> {
-        let of = |route: usize| self.sentinels.get(route).and_then(Option::as_ref);
-        let (before, behind) = self.takers(rel).find_map(of)?;
-        Some([before, rel.name(), behind].concat())
+        self.takers(rel).find_map(|route| self.sentinel_of(route, rel))
     }
 
     /// The routes whose globs take a name, in order, down to the first that asks nothing of its content.
@@ -126,7 +159,8 @@ impl RouteTable {
         let takes = move |globs: &Option<GlobSet>| {
             globs.as_ref().is_none_or(|globs| globs.is_match_candidate(&candidate))
         };
-        let all = self.routes.iter().enumerate().filter(move |(_, globs)| takes(globs));
+        let all = self.routes.iter().enumerate().filter(|(at, _)| !self.takes_folders(*at));
+        let all = all.filter(move |(_, globs)| takes(globs));
         all.map(|(at, _)| at).take_while(move |at| {
             let goes_on = !is_over;
             is_over = !self.asks(*at);
@@ -173,7 +207,7 @@ impl RouteTable {
         any.ok_or(reason)
     }
 
-    /// The file of which this name is the sentinel, if it is one.
+    /// The file, or the folder that is one job, of which this name is the sentinel, if it is one.
     pub fn announced(&self, rel: &RelPath) -> Option<RelPath> {
         for (route, (before, behind)) in
             self.sentinels.iter().enumerate().filter_map(|(at, it)| Some((at, it.as_ref()?)))
@@ -187,7 +221,14 @@ impl RouteTable {
                 path.push(b'/');
             }
             path.extend_from_slice(name);
-            let file = RelPath::new(path).filter(|it| self.takers(it).any(|at| at == route));
+            let is_its = |it: &RelPath| {
+                if self.takes_folders(route) {
+                    self.find_folder(it) == Some(route)
+                } else {
+                    self.takers(it).any(|at| at == route)
+                }
+            };
+            let file = RelPath::new(path).filter(is_its);
             if !name.is_empty() && file.is_some() {
                 return file;
             }
@@ -195,21 +236,33 @@ impl RouteTable {
         None
     }
 
-    /// The index in [`Settings::routes`] of the first route whose glob takes the name.
+    /// The index in [`Settings::routes`] of the first route that takes a file of this name; none takes
+    /// one that is in a folder which is one job.
     pub fn find(&self, rel: &RelPath) -> Option<usize> {
+        if self.unit_above(rel).is_some() {
+            return None;
+        }
         let candidate = Candidate::from_bytes(rel.as_bytes());
+        let takes = |globs: &Option<GlobSet>| {
+            globs.as_ref().is_none_or(|globs| globs.is_match_candidate(&candidate))
+        };
         self.routes
             .iter()
-            .position(|globs| globs.as_ref().is_none_or(|g| g.is_match_candidate(&candidate)))
+            .enumerate()
+            .position(|(at, globs)| !self.takes_folders(at) && takes(globs))
     }
 
-    /// What each route says of a file, in their order. `None`: there is no such file, only its name.
-    pub fn answers(&self, rel: &RelPath, content: Option<&[u8]>) -> Vec<Answer> {
+    /// What each route says of a file, or of a folder, in their order. `None`: there is no such file,
+    /// only its name.
+    pub fn answers(&self, rel: &RelPath, unit: Unit, content: Option<&[u8]>) -> Vec<Answer> {
         let candidate = Candidate::from_bytes(rel.as_bytes());
         let mut is_taken = false;
         let says = |(at, globs): (usize, &Option<GlobSet>)| {
             if !globs.as_ref().is_none_or(|globs| globs.is_match_candidate(&candidate)) {
                 return Answer::OtherName;
+            }
+            if self.takes_folders(at) != (unit == Unit::Folder) {
+                return Answer::OtherKind;
             }
             if is_taken {
                 return Answer::Behind;

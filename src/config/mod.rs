@@ -8,6 +8,7 @@
 //! - [`load`]: the files of a spool, read and checked.
 //! - [`settings_table`]: every setting with default, limit and meaning; decoding goes by it.
 //! - [`matching`]: which route takes a name, and which names are no input.
+//! - `units`: which folder is one job.
 //! - [`selection`]: which route takes a file by what is in it.
 //! - [`template`]: the placeholders in a `command`.
 //! - [`request`]: what is asked of a runner, and what is taken from its answer.
@@ -26,6 +27,7 @@ pub mod selection;
 mod setting;
 pub mod suggest;
 pub mod template;
+mod units;
 mod value;
 
 use std::num::NonZero;
@@ -114,6 +116,8 @@ pub struct Route {
     pub schema: Option<Schema>,
     /// What runs.
     pub worker: Worker,
+    /// What one job is.
+    pub unit: Unit,
     /// Each record of a file is a task of its own; `None`: the file is one.
     pub records: Option<Records>,
     /// What the worker's stdout means.
@@ -191,6 +195,7 @@ impl Route {
             fields: Vec::new(),
             schema: None,
             worker: Worker::Command { argv },
+            unit: Unit::File,
             records: None,
             stdout: StdoutFormat::Text,
             require_output: false,
@@ -392,6 +397,15 @@ pub enum Call {
     Path,
     /// `f(**payload)`: the file is one JSON object, or, for a route with `fields`, its member `payload`.
     Kwargs,
+}
+
+/// What one job of a route is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// A file.
+    File,
+    /// A folder with all that is in it; it is complete once its sentinel is beside it.
+    Folder,
 }
 
 /// How the records of a file are written.

@@ -24,6 +24,7 @@ use super::template::{self, Part};
 use super::value::{Problem, Value, in_file_order};
 use super::{
     ConfigError, Route, Settings, StdoutFormat, Worker, chain, limits, locate, retry, suggest,
+    units,
 };
 
 /// The settings of a spool, as far as they can be used.
@@ -387,6 +388,7 @@ fn between_settings(
         wrong.push(("command", message.to_owned()));
     }
     wrong.extend(around_http(route, given));
+    wrong.extend(units::fault(route, &given));
     let is_off = |key| table.get(key).is_some_and(|v| v.get_ref().as_bool() == Some(false));
     if route.next.is_some() && is_off("output") {
         let message = "`next` hands on the files that a worker makes; take out output = false";
@@ -463,7 +465,7 @@ fn against_records(route: &Route, given: &dyn Fn(&str) -> bool) -> Option<String
 /// What a route's worker is set by.
 const WORKERS: [&str; 4] = ["command", "python", "warm", "http"];
 /// Other keys of a route that a later version has.
-const LATER_IN_ROUTE: [&str; 2] = ["unit", "with"];
+const LATER_IN_ROUTE: [&str; 1] = ["with"];
 /// Keys of the spool that a later version has.
 const LATER_AT_TOP: [&str; 3] = ["server", "broker", "on_repeat"];
 
@@ -631,6 +633,34 @@ mod tests {
         }
     }
 
+    /// Goal: the same for a route whose jobs are folders.
+    /// Method: what is missing, and each line that is about what is in one file.
+    #[test]
+    fn mistakes_in_a_route_for_folders() {
+        let said =
+            |lines: &str| refused(&format!("[routes.r]\n{lines}\nunit = 'folder'")).join("\n");
+        let why = said("command = ['true']");
+        assert!(why.contains(":3:8: nothing tells when a folder is complete"), "{why}");
+        for (lines, start) in [
+            ("command = ['true']\nstdin = true", ":4:9: `stdin` is about what is in one file"),
+            ("command = ['true']\nfields = { a = 'b' }", ":4:10: `fields` is about what is"),
+            ("command = ['true']\nrecords = 'lines'", ":4:11: `records` is about what is in"),
+            ("python = 'a.py:b'\ncall = 'kwargs'", ":4:8: with unit = \"folder\" there is no JSON"),
+            ("http = 'http://h'", ":3:8: with unit = \"folder\" there is no one file to send"),
+            ("http = 'http://h/{id}'\nmethod = 'GET'", ":3:8: with unit = \"folder\" there is no"),
+            (
+                "http = 'http://h'\nbody = { a = '{/b}' }",
+                ":3:8: with unit = \"folder\" there is no",
+            ),
+        ] {
+            let why = said(&format!("done_file = '{{name}}.ok'\n{lines}"));
+            assert!(why.contains(start), "{lines}\n{why}");
+        }
+        let sound =
+            "http = 'http://h'\nbody = { a = '{path}' }\nunit = 'folder'\ndone_file = '{name}.ok'";
+        accepted(&format!("[routes.r]\n{sound}"));
+    }
+
     /// Goal: the same for what stands in a route.
     /// Method: one line a mistake, below a sound command.
     #[test]
@@ -642,7 +672,7 @@ mod tests {
                 "3:1: unknown key `rescan` in [routes.r]; it belongs to the spool, above the first \
                  [routes.NAME] of inboxd.toml",
             ),
-            ("unit = 'x'", "3:1: this version of inboxd does not have `unit`; take the line out"),
+            ("with = 'x'", "3:1: this version of inboxd does not have `with`; take the line out"),
             (
                 "http = 'http://h'",
                 "3:8: a route has one worker, and `command` is set too; take one of them out",

@@ -184,6 +184,31 @@ pub fn origin(url: &str) -> &str {
     end.and_then(|end| url.get(..after + end)).unwrap_or(url)
 }
 
+/// Whether a request, or a column, is made of members of the input.
+pub fn reads_input(url: &str, rules: &HttpRules) -> bool {
+    let of_text = |text: &str| {
+        pieces(text).is_ok_and(|all| all.iter().any(|piece| matches!(piece, Piece::Input(_))))
+    };
+    let of_body = match &rules.body {
+        Body::Template(map) if rules.method.has_body() => {
+            map.values().any(|value| any_text(value, &of_text))
+        }
+        _ => false,
+    };
+    let of_cell = |cell: &Cell| matches!(cell, Cell::Text(text) if of_text(text));
+    let mut cells = rules.cells.iter().flatten();
+    of_text(url) || of_body || cells.any(|(_, cell)| of_cell(cell))
+}
+
+fn any_text(value: &serde_json::Value, is_it: &dyn Fn(&str) -> bool) -> bool {
+    match value {
+        serde_json::Value::String(text) => is_it(text),
+        serde_json::Value::Array(items) => items.iter().any(|item| any_text(item, is_it)),
+        serde_json::Value::Object(map) => map.values().any(|item| any_text(item, is_it)),
+        _ => false,
+    }
+}
+
 /// What is wrong with the texts of a body, if anything.
 fn check_body(value: &serde_json::Value) -> Result<(), String> {
     match value {

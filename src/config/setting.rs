@@ -15,8 +15,8 @@ use super::request::{self, Method};
 use super::template::{self, Part};
 use super::value::{Checked, Limit, Problem, Value};
 use super::{
-    Call, OnRepeat, Records, Route, Schema, Settings, StdoutFormat, Transport, Worker, limits,
-    matching, retry,
+    Call, OnRepeat, Records, Route, Schema, Settings, StdoutFormat, Transport, Unit, Worker,
+    limits, matching, retry,
 };
 
 /// Every setting, those of the spool first.
@@ -252,10 +252,17 @@ static TABLE: &[SettingDoc] = &[
         |r, v| v.one_of(&RECORDS).map(|records| r.records = Some(records)),
     ),
     route(
+        "unit",
+        "\"file\"",
+        Limit::Words("\"file\" or \"folder\""),
+        "what one job is; a folder with all that is in it needs `done_file` to be complete",
+        |r, v| v.one_of(&UNIT).map(|unit| r.unit = unit),
+    ),
+    route(
         "done_file",
         "none",
         Limit::Words("a name with {name} in it, such as \"{name}.ok\""),
-        "a file is complete once this one is beside it, and goes where it goes",
+        "a file, or a folder, is complete once this file is beside it, and goes where it goes",
         |r, v| done_file(v).map(|name| r.done_file = Some(name)),
     ),
     route(
@@ -599,6 +606,8 @@ const STDOUT: [(&str, StdoutFormat); 5] = [
     ("none", StdoutFormat::None),
 ];
 
+const UNIT: [(&str, Unit); 2] = [("file", Unit::File), ("folder", Unit::Folder)];
+
 const ON_REPEAT: [(&str, OnRepeat); 2] = [("run", OnRepeat::Run), ("skip", OnRepeat::Skip)];
 
 fn done_file(v: &Value<'_>) -> Checked<String> {
@@ -837,6 +846,7 @@ mod tests {
         (Place::Route, "warm", "['false']"),
         (Place::Route, "http", "'http://h/'"),
         (Place::Route, "records", "'ndjson'"),
+        (Place::Route, "unit", "'folder'\ndone_file = '{name}.ok'"),
         (Place::Route, "done_file", "'{name}.ok'"),
         (Place::Route, "on_repeat", "'skip'"),
         (Place::Route, "stdin", "true"),
@@ -910,8 +920,8 @@ mod tests {
     #[test]
     fn every_field_has_a_setting() {
         let lines = |place| {
-            // `records` cannot stand beside `output` and `call`.
-            let other = ["routes", "python", "warm", "http", "records"];
+            // `records` cannot stand beside `output` and `call`, `unit` not beside `stdin`.
+            let other = ["routes", "python", "warm", "http", "records", "unit"];
             let of = OTHER.iter().filter(move |(p, n, _)| *p == place && !other.contains(n));
             of.map(|(_, n, v)| format!("{n} = {v}")).collect::<Vec<_>>().join("\n")
         };
@@ -942,6 +952,7 @@ mod tests {
         let waits = [10, 60].map(Duration::from_secs).to_vec();
         let want = Route {
             records: None,
+            unit: Unit::File,
             name: "r".to_owned(),
             // Where its `command` stands, after all lines of the top: `parse` tests that.
             origin: routes.first().map(|route| route.origin.clone()).unwrap_or_default(),

@@ -13,7 +13,7 @@ use super::suggest;
 pub enum Part {
     /// Text as it is.
     Literal(String),
-    /// `{path}`: the claimed file, absolute.
+    /// `{path}`: the claimed file, or folder where that is one job, absolute.
     Path,
     /// `{name}`: its last component.
     Name,

@@ -207,6 +207,8 @@ pub(super) struct JobInfo {
     pub(super) route: usize,
     /// Attempts begun, as the folder's name says now.
     pub(super) begun: u32,
+    /// The job is a folder.
+    pub(super) is_folder: bool,
     pub(super) mark: FileMark,
     /// How it was handed in, if it was; repeated at the head of the next journal segment.
     pub(super) take: Option<Take>,
@@ -219,6 +221,15 @@ pub(super) struct JobInfo {
 }
 
 impl JobInfo {
+    /// The folder that its file stands in, in `processing/`.
+    pub(super) fn claimed(&self, job: JobId) -> Claimed {
+        if self.is_folder {
+            Claimed::folder(job, self.begun, &self.rel)
+        } else {
+            Claimed::file(job, self.begun)
+        }
+    }
+
     /// As the core is told of a job that was claimed before.
     pub(super) fn recovered(
         &self,
@@ -623,6 +634,7 @@ impl<F: Filesystem> Keeper<F> {
                     rel: staged.rel,
                     route,
                     begun: 0,
+                    is_folder: false,
                     mark: FileMark::default(),
                     take: Some(take.clone()),
                     attempt: None,
@@ -738,12 +750,20 @@ impl<F: Filesystem> Keeper<F> {
     }
 
     pub(super) fn sighted(&mut self, sighting: Sighting, now: Millis) {
-        if let Some(file) = self.table.announced(&sighting.rel) {
+        let is_folder = sighting.stat.file_type == FileType::Dir;
+        if !is_folder && let Some(file) = self.table.announced(&sighting.rel) {
             // A sentinel is looked for when its file is judged.
             self.count_lone(sighting, &file, now);
             return;
         }
-        match self.place_of(&sighting.rel) {
+        let place = if is_folder {
+            self.place_of_folder(&sighting.rel)
+        } else {
+            self.place_of(&sighting.rel)
+        };
+        match place {
+            // It was one job a moment ago, by its type or by the settings: the next pass will see.
+            None if is_folder => {}
             None => {
                 self.seen.unrouted += 1;
                 self.seen.unrouted_example.get_or_insert(sighting.rel);
@@ -801,7 +821,7 @@ pub(super) fn settle_made<F: Filesystem>(
     if !outcome.output {
         return Ok(None);
     }
-    let claimed = Claimed { job: outcome.job, begun: outcome.attempts };
+    let claimed = Claimed::file(outcome.job, outcome.attempts);
     if let Some(next) = &outcome.next {
         let hand_over = || -> io::Result<()> {
             for file in &next.files {

@@ -243,6 +243,9 @@ struct Sidecar<'a> {
     time: String,
     took_ms: u64,
     stderr: &'a str,
+    /// What stands in `error/` is a folder that is one job.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    folder: bool,
 }
 
 /// A sidecar as it is read back, for `explain`, `log` and `retry`.
@@ -268,6 +271,9 @@ pub struct Why {
     pub took_ms: u64,
     /// The end of what the worker printed on stderr.
     pub stderr: String,
+    /// What failed is a folder that is one job.
+    #[serde(default)]
+    pub folder: bool,
 }
 
 /// The sidecar's text for a failed job; `None` for one that is done. The same outcome gives the same text.
@@ -284,6 +290,7 @@ pub fn sidecar(outcome: &Outcome) -> Option<Vec<u8>> {
         time: utc(outcome.at_ms),
         took_ms: outcome.took_ms,
         stderr: &outcome.stderr,
+        folder: outcome.folder,
     };
     let mut text = serde_json::to_vec_pretty(&sidecar).unwrap_or_default();
     text.push(b'\n');
@@ -307,6 +314,7 @@ pub fn records_sidecar(outcome: &Outcome) -> Option<Vec<u8>> {
         time: utc(outcome.at_ms),
         took_ms: outcome.took_ms,
         stderr: "",
+        folder: false,
     };
     let mut text = serde_json::to_vec_pretty(&sidecar).unwrap_or_default();
     text.push(b'\n');

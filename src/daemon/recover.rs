@@ -176,8 +176,11 @@ fn list_places<F: Filesystem>(spool: &Spool<F>) -> Result<Vec<Place>, KeeperErro
 fn open_up<F: Filesystem>(spool: &Spool<F>, places: &[Place]) -> Result<(), KeeperError> {
     for place in places.iter().filter(|it| matches!(it, Place::Job(_) | Place::Output(_))) {
         let name = place.name();
-        fs::open_up_tree(&spool.fs, &spool.processing, Path::new(&name))
-            .map_err(KeeperError::spool(format!("open processing/{name}")))?;
+        let opened = match *place {
+            Place::Job(claimed) if claimed.is_folder() => spool.open_up_folder(claimed),
+            _ => fs::open_up_tree(&spool.fs, &spool.processing, Path::new(&name)),
+        };
+        opened.map_err(KeeperError::spool(format!("open processing/{name}")))?;
     }
     Ok(())
 }
@@ -328,7 +331,7 @@ fn unstage_recorded<F: Filesystem>(
             && known.outcomes.contains_key(&job)
         {
             unstage(spool, job)?;
-            *place = Place::Job(Claimed { job, begun: 0 });
+            *place = Place::Job(Claimed::file(job, 0));
         }
     }
     Ok(places)
@@ -363,6 +366,12 @@ fn settle_recorded<F: Filesystem>(
     let mut none = Folders::new(0);
     for place in places {
         match *place {
+            Place::Job(claimed) if claimed.is_folder() => {
+                // Its place is its own: no other job ever had this name.
+                let Some(outcome) = known.outcomes.get(&claimed.job) else { continue };
+                settle_outcome(&keeper.spool, outcome, claimed, false, &mut none)?;
+                report.settled += 1;
+            }
             Place::Job(claimed) => {
                 let files = keeper.spool.files_of(claimed);
                 let files = files.map_err(KeeperError::spool("read processing/"))?;
@@ -412,7 +421,7 @@ fn settle_reappeared<F: Filesystem>(
         if !outcome.file.is_before_or_after_claim(&stat) {
             continue;
         }
-        let claimed = Claimed { job: keeper.next_id(now), begun: 0 };
+        let claimed = Claimed::file(keeper.next_id(now), 0);
         match keeper.spool.claim(rel, claimed, None, &mut none) {
             Claim::Made(_) => {
                 settle_outcome(&keeper.spool, outcome, claimed, true, &mut none)?;
@@ -463,6 +472,49 @@ fn file_beside_sentinel<F: Filesystem>(
     }
 }
 
+/// The folder that a claim is about. Where it is gone, what came with it goes back, and what its worker
+/// left goes to `error/`: nothing but empty folders is left of it.
+fn folder_of<F: Filesystem>(
+    keeper: &Keeper<F>,
+    claimed: Claimed,
+) -> Result<Option<(RelPath, Stat)>, KeeperError> {
+    let spool = &keeper.spool;
+    let look = || -> io::Result<Option<(RelPath, Stat)>> {
+        if let Some(found) = spool.folder_of(claimed)? {
+            return Ok(Some(found));
+        }
+        for (rel, _) in spool.files_of(claimed)? {
+            let path = Path::new(&Place::Job(claimed).name()).join(rel.as_path());
+            // A power cut kept the move of the sentinel, and lost that of the folder, which waits for it.
+            let is_back = keeper.table.announced(&rel).is_some()
+                && spool
+                    .fs
+                    .rename(&spool.processing, &path, &spool.incoming, rel.as_path())
+                    .is_ok();
+            if !is_back {
+                spool.set_aside(claimed, &rel)?;
+            }
+        }
+        Ok(None)
+    };
+    look().map_err(KeeperError::spool("read processing/"))
+}
+
+/// The daemon may have died between the claim and the move of what promised it, which would stay for ever.
+fn fetch_sentinel<F: Filesystem>(keeper: &Keeper<F>, claimed: Claimed, rel: &RelPath) {
+    let (spool, table) = (&keeper.spool, &keeper.table);
+    let name = if claimed.is_folder() { table.folder_sentinel(rel) } else { table.sentinel(rel) };
+    let Some(name) = name else { return };
+    // Of a newer one that has come since, it would be the promise.
+    let newer = spool.fs.stat(&spool.incoming, rel.as_path());
+    if newer.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        match spool.claim_sentinel(rel, &name, claimed) {
+            // Mostly it is here already. What stays says nothing of a file that comes later.
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
 /// Step 5.
 fn take_up<F: Filesystem>(
     keeper: &mut Keeper<F>,
@@ -474,6 +526,10 @@ fn take_up<F: Filesystem>(
     let mut found = Vec::new();
     for place in places {
         match *place {
+            Place::Job(claimed) if claimed.is_folder() => match folder_of(keeper, claimed)? {
+                Some((rel, stat)) => found.push((claimed, rel, stat)),
+                None => remove(&keeper.spool, *place)?,
+            },
             Place::Job(claimed) => match file_beside_sentinel(keeper, claimed)? {
                 Some((rel, stat)) => found.push((claimed, rel, stat)),
                 // An empty folder is no job.
@@ -487,7 +543,7 @@ fn take_up<F: Filesystem>(
                     continue;
                 }
                 unstage(&keeper.spool, job)?;
-                let claimed = Claimed { job, begun: 0 };
+                let claimed = Claimed::file(job, 0);
                 match file_of(&keeper.spool, claimed)? {
                     Some((rel, stat)) => found.push((claimed, rel, stat)),
                     None => remove(&keeper.spool, Place::Job(claimed))?,
@@ -508,6 +564,9 @@ fn take_up<F: Filesystem>(
             },
         }
     }
+    for (claimed, rel, _) in &found {
+        fetch_sentinel(keeper, *claimed, rel);
+    }
     if !found.is_empty() {
         // Durable after it: these claims. The ctime of before such a claim is not known any more, so
         // that a power cut must not bring its file back to `incoming/`, once it is recorded.
@@ -522,7 +581,7 @@ fn take_up<F: Filesystem>(
         let is_known = attempt.is_some() || take.is_some() || known.inputs.contains(claimed.job);
         if is_another || report.power_cut && !is_known {
             let job = keeper.next_id(around.now);
-            let renamed = Claimed { job, begun: claimed.begun };
+            let renamed = Claimed { job, ..claimed };
             keeper
                 .spool
                 .set_begun(claimed, renamed)
@@ -539,6 +598,7 @@ fn take_up<F: Filesystem>(
             rel: rel.clone(),
             route: route.unwrap_or(usize::MAX),
             begun: claimed.begun,
+            is_folder: claimed.is_folder(),
             mark: FileMark {
                 ino: stat.ino,
                 btime_ns: stat.btime_ns,
@@ -583,7 +643,7 @@ fn remove<F: Filesystem>(spool: &Spool<F>, place: Place) -> Result<(), KeeperErr
 
 /// A staged copy becomes `ID.0`; done already is fine.
 pub(super) fn unstage<F: Filesystem>(spool: &Spool<F>, job: JobId) -> Result<(), KeeperError> {
-    let (from, to) = (Place::Staging(job).name(), Place::Job(Claimed { job, begun: 0 }).name());
+    let (from, to) = (Place::Staging(job).name(), Place::Job(Claimed::file(job, 0)).name());
     let moved =
         spool.fs.rename(&spool.processing, Path::new(&from), &spool.processing, Path::new(&to));
     match moved {
@@ -600,7 +660,7 @@ pub(super) fn mark_unstaged<F: Filesystem>(
     job: JobId,
     rel: &RelPath,
 ) -> Result<FileMark, KeeperError> {
-    let to = Place::Job(Claimed { job, begun: 0 }).name();
+    let to = Place::Job(Claimed::file(job, 0)).name();
     let stat = spool
         .fs
         .stat(&spool.processing, &Path::new(&to).join(rel.as_path()))

@@ -11,6 +11,7 @@
 //! - Without new jobs, and until a known file is old enough, nothing is looked at.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Settings, limits};
 use crate::core::state::Millis;
 use crate::fs::{Filesystem, RealFs};
-use crate::results::names;
+use crate::results;
+use crate::spool::names;
 use crate::spool::retention::{Limits, Swept, Tree, sweep};
 
 use super::keeper::KeeperError;
@@ -160,10 +162,17 @@ impl<L: Listener> Service<RealFs, L> {
             dir: dir.clone(),
             takes: |_| true,
             is_deep: true,
+            is_unit: Arc::new(|_| false),
         };
-        let mut trees = vec![tree("done", &spool.done), tree("output", &spool.output)];
+        let table = self.keeper.table.clone();
+        let is_unit = Arc::new(move |path: &Path| {
+            let rel = names::original_path(path);
+            rel.is_some_and(|rel| table.find_folder(&rel).is_some())
+        });
+        let done = Tree { is_unit, ..tree("done", &spool.done) };
+        let mut trees = vec![done, tree("output", &spool.output)];
         if rules.results {
-            let takes = names::is_sealed;
+            let takes = results::names::is_sealed;
             trees.push(Tree { takes, is_deep: false, ..tree("results", &spool.results) });
         }
         let ns = |ms: Millis| i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1_000_000);

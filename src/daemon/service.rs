@@ -654,7 +654,7 @@ impl<L: Listener> Service<RealFs, L> {
     fn compare(&self, task: Task) -> Result<(), KeeperError> {
         let (spool, sender) = (self.keeper.spool.clone(), self.sender.clone());
         let work = move || {
-            let claimed = Claimed { job: task.job, begun: task.attempt };
+            let claimed = Claimed::file(task.job, task.attempt);
             let is_same = super::repeat::is_same(&spool, &task.rel, claimed);
             // The receiver is gone only when the daemon has ended.
             drop(sender.send(Message::Input(Input::Compared { task, is_same })));

@@ -29,6 +29,10 @@ use super::keeper::{JobInfo, Keeper, KeeperError, Output, describe_unreadable};
 use super::notice::{FolderRefused, Notice};
 use super::refusal::{self, Refusal};
 
+mod folder;
+
+use folder::describe_folder;
+
 /// A refused claim is tried again after this, in milliseconds; it doubles …
 const REFUSED_AGAIN: Millis = 10_000;
 /// … up to this.
@@ -69,6 +73,11 @@ enum Reason {
     Refused(Refusal),
     /// No route's fields are in it.
     Unfit(String),
+    /// It is a folder, and what makes it complete is not there, or older.
+    Folder {
+        sentinel: Vec<u8>,
+        is_older: bool,
+    },
 }
 
 /// What a claim was made on.
@@ -148,7 +157,7 @@ impl Waits {
 
     /// Recovery took this job up: its writer may have outlived the last daemon.
     pub(super) fn adopted(&mut self, job: JobId, info: &JobInfo) {
-        if info.take.is_none() {
+        if info.take.is_none() && !info.is_folder {
             let proof = Proof::Look { look: None, first: 0, is_open: false, is_clear: false };
             self.unproven.insert(job, proof);
         }
@@ -183,22 +192,26 @@ impl<F: Filesystem> Keeper<F> {
 
     /// Looks at one name of which an event told.
     pub(super) fn sight(&mut self, rel: &RelPath, arrival: Arrival, now: Millis) -> Sight {
-        if self.draining || self.table.ignored(rel).is_some() {
+        if self.draining || !self.looks_at(rel) {
             return Sight::Seen;
         }
         if self.core.room() == 0 {
             return Sight::NoRoom;
         }
-        let rel = match self.table.announced(rel) {
-            // The sentinel has come: its file need not wait for its deadline.
-            Some(file) => file,
-            None => rel.clone(),
-        };
+        // The sentinel has come: its file need not wait for its deadline.
+        let announced = self.table.announced(rel);
+        let is_itself = announced.is_none();
+        let rel = announced.unwrap_or_else(|| rel.clone());
         let Ok(stat) = self.spool.fs.stat(&self.spool.incoming, rel.as_path()) else {
             return Sight::Seen;
         };
         if stat.file_type == FileType::Dir {
-            return Sight::Folder;
+            if self.table.find_folder(&rel).is_some() {
+                self.core.unhold(&rel);
+                self.sighted(Sighting { rel, stat }, now);
+                return Sight::Seen;
+            }
+            return if is_itself { Sight::Folder } else { Sight::Seen };
         }
         if self.table.find(&rel).is_none() {
             // Counted once until the next pass counts everything.
@@ -214,6 +227,11 @@ impl<F: Filesystem> Keeper<F> {
         Sight::Seen
     }
 
+    /// Whether a name can be input at all: it is not ignored, and no part of a folder that is one job.
+    fn looks_at(&self, rel: &RelPath) -> bool {
+        self.table.ignored(rel).is_none() && self.table.unit_above(rel).is_none()
+    }
+
     /// Reads on in a scan while there is room in the window. `true`: it has just ended.
     pub(super) fn read_on(
         &mut self,
@@ -227,9 +245,9 @@ impl<F: Filesystem> Keeper<F> {
             return Ok(false);
         }
         let mut found: Vec<Sighting> = Vec::new();
-        let table = &self.table;
-        let looks_at = |rel: &RelPath| table.ignored(rel).is_none();
-        let mut bounds = Bounds { looks_at: &looks_at, enters };
+        let looks_at = |rel: &RelPath| self.looks_at(rel);
+        let is_job = |rel: &RelPath| self.table.find_folder(rel).is_some();
+        let mut bounds = Bounds { looks_at: &looks_at, is_job: &is_job, enters };
         let over = scan.slice(&self.spool, room, &mut bounds, &mut |sighting| found.push(sighting));
         for sighting in found {
             self.sighted(sighting, now);
@@ -267,6 +285,9 @@ impl<F: Filesystem> Keeper<F> {
 
     /// Whether a candidate may be claimed now.
     pub(super) fn judge(&mut self, candidate: &Candidate, now: Millis) -> Judged {
+        if self.takes_folders(candidate.route) {
+            return self.judge_folder(candidate, now);
+        }
         let Some(rules) = self.waits.rules else { return Judged::Claim(Proof::Whole, None) };
         let rel = &candidate.rel;
         // Once it is sorted it is judged again.
@@ -311,9 +332,13 @@ impl<F: Filesystem> Keeper<F> {
         }
     }
 
-    fn is_promised(&self, rel: &RelPath, sentinel: &[u8], file: &Stat) -> bool {
+    fn sentinel_stat(&self, rel: &RelPath, sentinel: &[u8]) -> io::Result<Stat> {
         let path = Path::new(OsStr::from_bytes(rel.parent())).join(OsStr::from_bytes(sentinel));
-        let sentinel = self.spool.fs.stat(&self.spool.incoming, &path);
+        self.spool.fs.stat(&self.spool.incoming, &path)
+    }
+
+    fn is_promised(&self, rel: &RelPath, sentinel: &[u8], file: &Stat) -> bool {
+        let sentinel = self.sentinel_stat(rel, sentinel);
         sentinel.is_ok_and(|it| it.file_type == FileType::File && it.ctime_ns >= file.ctime_ns)
     }
 
@@ -414,7 +439,7 @@ impl<F: Filesystem> Keeper<F> {
         };
         let Proof::Look { look, first, is_clear, .. } = proof else { return Ok(None) };
         let first = if first == 0 { now } else { first };
-        let claimed = Claimed { job, begun: info.begun };
+        let claimed = info.claimed(job);
         let path = Path::new(&Place::Job(claimed).name()).join(info.rel.as_path());
         if is_clear && !rules.is_shared {
             // Since the claim nobody can open it under the name they know.
@@ -450,8 +475,8 @@ impl<F: Filesystem> Keeper<F> {
         let Some(info) = self.jobs.get_mut(&job).filter(|info| info.begun == attempt) else {
             return Ok(());
         };
-        let claimed = Claimed { job, begun: attempt };
-        let back = Claimed { job, begun: attempt.saturating_sub(1) };
+        let claimed = info.claimed(job);
+        let back = claimed.with_begun(attempt.saturating_sub(1));
         info.begun = back.begun;
         match self.spool.set_begun(claimed, back) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -499,6 +524,7 @@ impl<F: Filesystem> Keeper<F> {
         let (reason, open_ino) = match &wait.reason {
             Reason::Refused(refusal) => (format!("cannot be claimed: {}", refusal.reason), None),
             Reason::Unfit(reason) => (reason.clone(), None),
+            Reason::Folder { sentinel, is_older } => (describe_folder(sentinel, *is_older), None),
             Reason::Why(Why::Open) => {
                 ("still open for writing".to_owned(), Some(wait.past.look.ino))
             }
@@ -516,7 +542,7 @@ impl<F: Filesystem> Keeper<F> {
             files: 1,
             fix: match &wait.reason {
                 Reason::Refused(refusal) => refusal.fix.clone(),
-                Reason::Why(_) | Reason::Unfit(_) => None,
+                Reason::Why(_) | Reason::Unfit(_) | Reason::Folder { .. } => None,
             },
             open_ino,
         }
@@ -529,7 +555,7 @@ impl<F: Filesystem> Keeper<F> {
         waits.any(|(_, wait)| match wait.reason {
             Reason::Why(Why::Open) => now.saturating_sub(wait.changed) < patience,
             Reason::Why(Why::Quiet) | Reason::Unfit(_) => true,
-            Reason::Why(Why::Sentinel) | Reason::Refused(_) => false,
+            Reason::Why(Why::Sentinel) | Reason::Folder { .. } | Reason::Refused(_) => false,
         })
     }
 }

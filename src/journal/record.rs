@@ -296,6 +296,9 @@ pub struct Outcome {
     /// Of a job whose records were tasks of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<Tally>,
+    /// The job is a folder.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub folder: bool,
 }
 
 /// Made files that are handed on.

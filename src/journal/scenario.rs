@@ -96,6 +96,7 @@ fn any_outcome() -> impl Strategy<Value = Record> {
         let (failure, stderr, [at_ms, took_ms, rows], file) = end;
         Record::Outcome(Outcome {
             records: None,
+            folder: false,
             job,
             rel,
             route,
@@ -790,6 +791,7 @@ fn fixture_records() -> Vec<Record> {
     let piece = |offset, bytes| Piece { route: "count".into(), seg: 1, offset, rows: 1, bytes };
     let done = Outcome {
         records: None,
+        folder: false,
         job: job(1),
         rel: rel("a/ü \n.json".as_bytes()),
         route: "count".into(),

@@ -53,6 +53,18 @@ pub struct ClaimedFile {
     pub lease: Lease,
 }
 
+/// What an error of a claim means.
+pub(super) fn gone_or_refused(error: io::Error) -> Claim {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
+    let errno = rustix::io::Errno::from_io_error(&error);
+    match error.kind() {
+        // A folder on its way is a file or a link now: the name that was seen is gone.
+        NotFound | IsADirectory | NotADirectory => Claim::Gone,
+        _ if errno == Some(rustix::io::Errno::LOOP) => Claim::Gone,
+        _ => Claim::Refused(error),
+    }
+}
+
 impl<F: Filesystem> Spool<F> {
     /// Renames `incoming/REL` to `processing/ID.N/REL`. Moves S1 to S2. `before`: as the file was seen
     /// just now, if it was.
@@ -65,16 +77,7 @@ impl<F: Filesystem> Spool<F> {
     ) -> Claim {
         match self.try_claim(rel, claimed, before, folders) {
             Ok(file) => Claim::Made(file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Claim::Gone,
-            Err(error) if error.kind() == io::ErrorKind::IsADirectory => Claim::Gone,
-            // A folder on its way is a file or a link now: the name that was seen is gone.
-            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Claim::Gone,
-            Err(error)
-                if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::LOOP) =>
-            {
-                Claim::Gone
-            }
-            Err(error) => Claim::Refused(error),
+            Err(error) => gone_or_refused(error),
         }
     }
 
@@ -86,11 +89,7 @@ impl<F: Filesystem> Spool<F> {
         folders: &mut Folders<F::Dir>,
     ) -> io::Result<ClaimedFile> {
         let parent = Path::new(OsStr::from_bytes(rel.parent()));
-        let from = if rel.parent().is_empty() {
-            self.incoming.clone()
-        } else {
-            self.fs.open_dir(&self.incoming, parent)?
-        };
+        let from = self.open_incoming_parent(rel)?;
         let name = Path::new(OsStr::from_bytes(rel.name()));
         let before = match before {
             Some(stat) => stat,
@@ -146,9 +145,9 @@ impl<F: Filesystem> Spool<F> {
         claimed: Claimed,
         folders: &mut Folders<F::Dir>,
     ) -> io::Result<F::Dir> {
-        let name = Place::Job(claimed).name();
-        let mut path = PathBuf::from(&name);
         if let Some(old) = folders.take(rel.parent()) {
+            let name = Place::Job(claimed).name();
+            let mut path = PathBuf::from(&name);
             let old_name = Place::Job(old.claimed).name();
             let (old_path, new_path) = (Path::new(&old_name), Path::new(&name));
             match self.fs.rename(&self.processing, old_path, &self.processing, new_path) {
@@ -164,6 +163,12 @@ impl<F: Filesystem> Spool<F> {
                 Err(error) => return Err(error),
             }
         }
+        self.make_job_folder(rel, claimed)
+    }
+
+    /// The same, made for it.
+    pub(super) fn make_job_folder(&self, rel: &RelPath, claimed: Claimed) -> io::Result<F::Dir> {
+        let mut path = PathBuf::from(Place::Job(claimed).name());
         self.fs.make_dir(&self.processing, &path, 0o750)?;
         if !rel.parent().is_empty() {
             for part in rel.parent().split(|b| *b == b'/') {
@@ -178,11 +183,7 @@ impl<F: Filesystem> Spool<F> {
     /// or that the worker's input has the same name, changes nothing.
     pub fn claim_sentinel(&self, rel: &RelPath, name: &[u8], claimed: Claimed) -> io::Result<()> {
         let parent = Path::new(OsStr::from_bytes(rel.parent()));
-        let from = if rel.parent().is_empty() {
-            self.incoming.clone()
-        } else {
-            self.fs.open_dir(&self.incoming, parent)?
-        };
+        let from = self.open_incoming_parent(rel)?;
         let name = Path::new(OsStr::from_bytes(name));
         let target = Path::new(&Place::Job(claimed).name()).join(parent).join(name);
         self.fs.rename(&from, name, &self.processing, &target)
@@ -202,13 +203,7 @@ impl<F: Filesystem> Spool<F> {
             self.fs.sync_dir(&self.fs.open_dir(&self.processing, folder)?)?;
         }
         self.fs.sync_dir(&self.processing)?;
-        let parent = Path::new(OsStr::from_bytes(rel.parent()));
-        let from = if parent.as_os_str().is_empty() {
-            Ok(self.incoming.clone())
-        } else {
-            self.fs.open_dir(&self.incoming, parent)
-        };
-        match from {
+        match self.open_incoming_parent(rel) {
             Ok(from) => self.fs.sync_dir(&from),
             // The folder that it came from was removed or moved, with or without its last change on
             // the disk.

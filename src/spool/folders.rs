@@ -119,6 +119,9 @@ impl<F: Filesystem> Spool<F> {
         folder: Folder<F::Dir>,
         folders: &mut Folders<F::Dir>,
     ) -> io::Result<()> {
+        if folder.claimed.is_folder() {
+            return self.remove(Place::Job(folder.claimed));
+        }
         match folders.keep(parent, folder) {
             None => Ok(()),
             Some(it) => self.remove(Place::Job(it.claimed)),
@@ -244,8 +247,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let spool = Spool::open(RealFs, RealFs.open_root(home.path()).unwrap()).unwrap();
         let mut folders = Folders::new(4);
-        let first = Claimed { job: JobId::next(JobId::MIN, 1, [1; 10]), begun: 1 };
-        let other = Claimed { job: JobId::next(first.job, 2, [1; 10]), begun: 1 };
+        let first = Claimed::file(JobId::next(JobId::MIN, 1, [1; 10]), 1);
+        let other = Claimed::file(JobId::next(first.job, 2, [1; 10]), 1);
         let place = spool.lend_scratch(first, &mut folders).unwrap();
         spool.clear_scratch(first.job, &mut folders, 0).unwrap();
         assert_eq!(spool.lend_scratch(other, &mut folders).unwrap(), place);
@@ -284,7 +287,7 @@ mod tests {
             for round in 0..3 {
                 for worker in &workers {
                     job = JobId::next(job, 1 + round, [1; 10]);
-                    let claimed = Claimed { job, begun: 1 };
+                    let claimed = Claimed::file(job, 1);
                     let place = spool.lend_scratch(claimed, &mut folders).unwrap();
                     let path = home.path().join("processing").join(place.name());
                     assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0, "{place:?}");

@@ -98,7 +98,7 @@ impl<F: Filesystem> Spool<F> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other?,
         };
-        let folder = Path::new(&Place::Job(Claimed { job, begun: 0 }).name())
+        let folder = Path::new(&Place::Job(Claimed::file(job, 0)).name())
             .join(OsStr::from_bytes(rel.parent()));
         let dir = fs::make_dirs(&self.fs, &self.processing, &folder, 0o750)?;
         let name = Path::new(OsStr::from_bytes(rel.name()));

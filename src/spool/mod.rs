@@ -13,6 +13,7 @@
 //! - [`names`]: the grammar of names below `processing/`, and names for what is taken.
 //! - [`scan`]: reads `incoming/`, bounded, streaming; finds S1.
 //! - [`claim`]: S1 → S2, by one rename; and the attempt in the name.
+//! - [`whole_folder`]: the same for a folder that is one job.
 //! - [`folders`]: folders that are used again.
 //! - [`settle`]: S3 → S4, by one rename; the sidecar of a failure goes before it.
 //! - [`put_back`]: S4 → S1, when the user asks for another run.
@@ -34,6 +35,7 @@ pub mod records;
 pub mod retention;
 pub mod scan;
 pub mod settle;
+pub mod whole_folder;
 
 pub use layout::Spool;
 pub use names::{Claimed, Place};

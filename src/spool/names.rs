@@ -5,6 +5,7 @@
 //! | name | what |
 //! |---|---|
 //! | `ID.N` | the job's folder; below it the file at its REL. N = attempts begun |
+//! | `ID.N.dK` | the same of a job that is a folder: REL has K components, and all below it is its own |
 //! | `ID.N.out` | made files of attempt N, where the route asks for them |
 //! | `ID.N.tmp` | scratch of attempt N |
 //! | `ID.in` | a source being copied in; no job yet |
@@ -13,8 +14,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
-use crate::core::JobId;
+use crate::core::{JobId, RelPath};
 
 /// The longest name Linux filesystems take, in bytes.
 pub const NAME_MAX: usize = 255;
@@ -26,12 +28,38 @@ pub struct Claimed {
     pub job: JobId,
     /// Attempts begun.
     pub begun: u32,
+    /// Of a job that is a folder: the components of its path; 0: it is a file.
+    pub levels: u16,
+}
+
+impl Claimed {
+    /// A job that is a file.
+    pub fn file(job: JobId, begun: u32) -> Self {
+        Self { job, begun, levels: 0 }
+    }
+
+    /// A job that is the folder of this path.
+    pub fn folder(job: JobId, begun: u32, rel: &RelPath) -> Self {
+        let levels = u16::try_from(rel.components().count()).unwrap_or(u16::MAX);
+        Self { job, begun, levels }
+    }
+
+    /// The same job with so many attempts begun.
+    #[must_use]
+    pub fn with_begun(self, begun: u32) -> Self {
+        Self { begun, ..self }
+    }
+
+    /// The job is a folder.
+    pub fn is_folder(self) -> bool {
+        self.levels > 0
+    }
 }
 
 /// What stands below `processing/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// `ID.N`
+    /// `ID.N`, or `ID.N.dK` for a folder.
     Job(Claimed),
     /// `ID.N.out`
     Output(Claimed),
@@ -47,14 +75,24 @@ impl Place {
     /// The name; asserted to parse back.
     pub fn name(self) -> String {
         let name = match self {
+            Self::Job(c) if c.is_folder() => format!("{}.{}.d{}", c.job, c.begun, c.levels),
             Self::Job(c) => format!("{}.{}", c.job, c.begun),
             Self::Output(c) => format!("{}.{}.out", c.job, c.begun),
             Self::Scratch(c) => format!("{}.{}.tmp", c.job, c.begun),
             Self::Staging(job) => format!("{job}.in"),
             Self::Failed(job) => format!("{job}.err"),
         };
-        debug_assert_eq!(Self::parse(OsStr::new(&name)), Some(self));
+        debug_assert_eq!(Self::parse(OsStr::new(&name)), Some(self.as_named()));
         name
+    }
+
+    /// What its name says of it: what kind of job it is for is said only by the job's own folder.
+    fn as_named(self) -> Self {
+        match self {
+            Self::Output(c) => Self::Output(Claimed::file(c.job, c.begun)),
+            Self::Scratch(c) => Self::Scratch(Claimed::file(c.job, c.begun)),
+            other => other,
+        }
     }
 
     /// Whose it is.
@@ -93,12 +131,17 @@ impl Place {
         if begun.to_string() != number {
             return None;
         }
-        let claimed = Claimed { job, begun };
+        let claimed = Claimed::file(job, begun);
         match kind {
             None => Some(Self::Job(claimed)),
             Some("out") => Some(Self::Output(claimed)),
             Some("tmp") => Some(Self::Scratch(claimed)),
-            Some(_) => None,
+            Some(other) => {
+                let digits = other.strip_prefix('d')?;
+                let levels: u16 = digits.parse().ok()?;
+                let is_ours = levels > 0 && levels.to_string() == digits;
+                is_ours.then_some(Self::Job(Claimed { levels, ..claimed }))
+            }
         }
     }
 }
@@ -120,6 +163,22 @@ pub fn beside(name: &[u8], job: JobId) -> OsString {
     OsString::from_vec(out)
 }
 
+/// The path that a settled one had, as far as its names say: `x.json` for `x~ID.json`.
+pub fn original_path(path: &Path) -> Option<RelPath> {
+    let parts: Vec<Vec<u8>> = path.iter().map(|part| original(part.as_bytes())).collect();
+    RelPath::new(parts.join(&b'/'))
+}
+
+fn original(name: &[u8]) -> Vec<u8> {
+    let is_id = |id: &[u8]| std::str::from_utf8(id).is_ok_and(|id| id.parse::<JobId>().is_ok());
+    let mut parts = (0..name.len()).rev().filter_map(|at| {
+        let (stem, rest) = name.split_at(at);
+        let (id, ext) = rest.strip_prefix(b"~")?.split_at_checked(JobId::TEXT_LEN)?;
+        is_id(id).then(|| [stem, ext].concat())
+    });
+    parts.next().unwrap_or_else(|| name.to_vec())
+}
+
 /// The name of the sidecar below `error/.why/` for a file's name: `x.json.json`.
 pub fn sidecar(name: &OsStr, job: JobId) -> OsString {
     let mut out = name.as_bytes().to_vec();
@@ -139,9 +198,9 @@ mod tests {
     proptest! {
         /// Goal: names given out parse back, and nothing else parses. Method: random places and random text.
         #[test]
-        fn places_round_trip(ms in 0u64..1 << 48, begun: u32, text in "[0-9a-z.+]{0,40}") {
-            let claimed = Claimed { job: job(ms), begun };
-            for place in [Place::Job(claimed), Place::Output(claimed), Place::Scratch(claimed), Place::Staging(claimed.job), Place::Failed(claimed.job)] {
+        fn places_round_trip(ms in 0u64..1 << 48, begun: u32, levels in 1u16.., text in "[0-9a-z.+]{0,40}") {
+            let claimed = Claimed::file(job(ms), begun);
+            for place in [Place::Job(Claimed { levels, ..claimed }), Place::Job(claimed), Place::Output(claimed), Place::Scratch(claimed), Place::Staging(claimed.job), Place::Failed(claimed.job)] {
                 prop_assert_eq!(Place::parse(OsStr::new(&place.name())), Some(place));
             }
             if let Some(place) = Place::parse(OsStr::new(&text)) { prop_assert_eq!(place.name(), text); }
@@ -157,7 +216,11 @@ mod tests {
                 prop_assert!(made.as_bytes() != name.as_slice());
                 prop_assert!(!made.as_bytes().contains(&b'/'));
             }
-            prop_assert!(beside(&name, id).to_string_lossy().contains(&id.to_string()));
+            let beside = beside(&name, id);
+            prop_assert!(beside.to_string_lossy().contains(&id.to_string()));
+            // Only what had to be shortened is not known again.
+            let is_whole = name.len() + 1 + JobId::TEXT_LEN <= NAME_MAX;
+            prop_assert!(!is_whole || original(beside.as_bytes()) == name);
         }
     }
 

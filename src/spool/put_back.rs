@@ -31,9 +31,27 @@ pub enum From {
     Done,
 }
 
+/// What stands there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A file.
+    File,
+    /// A folder that is one job.
+    Folder,
+}
+
+/// What the file is called that says that another one is complete.
+#[derive(Clone, Debug)]
+pub struct Sentinels {
+    /// Beside it in `incoming/`.
+    pub name: Vec<u8>,
+    /// Beside it in `error/` or `done/`: the likeliest first.
+    pub went_as: Vec<Vec<u8>>,
+}
+
 impl<F: Filesystem> Spool<F> {
     /// Renames `at` below `error/` or `done/` to `incoming/TO`, durably. Moves S4 to S1.
-    pub fn put_back(&self, from: From, at: &RelPath, to: &RelPath) -> io::Result<()> {
+    pub fn put_back(&self, what: What, from: From, at: &RelPath, to: &RelPath) -> io::Result<()> {
         let tree = match from {
             From::Error => &self.error,
             From::Done => &self.done,
@@ -44,8 +62,10 @@ impl<F: Filesystem> Spool<F> {
         };
         let source = folder(tree, at)?;
         // What cannot be a job is not put where jobs come from.
-        if self.fs.stat(&source, name(at))?.file_type == fs::FileType::Dir {
-            return Err(io::ErrorKind::IsADirectory.into());
+        let is_folder = self.fs.stat(&source, name(at))?.file_type == fs::FileType::Dir;
+        if is_folder != (what == What::Folder) {
+            let kind = io::ErrorKind::IsADirectory;
+            return Err(if is_folder { kind } else { io::ErrorKind::NotADirectory }.into());
         }
         let parent = Path::new(OsStr::from_bytes(to.parent()));
         let target = fs::make_dirs(&self.fs, &self.incoming, parent, FOLDER)?;
@@ -61,6 +81,40 @@ impl<F: Filesystem> Spool<F> {
             }
             made = above;
         }
+        self.fs.sync_dir(&source)
+    }
+
+    /// Brings the sentinel of what was put back after it, durably: the one that went where that went, or
+    /// an empty one. Who asks for another run says that it is complete.
+    pub fn put_sentinel_back(
+        &self,
+        from: From,
+        at: &RelPath,
+        to: &RelPath,
+        sentinels: &Sentinels,
+    ) -> io::Result<()> {
+        let tree = if from == From::Error { &self.error } else { &self.done };
+        let source = match at.parent() {
+            [] => Ok(tree.clone()),
+            parent => self.fs.open_dir(tree, Path::new(OsStr::from_bytes(parent))),
+        }?;
+        let target = self.open_incoming_parent(to)?;
+        let name = Path::new(OsStr::from_bytes(&sentinels.name));
+        let mut moved = Err(io::Error::from(io::ErrorKind::NotFound));
+        for known in &sentinels.went_as {
+            let known = Path::new(OsStr::from_bytes(known));
+            let stat = self.fs.stat(&source, known);
+            if moved.is_err() && stat.is_ok_and(|stat| stat.file_type == fs::FileType::File) {
+                moved = self.fs.rename(&source, known, &target, name);
+            }
+        }
+        match moved {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.fs.create(&target, name, 0o660).map(drop)?;
+            }
+            other => other?,
+        }
+        self.fs.sync_dir(&target)?;
         self.fs.sync_dir(&source)
     }
 
@@ -110,16 +164,17 @@ mod tests {
         let (temp, spool) = spool();
         std::fs::create_dir_all(temp.path().join("error/a/b")).unwrap();
         std::fs::write(temp.path().join("error/a/b/x~1.json"), "first").unwrap();
-        spool.put_back(From::Error, &rel("a/b/x~1.json"), &rel("a/b/x.json")).unwrap();
+        spool.put_back(What::File, From::Error, &rel("a/b/x~1.json"), &rel("a/b/x.json")).unwrap();
         assert_eq!(std::fs::read(temp.path().join("incoming/a/b/x.json")).unwrap(), b"first");
 
         std::fs::write(temp.path().join("error/a/b/x~2.json"), "second").unwrap();
-        let taken = spool.put_back(From::Error, &rel("a/b/x~2.json"), &rel("a/b/x.json"));
+        let taken =
+            spool.put_back(What::File, From::Error, &rel("a/b/x~2.json"), &rel("a/b/x.json"));
         assert_eq!(taken.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(temp.path().join("error/a/b/x~2.json")).unwrap(), b"second");
         assert_eq!(std::fs::read(temp.path().join("incoming/a/b/x.json")).unwrap(), b"first");
-        assert!(spool.put_back(From::Error, &rel("a/b"), &rel("a/c")).is_err());
-        assert!(spool.put_back(From::Done, &rel("none"), &rel("none")).is_err());
+        assert!(spool.put_back(What::File, From::Error, &rel("a/b"), &rel("a/c")).is_err());
+        assert!(spool.put_back(What::File, From::Done, &rel("none"), &rel("none")).is_err());
     }
 
     /// Goal: the reason of a new failure outlives the retry of the old one. Method: a sidecar

@@ -7,15 +7,18 @@
 //!   the trees that are given. `error/` is never one of them.
 //! - A file's age is its ctime: the last move is the last thing that happens to it, and nobody can set it.
 //! - Oldest first: by size, a file goes only if every file that is older by a second goes too.
+//! - A folder that is one job goes whole or not at all: it is as old as its last move, whatever the age
+//!   of what is in it, and as long as all of that.
 //! - Memory is bounded whatever the number of files: a table of [`BUCKETS`] sums instead of a list.
 //! - Folders are only named here, deepest first; their removal is for whoever makes folders in these trees.
 
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::fs::tree::WALK_DEPTH;
-use crate::fs::{FileType, Filesystem, Stat};
+use crate::fs::{FileType, Filesystem, Stat, walk_files};
 
 /// A folder whose old files go.
 pub struct Tree<F: Filesystem> {
@@ -27,6 +30,8 @@ pub struct Tree<F: Filesystem> {
     pub takes: fn(&OsStr) -> bool,
     /// Folders below it are walked, too, and go when they are empty.
     pub is_deep: bool,
+    /// Whether a folder, by its path in the tree, is one job.
+    pub is_unit: Arc<dyn Fn(&Path) -> bool + Send + Sync>,
 }
 
 /// What may go.
@@ -137,6 +142,8 @@ struct Level<F: Filesystem> {
     is_kept: bool,
     /// Something in it went.
     is_swept: bool,
+    /// It is one job, or part of one: whether that goes, and when its last move was.
+    unit: Option<(bool, i64)>,
 }
 
 impl<F: Filesystem> Pass<'_, F> {
@@ -180,13 +187,25 @@ impl<F: Filesystem> Pass<'_, F> {
                         }
                     };
                     match stat.file_type {
-                        FileType::File if (tree.takes)(&entry.name) => {
-                            self.file(tree.name, level, name, &stat, kept, goes);
-                        }
+                        FileType::File if (tree.takes)(&entry.name) => match level.unit {
+                            Some((goes, ctime_ns)) => {
+                                let stat = Stat { ctime_ns, ..stat };
+                                self.file(tree.name, level, name, &stat, kept, &mut |_| goes);
+                            }
+                            None => self.file(tree.name, level, name, &stat, kept, goes),
+                        },
                         FileType::Dir if tree.is_deep => {
                             let path = level.path.join(name);
                             let opened = self.fs.open_dir(&level.dir, name);
+                            let unit = match &opened {
+                                Ok(dir) if level.unit.is_none() && (tree.is_unit)(&path) => {
+                                    let size = self.size_of(dir);
+                                    Some((goes(&Stat { size, ..stat }), stat.ctime_ns))
+                                }
+                                _ => level.unit,
+                            };
                             let below = self.open(tree.name, path, opened).filter(|_| has_room);
+                            let below = below.map(|below| Level { unit, ..below });
                             level.is_kept |= below.is_none();
                             levels.extend(below);
                         }
@@ -205,9 +224,22 @@ impl<F: Filesystem> Pass<'_, F> {
         }
     }
 
+    /// Bytes of all files in a folder.
+    fn size_of(&self, dir: &F::Dir) -> u64 {
+        let mut size = 0_u64;
+        let walked = walk_files(self.fs, dir, &|_| true, &mut |dir, name, _| {
+            size = size.saturating_add(self.fs.stat(dir, name).map_or(0, |stat| stat.size));
+            true
+        });
+        // What cannot be read stays, and is said when it is looked at itself.
+        walked.map_or(0, |()| size)
+    }
+
     fn open(&mut self, tree: &str, path: PathBuf, opened: io::Result<F::Dir>) -> Option<Level<F>> {
         match opened.and_then(|dir| Ok((self.fs.list(&dir)?, dir))) {
-            Ok((list, dir)) => Some(Level { path, dir, list, is_kept: false, is_swept: false }),
+            Ok((list, dir)) => {
+                Some(Level { path, dir, list, is_kept: false, is_swept: false, unit: None })
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 self.failed(tree, &path, &error);
@@ -368,7 +400,9 @@ mod tests {
     fn trees(home: &Path) -> Vec<Tree<RealFs>> {
         let tree = |name, takes: fn(&OsStr) -> bool, is_deep| {
             std::fs::create_dir_all(home.join(name)).unwrap();
-            Tree { name, dir: RealFs.open_root(&home.join(name)).unwrap(), takes, is_deep }
+            let dir = RealFs.open_root(&home.join(name)).unwrap();
+            let is_unit = Arc::new(|path: &Path| path.starts_with("set"));
+            Tree { name, dir, takes, is_deep, is_unit }
         };
         let sealed: fn(&OsStr) -> bool = |name| name.as_encoded_bytes().starts_with(b"sealed");
         vec![
@@ -397,6 +431,39 @@ mod tests {
     fn ctime(path: &Path) -> i64 {
         let at = RealFs.open_root(path.parent().unwrap()).unwrap();
         RealFs.stat(&at, Path::new(path.file_name().unwrap())).unwrap().ctime_ns
+    }
+
+    /// Goal: a folder that is one job goes whole or not at all, by the time of its last move. Method: one
+    /// with old files, moved last; limits by age and by size between; then one that it cannot meet in part.
+    #[test]
+    fn a_folder_that_is_one_job_goes_whole() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = temp.path();
+        std::fs::create_dir_all(home.join("done")).unwrap();
+        std::fs::create_dir_all(home.join("elsewhere/sub")).unwrap();
+        for file in ["elsewhere/a", "elsewhere/b", "elsewhere/sub/c", "done/z"] {
+            std::fs::write(home.join(file), "12345").unwrap();
+        }
+        let files = ctime(&home.join("done/z"));
+        let moved = loop {
+            rustix::fs::rename(home.join("elsewhere"), home.join("done/set")).unwrap();
+            let moved = ctime(&home.join("done/set"));
+            if moved > files + 1_500_000_000 {
+                break moved;
+            }
+            rustix::fs::rename(home.join("done/set"), home.join("elsewhere")).unwrap();
+            std::thread::park_timeout(std::time::Duration::from_millis(50));
+        };
+        let none = Limits { older_than_ns: None, bytes: None, before_ns: FAR, empty_before_ns: 0 };
+        let all = ["done/set/a", "done/set/b", "done/set/sub/c"].map(|it| home.join(it));
+        let left = || all.iter().filter(|path| path.exists()).count();
+        let aged = run(home, Limits { older_than_ns: Some(moved), ..none });
+        assert_eq!((aged.files, left()), (1, 3), "{aged:?}");
+        let sized = run(home, Limits { bytes: Some(15), ..none });
+        assert_eq!((sized.files, left()), (0, 3), "{sized:?}");
+        let sized = run(home, Limits { bytes: Some(14), ..none });
+        assert_eq!((sized.files, left()), (3, 0), "{sized:?}");
+        assert!(!home.join("done/set").exists());
     }
 
     /// Goal: what is old goes with the folders it emptied, and nothing else: no link and nothing behind it,

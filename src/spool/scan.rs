@@ -22,7 +22,7 @@ pub const DEPTH_MAX: usize = 256;
 /// Empty folders noted between two looks at them; the others are met again by the next pass.
 pub const EMPTY_KEPT: usize = 1024;
 
-/// A name below `incoming/` that is not a folder.
+/// A name below `incoming/`, of what is not a folder or of a folder that is one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sighting {
     /// Where.
@@ -44,6 +44,8 @@ pub struct Unreadable {
 pub struct Bounds<'a> {
     /// Asked about each folder and name before it is looked at; ignored ones are not.
     pub looks_at: &'a dyn Fn(&RelPath) -> bool,
+    /// Asked about each folder: whether it is one job, which is told and not entered.
+    pub is_job: &'a dyn Fn(&RelPath) -> bool,
     /// Asked about each folder before it is entered.
     pub enters: &'a mut dyn FnMut(&RelPath) -> bool,
 }
@@ -128,14 +130,14 @@ impl<F: Filesystem> Scan<F> {
             let Some(rel) = RelPath::new(path).filter(|rel| (bounds.looks_at)(rel)) else {
                 continue;
             };
-            if entry.file_type == Some(FileType::Dir) {
+            if entry.file_type == Some(FileType::Dir) && !(bounds.is_job)(&rel) {
                 if (bounds.enters)(&rel) {
                     self.enter(spool, rel);
                 }
                 continue;
             }
             let Ok(stat) = spool.fs.stat(&level.dir, Path::new(&entry.name)) else { continue };
-            if stat.file_type == FileType::Dir {
+            if stat.file_type == FileType::Dir && !(bounds.is_job)(&rel) {
                 if (bounds.enters)(&rel) {
                     self.enter(spool, rel);
                 }

@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::core::{JobId, RelPath};
-use crate::fs::{self, FileType, Filesystem};
+use crate::fs::{self, FileType, Filesystem, Stat};
 
 use super::folders::{Folder, Folders};
 use super::{Claimed, Place, Spool, names};
@@ -60,8 +60,12 @@ impl<F: Filesystem> Spool<F> {
         match self.try_settle(it, folders) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 // Perhaps the worker protected its folder. What was done is found done, as after a crash.
-                let job = Place::Job(it.claimed).name();
-                fs::open_up_tree(&self.fs, &self.processing, Path::new(&job))?;
+                if it.claimed.is_folder() {
+                    self.open_up_folder(it.claimed)?;
+                } else {
+                    let job = Place::Job(it.claimed).name();
+                    fs::open_up_tree(&self.fs, &self.processing, Path::new(&job))?;
+                }
                 self.try_settle(it, folders)
             }
             other => other,
@@ -239,6 +243,20 @@ impl<F: Filesystem> Spool<F> {
         Some((dir, path))
     }
 
+    /// Moves what a worker left of a job that has no input any more to `error/`.
+    pub fn set_aside(&self, claimed: Claimed, rel: &RelPath) -> io::Result<()> {
+        let path = Path::new(&Place::Job(claimed).name()).join(rel.as_path());
+        let (dir, _) = self.open_parent(&self.error, rel, claimed.job)?;
+        let name = OsStr::from_bytes(rel.name());
+        for target in [name.to_owned(), names::beside(rel.name(), claimed.job)] {
+            match self.fs.rename(&self.processing, &path, &dir, Path::new(&target)) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => return other,
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
     /// Moves the failed records of an input to `error/REL`, with their reason: where they are now;
     /// `None` where there are none, or no more.
     pub fn settle_failed(
@@ -300,8 +318,8 @@ impl<F: Filesystem> Spool<F> {
 
     /// The one file of a job's folder at recovery, with strays of its worker set aside: the file
     /// that is oldest was there before the worker made others. `None`: an empty folder is no job.
-    pub fn file_of(&self, claimed: Claimed) -> io::Result<Option<(RelPath, crate::fs::Stat)>> {
-        let mut best: Option<(RelPath, crate::fs::Stat)> = None;
+    pub fn file_of(&self, claimed: Claimed) -> io::Result<Option<(RelPath, Stat)>> {
+        let mut best: Option<(RelPath, Stat)> = None;
         for (rel, stat) in self.files_of(claimed)? {
             if best.as_ref().is_none_or(|(_, old)| stat.btime_ns < old.btime_ns) {
                 best = Some((rel, stat));
@@ -311,24 +329,12 @@ impl<F: Filesystem> Spool<F> {
     }
 
     /// All that stands in a job's folder and is no folder.
-    pub fn files_of(&self, claimed: Claimed) -> io::Result<Vec<(RelPath, crate::fs::Stat)>> {
+    pub fn files_of(&self, claimed: Claimed) -> io::Result<Vec<(RelPath, Stat)>> {
         let job = PathBuf::from(Place::Job(claimed).name());
         let mut folders: Vec<Vec<u8>> = vec![Vec::new()];
         let mut files = Vec::new();
         while let Some(folder) = folders.pop() {
-            let path = job.join(OsStr::from_bytes(&folder));
-            let dir = match self.fs.open_dir(&self.processing, &path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                other => other?,
-            };
-            for entry in self.fs.list(&dir)? {
-                let name = entry?.name;
-                let stat = self.fs.stat(&dir, Path::new(&name))?;
-                let mut rel = folder.clone();
-                if !rel.is_empty() {
-                    rel.push(b'/');
-                }
-                rel.extend_from_slice(name.as_bytes());
+            for (rel, stat) in self.names_in(&job, &folder)? {
                 if stat.file_type == FileType::Dir {
                     folders.push(rel);
                 } else if let Some(rel) = RelPath::new(rel) {
@@ -337,6 +343,23 @@ impl<F: Filesystem> Spool<F> {
             }
         }
         Ok(files)
+    }
+
+    /// What stands in a folder below a job's, each with its path below that; nothing where it is gone.
+    pub(super) fn names_in(&self, job: &Path, folder: &[u8]) -> io::Result<Vec<(Vec<u8>, Stat)>> {
+        let path = job.join(OsStr::from_bytes(folder));
+        let dir = match self.fs.open_dir(&self.processing, &path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let slash: &[u8] = if folder.is_empty() { b"" } else { b"/" };
+        let mut names = Vec::new();
+        for entry in self.fs.list(&dir)? {
+            let name = entry?.name;
+            let stat = self.fs.stat(&dir, Path::new(&name))?;
+            names.push(([folder, slash, name.as_bytes()].concat(), stat));
+        }
+        Ok(names)
     }
 }
 
@@ -366,7 +389,7 @@ mod tests {
         let root = RealFs.open_root(home.path()).unwrap();
         let spool = Spool::open(fs.clone(), root).unwrap();
         let job = JobId::next(JobId::MIN, 1, [1; 10]);
-        let claimed = Claimed { job, begun: 1 };
+        let claimed = Claimed::file(job, 1);
         let folder = home.path().join("processing").join(Place::Job(claimed).name()).join("sub");
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("x"), "x").unwrap();

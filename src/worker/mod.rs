@@ -14,7 +14,7 @@
 //! The rooms: [`command`] turns a task into a process and its end into a verdict; `process` is the
 //! hygiene between the two, `spawn` its start; `template` fills argv; `program` finds the executable and makes the
 //! environment; `exit` reads exit codes and signals, `memory` whether memory was why; [`stdout`] reads rows; `tail` bounds what is
-//! kept; [`schema`] checks the input before all that; [`http`] asks runners; [`warm`] keeps processes for
+//! kept; [`schema`] checks the input before all that, `folder` a folder that is one job; [`http`] asks runners; [`warm`] keeps processes for
 //! many tasks, `python` hands it the shim, [`slot`] chooses the kind;
 //! [`lot`] runs records of one input, one after the other;
 //! [`records`] is one record of an input, where that is what a task is about;
@@ -22,6 +22,7 @@
 
 pub mod command;
 mod exit;
+mod folder;
 pub mod http;
 pub mod lot;
 mod memory;
@@ -64,7 +65,7 @@ pub struct Task {
     pub rel: RelPath,
     /// The spool, absolute: the worker's working directory.
     pub spool: PathBuf,
-    /// The claimed file, absolute.
+    /// The claimed file, or folder where that is one job, absolute.
     pub path: PathBuf,
     /// An empty folder of the attempt's own, absolute.
     pub scratch: PathBuf,

@@ -11,7 +11,7 @@ use super::http::HttpPool;
 use super::memory::OomWatch;
 use super::schema::Schemas;
 use super::warm::WarmPool;
-use super::{Ended, Stop, Task, command};
+use super::{Ended, Stop, Task, command, folder};
 use crate::config::Worker;
 
 /// One slot of the pool, owned by its thread.
@@ -33,7 +33,7 @@ impl Slot {
 
     /// Runs one attempt to its end, blocking. Whatever happens is a verdict; nothing is an error.
     pub fn run(&mut self, task: &Task, stop: &Stop) -> Ended {
-        if let Some(ended) = self.schemas.check(task) {
+        if let Some(ended) = folder::check(task).or_else(|| self.schemas.check(task)) {
             return ended;
         }
         match &task.route.worker {

@@ -23,6 +23,9 @@ mod every_syscall;
 /// Errors of the kernel at each durable call, and a disk that is really full.
 #[cfg(test)]
 mod faults;
+/// SIGKILL over folders that are one job each.
+#[cfg(test)]
+mod folders;
 /// What must hold after any crash, each part with a broken history that it must refuse.
 #[cfg(test)]
 mod history;

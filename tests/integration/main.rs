@@ -15,6 +15,9 @@ mod cli;
 /// The spools that `init --example` makes: what their pages say, done.
 #[cfg(test)]
 mod examples;
+/// Folders that are one job.
+#[cfg(test)]
+mod folders;
 /// Temporary spools, children and waiting.
 #[cfg(test)]
 mod harness;

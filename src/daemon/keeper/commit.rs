@@ -18,7 +18,6 @@ use crate::fs::Filesystem;
 use crate::journal::record::{Attempt, Outcome, Record, Take};
 use crate::journal::{CommitError, Group};
 use crate::results::{ResultsError, Touched};
-use crate::spool::Claimed;
 
 /// A full disk is looked at again after this long, in milliseconds.
 const FULL_AGAIN_MS: Millis = 1_000;
@@ -256,7 +255,7 @@ impl<F: Filesystem> Keeper<F> {
 
     pub(super) fn settle_job(&mut self, outcome: &Outcome) -> Result<(), KeeperError> {
         let Some(info) = self.jobs.get(&outcome.job) else { return Ok(()) };
-        let claimed = Claimed { job: outcome.job, begun: info.begun };
+        let claimed = info.claimed(outcome.job);
         let settled = settle_outcome(&self.spool, outcome, claimed, false, &mut self.folders)?;
         self.inputs.remove(&outcome.job);
         let ended = self.jobs.remove(&outcome.job).and_then(|info| info.ended);

@@ -162,9 +162,16 @@ impl<F: Filesystem> Keeper<F> {
             return self.step(event, now);
         }
         let job = self.next_id(now);
-        let claimed = Claimed { job, begun: u32::from(begin) };
         let route = candidate.route;
-        let file = match self.spool.claim(&candidate.rel, claimed, before, &mut self.folders) {
+        let is_folder = self.takes_folders(route);
+        let (claimed, made) = if is_folder {
+            let claimed = Claimed::folder(job, u32::from(begin), &candidate.rel);
+            (claimed, self.spool.claim_folder(&candidate.rel, claimed))
+        } else {
+            let claimed = Claimed::file(job, u32::from(begin));
+            (claimed, self.spool.claim(&candidate.rel, claimed, before, &mut self.folders))
+        };
+        let file = match made {
             Claim::Made(file) => file,
             Claim::Gone => {
                 self.waits.forget(&candidate.rel);
@@ -192,6 +199,7 @@ impl<F: Filesystem> Keeper<F> {
             rel: candidate.rel,
             route,
             begun: claimed.begun,
+            is_folder,
             mark: file.mark,
             take: None,
             attempt: None,
@@ -199,11 +207,13 @@ impl<F: Filesystem> Keeper<F> {
             begun_as: None,
         };
         self.jobs.insert(job, info);
-        if file.stat.file_type == FileType::File {
+        let expected = if is_folder { FileType::Dir } else { FileType::File };
+        if file.stat.file_type == expected {
             self.claimed_with(job, claimed, proof, &file);
             return self.step(Event::Claimed { job, route, begun: begin }, now);
         }
-        let failure = Failure::new(FailClass::Permanent, "not a regular file");
+        let reason = if is_folder { "not a folder" } else { "not a regular file" };
+        let failure = Failure::new(FailClass::Permanent, reason);
         self.step(Event::Rejected { job, route, begun: begin, failure }, now)
     }
 
@@ -232,13 +242,17 @@ impl<F: Filesystem> Keeper<F> {
             self.take_back(job, attempt)?;
             return self.step(event, now);
         }
+        let durable = self.make_claim_durable(job)?;
         let (Some(info), Some(route)) = (self.jobs.get_mut(&job), self.routes.get(route)) else {
             return Ok(());
         };
-        let claimed = Claimed { job, begun: attempt };
-        let from = Claimed { job, begun: info.begun };
-        info.begun_as = Some(Arc::clone(route));
+        let from = info.claimed(job);
+        let claimed = from.with_begun(attempt);
+        if durable.is_ok() {
+            info.begun_as = Some(Arc::clone(route));
+        }
         let made = || -> io::Result<Place> {
+            durable?;
             if from != claimed {
                 self.spool.set_begun(from, claimed)?;
             }
@@ -286,6 +300,21 @@ impl<F: Filesystem> Keeper<F> {
         self.begin(task, now)
     }
 
+    /// Before the first attempt of a job that is a folder, see [`crate::spool::whole_folder`]. The inner
+    /// error is one of this job.
+    fn make_claim_durable(&mut self, job: JobId) -> Result<io::Result<()>, KeeperError> {
+        let Some(info) = self.jobs.get(&job) else { return Ok(Ok(())) };
+        if !info.is_folder || info.begun_as.is_some() {
+            return Ok(Ok(()));
+        }
+        match self.spool.sync_claim(info.claimed(job), &info.rel) {
+            Err(error) if is_shortage(&error) || error.kind() == io::ErrorKind::NotFound => {
+                Ok(Err(error))
+            }
+            other => Ok(Ok(other.map_err(KeeperError::spool("sync a claim in processing/"))?)),
+        }
+    }
+
     /// The attempt begins: in a slot, or, with records, by opening the input.
     pub(super) fn begin(&mut self, task: Task, now: Millis) -> Result<(), KeeperError> {
         if task.route.records.is_some() || self.inputs.contains_key(&task.job) {
@@ -298,7 +327,7 @@ impl<F: Filesystem> Keeper<F> {
     /// Scratch goes; made files too where the attempt did not succeed.
     pub(super) fn clear_attempt(&mut self, job: JobId, made_files: bool, now: Millis) {
         let Some(info) = self.jobs.get(&job) else { return };
-        let claimed = Claimed { job, begun: info.begun };
+        let claimed = info.claimed(job);
         let cleared = self.spool.clear_scratch(job, &mut self.folders, now).and_then(|()| {
             let has_output = self.attempted_as(info).is_some_and(|route| route.output);
             if made_files && has_output { self.spool.clear_output(claimed) } else { Ok(()) }
@@ -320,7 +349,8 @@ impl<F: Filesystem> Keeper<F> {
         self.clear_attempt(job, true, now);
         self.folders.close(job);
         let Some(info) = self.jobs.get_mut(&job) else { return Ok(()) };
-        let (from, to) = (Claimed { job, begun: info.begun }, Claimed { job, begun });
+        let from = info.claimed(job);
+        let to = from.with_begun(begun);
         info.begun = begun;
         if from == to {
             return Ok(());

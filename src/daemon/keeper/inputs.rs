@@ -268,7 +268,7 @@ impl<F: Filesystem> Keeper<F> {
                 )));
             }
         };
-        let claimed = Claimed { job, begun: task.attempt };
+        let claimed = Claimed::file(job, task.attempt);
         let path = Path::new(&Place::Job(claimed).name()).join(task.rel.as_path());
         let opened = Input::open(&self.spool, &path, format);
         let (mut input, header) = opened.map_err(|error| match error.kind() {
@@ -589,7 +589,7 @@ impl<F: Filesystem> Keeper<F> {
         let (Some(info), Some(input)) = (self.jobs.get(&job), self.inputs.get(&job)) else {
             return;
         };
-        let claimed = Claimed { job, begun: info.begun };
+        let claimed = info.claimed(job);
         let path = Path::new(&Place::Job(claimed).name()).join(info.rel.as_path());
         let progress = self.core.progress(job);
         let failed =

@@ -54,7 +54,7 @@ impl<F: Filesystem> Keeper<F> {
     pub(super) fn hand_on(&mut self, outcome: &Outcome, now: Millis) -> Result<(), KeeperError> {
         let Some(next) = &outcome.next else { return Ok(()) };
         for file in &next.files {
-            let claimed = Claimed { job: file.job, begun: 0 };
+            let claimed = Claimed::file(file.job, 0);
             let path = Place::Job(claimed).name();
             let path = std::path::Path::new(&path).join(file.rel.0.as_path());
             if self.jobs.contains_key(&file.job) {
@@ -72,6 +72,7 @@ impl<F: Filesystem> Keeper<F> {
                 rel: file.rel.0.clone(),
                 route: place.unwrap_or(usize::MAX),
                 begun: 0,
+                is_folder: false,
                 mark: FileMark {
                     ino: stat.ino,
                     btime_ns: stat.btime_ns,

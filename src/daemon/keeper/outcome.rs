@@ -15,7 +15,6 @@ use crate::core::{FailClass, Failure, JobId, RelPath, Row, Spent};
 use crate::fs::Filesystem;
 use crate::journal::record::{Next, Outcome, PieceBytes, Record, Rel};
 use crate::results::{CsvSpec, PlanError, Planned};
-use crate::spool::Claimed;
 
 /// Columns of `errors.csv`.
 const ERROR_COLUMNS: [&str; 9] =
@@ -79,6 +78,7 @@ impl<F: Filesystem> Keeper<F> {
             output: planned.output,
             next: planned.next.map(Box::new),
             records,
+            folder: info.is_folder,
             source: info.take.as_ref().and_then(|take| take.source),
         };
         let is_big =
@@ -102,7 +102,7 @@ impl<F: Filesystem> Keeper<F> {
     ) -> Result<Option<OutcomePlan>, KeeperError> {
         let Some(info) = self.jobs.get(&job) else { return Ok(None) };
         let route = self.attempted_as(info).map(Arc::clone);
-        let claimed = Claimed { job, begun: info.begun };
+        let claimed = info.claimed(job);
         let rel = info.rel.clone();
         let output = failure.is_none() && route.as_ref().is_some_and(|route| route.output);
         if output {

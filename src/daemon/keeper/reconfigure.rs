@@ -10,8 +10,8 @@
 use std::collections::HashSet;
 
 use super::{
-    Arc, Claimed, Event, Filesystem, JobId, JobInfo, Keeper, KeeperError, Millis, RouteTable,
-    Settings, look_ahead, rules, sort,
+    Arc, Event, Filesystem, JobId, JobInfo, Keeper, KeeperError, Millis, RouteTable, Settings,
+    look_ahead, rules, sort,
 };
 
 impl<F: Filesystem> Keeper<F> {
@@ -75,7 +75,7 @@ impl<F: Filesystem> Keeper<F> {
         let unrouted = self.jobs.iter().filter(|(_, info)| info.route >= self.routes.len());
         // `usize::MAX` is beyond all routes.
         let place = |job: JobId, info: &JobInfo| {
-            let claimed = Claimed { job, begun: info.begun };
+            let claimed = info.claimed(job);
             self.place_of_job(claimed, &info.rel, info.take.as_ref())
         };
         let found: Vec<(JobId, usize)> =

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use super::{Keeper, is_shortage};
 use crate::config::selection::fit;
-use crate::config::{Route, limits};
+use crate::config::{Route, Unit, limits};
 use crate::core::state::{Candidate, Event, Millis, RouteRules};
 use crate::core::{FailClass, Failure, JobId, RelPath};
 use crate::fs::Filesystem;
@@ -63,9 +63,22 @@ impl<F: Filesystem> Keeper<F> {
         self.places.get(route).copied()
     }
 
+    /// Where a folder waits that is one job.
+    pub(super) fn place_of_folder(&self, rel: &RelPath) -> Option<usize> {
+        self.places.get(self.table.find_folder(rel)?).copied()
+    }
+
+    /// Whether the jobs of what waits there are folders.
+    pub(in crate::daemon) fn takes_folders(&self, place: usize) -> bool {
+        self.routes.get(place).is_some_and(|route| route.unit == Unit::Folder)
+    }
+
     /// The route of a file that was claimed in an earlier life. One that fits none is sorted out when
     /// it is to start.
     pub(super) fn place_of_claimed(&self, claimed: Claimed, rel: &RelPath) -> Option<usize> {
+        if claimed.is_folder() {
+            return self.place_of_folder(rel);
+        }
         let place = self.place_of(rel)?;
         if place != self.sorting {
             return Some(place);
@@ -142,6 +155,9 @@ impl<F: Filesystem> Keeper<F> {
     /// is to be said instead of starting it.
     pub(super) fn sort_claimed(&self, job: JobId, at: usize) -> Option<Event> {
         let info = self.jobs.get(&job).filter(|info| info.begun_as.is_none())?;
+        if info.is_folder {
+            return None;
+        }
         if info.take.as_ref().is_some_and(|take| take.route.is_some()) {
             // Another job has handed it to this route.
             return None;
@@ -151,7 +167,7 @@ impl<F: Filesystem> Keeper<F> {
         if at != self.sorting && !asks && !self.table.is_by_content(&info.rel) {
             return None;
         }
-        let path = path_of(Claimed { job, begun: info.begun }, &info.rel);
+        let path = path_of(info.claimed(job), &info.rel);
         let no_route = |reason: String| {
             let failure = Failure::new(FailClass::Permanent, reason);
             Some(Event::Resorted { job, to: Err(failure) })

@@ -18,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::life::is_hidden;
+use super::sets;
 use super::story::{
     BY_HAND, Story, attempts_of, content_of, fails_with, numbers_of, record_fails, records_of,
 };
@@ -55,6 +56,8 @@ pub(super) struct Facts {
     pub(super) failed: BTreeMap<String, Vec<(String, String)>>,
     /// By path below `error/`.
     pub(super) sidecars: BTreeMap<String, FoundError>,
+    /// Where parts of folders stand, by the id of the folder.
+    pub(super) parts: BTreeMap<String, Vec<String>>,
     /// Made files, by the id in them.
     pub(super) made: BTreeMap<String, Vec<String>>,
     /// Outcomes in the journal: inode and birth.
@@ -74,7 +77,14 @@ pub(super) fn look(sim: &SimFs, story: &Story) -> Facts {
         match place {
             "incoming" if is_hidden(below) => {}
             "error" if below.starts_with(".why/") => facts.sidecar(below, &bytes),
+            "incoming" | "processing" | "done" | "error" | "taken"
+                if sets::is_beside_the_point(&path, &bytes) => {}
             "incoming" | "processing" | "done" | "error" | "taken" => {
+                if let Some(id) = sets::part_of(&bytes) {
+                    facts.parts.entry(id).or_default().push(path.clone());
+                    continue;
+                }
+                let below = sets::folder_of(below);
                 let name = below.split('~').next().unwrap();
                 // The user numbers what is taken away.
                 let taken = name.rsplit_once('.').filter(|_| place == "taken");
@@ -195,8 +205,9 @@ impl Facts {
 type Check = fn(&Story, &Facts) -> Result<(), String>;
 
 /// All judges, by name.
-pub(super) const CHECKS: [(&str, Check); 8] = [
+pub(super) const CHECKS: [(&str, Check); 9] = [
     ("one place", one_place),
+    ("whole folders", whole_folders),
     ("rows once", rows_once),
     ("errors once", errors_once),
     ("promises", promises),
@@ -241,6 +252,24 @@ pub(super) fn one_place(story: &Story, facts: &Facts) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// A folder that is one job is in one place with all that was in it.
+pub(super) fn whole_folders(_: &Story, facts: &Facts) -> Result<(), String> {
+    for (id, places) in facts.places.iter().filter(|(id, _)| sets::is_set(id)) {
+        let parts = facts.parts.get(id).map_or(&[][..], Vec::as_slice);
+        let expected = |(place, at): &(String, String)| format!("{place}/{at}/part");
+        // The user takes it apart.
+        let is_taken = places.iter().any(|(place, _)| place == "taken");
+        let is_whole = parts.len() == 1 && places.first().map(expected).as_ref() == parts.first();
+        if !is_whole && !is_taken {
+            return Err(format!("{id} is in {places:?}, and its part in {parts:?}"));
+        }
+    }
+    match facts.parts.keys().find(|id| !facts.places.contains_key(*id)) {
+        Some(id) => Err(format!("a part of {id} is without it")),
+        None => Ok(()),
+    }
 }
 
 pub(super) fn rows_once(story: &Story, facts: &Facts) -> Result<(), String> {

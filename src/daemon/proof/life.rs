@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
+use super::sets::{is_sentinel, main_of};
 use super::story::{
     BY_HAND, Deed, SPOOL, Source, Story, content_of, in_sim, rel, settings, work, work_record,
 };
@@ -164,6 +165,7 @@ impl<'a, F: Disk> Life<'a, F> {
             return Ok(None);
         }
         life.know_jobs();
+        life.story.finish_sets(&life.sim);
         life.check_sources();
         life.outputs();
         Ok(Some(life))
@@ -227,8 +229,10 @@ impl<'a, F: Disk> Life<'a, F> {
 
     fn has_input(&self) -> bool {
         let tree = self.sim.tree();
-        let is_input =
-            |path: &String| path.strip_prefix("incoming/").is_some_and(|rel| !is_hidden(rel));
+        let is_input = |path: &String| {
+            let rel = path.strip_prefix("incoming/");
+            rel.is_some_and(|rel| !is_hidden(rel) && !is_sentinel(rel))
+        };
         tree.iter().any(|(path, seen)| is_input(path) && !matches!(seen, crate::fs::sim::Seen::Dir))
     }
 
@@ -409,9 +413,9 @@ impl<'a, F: Disk> Life<'a, F> {
     }
 
     fn started(&mut self, task: Task) {
-        let bytes = self.sim.read(&in_sim(&task.path));
-        let Some(id) = bytes.and_then(|bytes| self.story.id_of(&bytes, &task.rel.to_string()))
-        else {
+        let rel = task.rel.to_string();
+        let bytes = self.sim.read(&main_of(&in_sim(&task.path), &rel));
+        let Some(id) = bytes.and_then(|bytes| self.story.id_of(&bytes, &rel)) else {
             self.story.broken.push(format!("{} runs, and nobody dropped it", task.path.display()));
             return;
         };
@@ -505,7 +509,8 @@ impl<'a, F: Disk> Life<'a, F> {
     /// Claims that recovery took up under whatever name.
     fn know_jobs(&mut self) {
         for (job, info) in &self.keeper.jobs {
-            let path = format!("processing/{job}.{}/{}", info.begun, info.rel);
+            let place = Place::Job(info.claimed(*job)).name();
+            let path = main_of(&format!("processing/{place}/{}", info.rel), &info.rel.to_string());
             let id = self.sim.read(&path);
             let id = id.and_then(|bytes| self.story.id_of(&bytes, &info.rel.to_string()));
             match id {

@@ -10,6 +10,7 @@
 //! recovery, too), and at last everything has ended. Then the judges look.
 //!
 //! - `story`: the ledger of files, promises and what workers do.
+//! - `sets`: the same of folders that are one job.
 //! - `life`: one life of the daemon, its scheduler played by draws.
 //! - `check`: the judges, each shown a broken history.
 //! - `rules`: the rules of the design whose breaking has a name.
@@ -24,6 +25,7 @@ mod check;
 mod faults;
 mod life;
 mod rules;
+mod sets;
 mod story;
 
 use crate::fs::sim::{Mode, Pick, SimFs, SplitMix};
@@ -71,6 +73,9 @@ fn everything(seed: u64) -> (SimFs, Story) {
         "again-1",
         "recs-1",
         "sub/recs-2",
+        "set-1",
+        "sub/setperm-1",
+        "setflaky-1",
     ];
     let mut deeds = vec![
         Drop("ok-1"),
@@ -90,6 +95,8 @@ fn everything(seed: u64) -> (SimFs, Story) {
         TakeAway,
         Drop("wide-2"),
         Drop("recs-1"),
+        Drop("set-1"),
+        Drop("sub/set-2"),
         Drain,
     ];
     // Each seed tells a part of it, in an order of its own: short lives reach more of their states.
@@ -121,6 +128,34 @@ fn records(seed: u64) -> (SimFs, Story) {
         story.add_source("recs-src");
     } else {
         story.drop_file(&sim, "recs-1");
+    }
+    (sim, story)
+}
+
+/// Folders that are one job, and little else.
+fn sets(seed: u64) -> (SimFs, Story) {
+    use Deed::{Checkpoint, Drain, Drop, TakeAway, WriteBack};
+    let sim = spool();
+    let mut rng = SplitMix::new(seed);
+    let mut names = vec!["set-1", "sub/set-2", "setperm-1", "sub/setflaky-1", "setmess-1", "ok-1"];
+    let mut deeds = vec![
+        Drop("set-1"),
+        Drop("sub/set-3"),
+        Checkpoint,
+        Drain,
+        WriteBack,
+        TakeAway,
+        Drop("setperm-1"),
+        Checkpoint,
+        Drop("sub/ok-1"),
+    ];
+    shuffle(&mut names, &mut rng);
+    shuffle(&mut deeds, &mut rng);
+    names.truncate(1 + usize::try_from(rng.below(3)).unwrap());
+    deeds.truncate(1 + usize::try_from(rng.below(5)).unwrap());
+    let mut story = Story::new(seed, deeds);
+    for name in names {
+        story.drop_file(&sim, name);
     }
     (sim, story)
 }
@@ -253,5 +288,13 @@ fn every_crash_leaves_a_spool_that_recovers() {
 #[test]
 fn every_crash_leaves_records_that_go_on() {
     let seen = prove(records, 1, states(), 4);
+    assert!(seen >= states());
+}
+
+/// Goal: the same for folders that are one job: whole in one place, recorded once, never taken apart.
+/// Method: as above, with such folders, which their workers change.
+#[test]
+fn every_crash_leaves_folders_whole() {
+    let seen = prove(sets, 1, states(), 4);
     assert!(seen >= states());
 }

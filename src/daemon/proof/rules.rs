@@ -236,16 +236,21 @@ type Break = fn(&mut Story, &mut Facts);
 #[test]
 fn judges_refuse_broken_histories() {
     let (sim, mut story) =
-        tell(&["ok-1", "fail-1", "made-1", "two-1"], vec![Deed::Edit("nothing.csv")]);
+        tell(&["ok-1", "fail-1", "made-1", "two-1", "set-1"], vec![Deed::Edit("nothing.csv")]);
     let sim = finish(sim, &mut story);
     let clean = judged(&sim, &story);
-    let broken: [(&str, Break); 20] = [
+    let broken: [(&str, Break); 23] = [
         ("one place", |_, f| drop(f.places.remove("ok-1#1"))),
         ("one place", |_, f| {
             f.places.get_mut("ok-1#1").unwrap().push(("incoming".into(), "x".into()));
         }),
         ("one place", |_, f| f.places.get_mut("ok-1#1").unwrap()[0].0 = "processing".into()),
         ("one place", |_, f| f.places.get_mut("fail-1#2").unwrap()[0].0 = "done".into()),
+        ("whole folders", |_, f| f.parts.clear()),
+        ("whole folders", |_, f| {
+            f.parts.get_mut("set-1#5").unwrap()[0] = "incoming/set-1/part".into();
+        }),
+        ("whole folders", |_, f| drop(f.parts.insert("set-9#9".into(), Vec::new()))),
         ("rows once", |_, f| f.rows.retain(|row| row.n != "1")),
         ("rows once", |_, f| f.rows.push(f.rows[0].clone())),
         ("rows once", |_, f| f.rows[0].file = "other".into()),

@@ -7,11 +7,14 @@
 //!
 //! `recs` is a CSV whose one column is called like its id, so that its failed records are known, too.
 //! What becomes of a record is decided by its number, and by the attempt.
+//!
+//! A folder that is one job is told in `sets`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+use super::sets::{self, is_set};
 use crate::config::{Records, Route, Settings};
 use crate::core::{FailClass, Failure, JobId, RelPath, Row, Spent, Verdict};
 use crate::fs::Filesystem;
@@ -94,6 +97,8 @@ pub(super) struct Story {
     pub(super) taken: BTreeSet<String>,
     /// Records that are over: never to run again.
     pub(super) over: BTreeSet<(String, u64)>,
+    /// Folders whose sentinel was durable.
+    pub(super) sealed: BTreeSet<String>,
     /// CSVs as an editor left them.
     pub(super) edits: Vec<Vec<u8>>,
     /// What went wrong on the way.
@@ -114,7 +119,7 @@ impl Story {
         Self { seed, deeds, now: 1_700_000_000_000, ..Self::default() }
     }
 
-    fn new_id(&mut self, rel: &str, durable: bool) -> String {
+    pub(super) fn new_id(&mut self, rel: &str, durable: bool) -> String {
         self.serial += 1;
         let id = format!("{rel}#{}", self.serial);
         self.files.insert(id.clone(), File { rel: rel.to_owned(), durable, born: self.cuts });
@@ -123,6 +128,9 @@ impl Story {
 
     /// A producer's file that is durable before anyone can see it.
     pub(super) fn drop_file(&mut self, sim: &SimFs, rel: &str) {
+        if is_set(rel) {
+            return self.drop_set(sim, rel);
+        }
         let path = format!("incoming/{rel}");
         if sim.read(&path).is_none() {
             let id = self.new_id(rel, true);
@@ -132,6 +140,9 @@ impl Story {
 
     /// A careful producer: bytes synced, renamed into place, folder synced. The power may go out in it.
     pub(super) fn careful(&mut self, sim: &SimFs, rel: &str) {
+        if is_set(rel) {
+            return self.careful_set(sim, rel);
+        }
         let path = format!("incoming/{rel}");
         if sim.read(&path).is_some() {
             return;
@@ -232,10 +243,18 @@ pub(super) fn settings() -> Settings {
     recs.name = "recs".into();
     recs.glob = vec!["**/recs-*".into()];
     recs.records = Some(Records::Csv);
-    Settings { workers: 2, routes: vec![made, chain, recs, main], ..Settings::default() }
+    let routes = vec![sets::route(&main), made, chain, recs, main];
+    Settings { workers: 2, routes, ..Settings::default() }
 }
 
+/// What a worker does with it.
 fn kind_of(rel: &str) -> &str {
+    let kind = first_word(rel);
+    // `setperm` fares like `perm`, and `set` like all others.
+    kind.strip_prefix("set").unwrap_or(kind)
+}
+
+pub(super) fn first_word(rel: &str) -> &str {
     rel.rsplit('/').next().unwrap_or(rel).split('-').next().unwrap_or(rel)
 }
 
@@ -327,6 +346,9 @@ pub(super) fn work(sim: &SimFs, task: &Task, id: &str) -> Ended {
         // Also by an attempt that fails: what it made must not be taken for a result.
         write_new(sim, &in_sim(&output.join("part")), id.as_bytes());
     }
+    if is_set(&rel) {
+        sets::change(sim, &in_sim(&task.path));
+    }
     if kind_of(&rel) == "mess" {
         write_new(sim, &in_sim(&task.scratch.join("left")), b"scratch");
     }
@@ -340,7 +362,7 @@ fn made_of(id: &str) -> String {
     format!("{id}>")
 }
 
-fn write_new(sim: &SimFs, path: &str, bytes: &[u8]) {
+pub(super) fn write_new(sim: &SimFs, path: &str, bytes: &[u8]) {
     if sim.read(path).is_none() {
         sim.user_write(path, bytes);
     }

@@ -189,6 +189,7 @@ fn outcome(
 ) -> Record {
     Record::Outcome(Outcome {
         records: None,
+        folder: false,
         job,
         rel: Rel(rel),
         route: "count".into(),

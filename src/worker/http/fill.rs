@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use super::pointer;
 use crate::config::limits;
-use crate::config::request::{Body, Cell, HttpRules, Piece, pieces};
+use crate::config::request::{Body, Cell, HttpRules, Piece, pieces, reads_input};
 use crate::config::template::Part;
 use crate::core::{FailClass, Failure};
 use crate::worker::records::RecordValue;
@@ -29,6 +29,8 @@ pub(super) struct Texts {
     url: Vec<Piece>,
     cells: Vec<(String, CellText)>,
     body: BodyText,
+    /// Members of the input are asked for.
+    reads_input: bool,
 }
 
 #[derive(Debug)]
@@ -78,15 +80,13 @@ impl Texts {
             Body::Json => BodyText::Json,
             Body::Template(map) => BodyText::Made(object(map)?),
         };
-        Ok(Self { url: pieces(url)?, cells: cells.collect::<Result<_, String>>()?, body })
+        let cells = cells.collect::<Result<_, String>>()?;
+        Ok(Self { url: pieces(url)?, cells, body, reads_input: reads_input(url, rules) })
     }
 
     /// Whether members of the input are asked for, or the input must be JSON.
     fn needs_json(&self, has_body: bool) -> bool {
-        let asks = |pieces: &[Piece]| pieces.iter().any(|piece| matches!(piece, Piece::Input(_)));
-        asks(&self.url)
-            || self.cells.iter().any(|(_, cell)| matches!(cell, CellText::Text(p) if asks(p)))
-            || has_body && !matches!(self.body, BodyText::File)
+        self.reads_input || has_body && matches!(self.body, BodyText::Json)
     }
 
     /// Reads what of the input is asked for.

@@ -1,0 +1,138 @@
+//! A folder that is one job: claimed by one rename, found again at recovery, put back. S1 → S2.
+//!
+//! Must not know: routes, what is in the folder. Nothing below it is opened here.
+//!
+//! Invariants
+//! - Its place is `ID.N.dK/REL`, where REL has K components: so what belongs to the job and what leads to
+//!   it are told apart by the name alone, whatever the settings say by then.
+//! - The folders of such a claim are made for it and go with it; they are not used again for another one
+//!   ([`super::folders`] keeps none). So the id in the name is always the job's own.
+//! - A claim is made durable by [`Spool::sync_claim`] before its first attempt begins: a worker may
+//!   change the folder, after which a power cut that undid the claim could not be told by its ctime.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::core::RelPath;
+use crate::fs::{FileType, Filesystem, Lease, Stat};
+use crate::journal::record::FileMark;
+
+use super::claim::{Claim, ClaimedFile, gone_or_refused};
+use super::{Claimed, Place, Spool};
+
+impl<F: Filesystem> Spool<F> {
+    /// Renames the folder `incoming/REL` to `processing/ID.N.dK/REL`. Moves S1 to S2.
+    pub fn claim_folder(&self, rel: &RelPath, claimed: Claimed) -> Claim {
+        match self.try_claim_folder(rel, claimed) {
+            Ok(folder) => Claim::Made(folder),
+            Err(error) => {
+                // What was made for it is empty. If it cannot go now, the next start removes it.
+                drop(self.remove_way(rel, claimed));
+                gone_or_refused(error)
+            }
+        }
+    }
+
+    fn try_claim_folder(&self, rel: &RelPath, claimed: Claimed) -> io::Result<ClaimedFile> {
+        let from = self.open_incoming_parent(rel)?;
+        let name = Path::new(OsStr::from_bytes(rel.name()));
+        let before = self.fs.stat(&from, name)?;
+        if before.file_type != FileType::Dir {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        let to = self.make_job_folder(rel, claimed)?;
+        self.fs.rename(&from, name, &to, name)?;
+        let stat = self.fs.stat(&to, name)?;
+        // Swapped between the look and the rename: it goes back. Where its name is taken by now, it is set
+        // aside as it is.
+        if stat.file_type != FileType::Dir && self.fs.rename(&to, name, &from, name).is_ok() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        let mark = FileMark {
+            ino: stat.ino,
+            btime_ns: stat.btime_ns,
+            before_ns: before.ctime_ns,
+            after_ns: stat.ctime_ns,
+        };
+        Ok(ClaimedFile { mark, stat, lease: Lease::Unknown })
+    }
+
+    /// The folder of `incoming/` that a name stands in.
+    pub(super) fn open_incoming_parent(&self, rel: &RelPath) -> io::Result<F::Dir> {
+        match rel.parent() {
+            [] => Ok(self.incoming.clone()),
+            parent => self.fs.open_dir(&self.incoming, Path::new(OsStr::from_bytes(parent))),
+        }
+    }
+
+    /// Removes the empty folders that led to a claimed one, and nothing that holds anything.
+    fn remove_way(&self, rel: &RelPath, claimed: Claimed) -> io::Result<()> {
+        let job = PathBuf::from(Place::Job(claimed).name());
+        let way = job.join(OsStr::from_bytes(rel.parent()));
+        for folder in way.ancestors().take(usize::from(claimed.levels)) {
+            self.fs.remove_dir(&self.processing, folder)?;
+        }
+        Ok(())
+    }
+
+    /// The folder that a claim is about, at recovery: of all at its depth the oldest, since what else
+    /// stands there was made by its worker. `None`: it is not there any more.
+    pub fn folder_of(&self, claimed: Claimed) -> io::Result<Option<(RelPath, Stat)>> {
+        let job = PathBuf::from(Place::Job(claimed).name());
+        let mut level: Vec<Vec<u8>> = vec![Vec::new()];
+        let mut best: Option<(RelPath, Stat)> = None;
+        for depth in 1..=claimed.levels {
+            let mut next = Vec::new();
+            for folder in &level {
+                for (rel, stat) in self.names_in(&job, folder)? {
+                    if stat.file_type != FileType::Dir {
+                        continue;
+                    }
+                    if depth < claimed.levels {
+                        next.push(rel);
+                    } else if best.as_ref().is_none_or(|(_, old)| stat.btime_ns < old.btime_ns) {
+                        best = RelPath::new(rel).map(|rel| (rel, stat)).or(best);
+                    }
+                }
+            }
+            level = next;
+        }
+        Ok(best)
+    }
+
+    /// Gives the folders that lead to a claimed folder, and that itself, their owner's rights back, which
+    /// its worker may have taken. Those below it are its producer's and stay as they are.
+    pub fn open_up_folder(&self, claimed: Claimed) -> io::Result<()> {
+        let mut level = vec![PathBuf::from(Place::Job(claimed).name())];
+        for depth in 0..=claimed.levels {
+            let mut next = Vec::new();
+            for path in level {
+                match self.fs.stat(&self.processing, &path) {
+                    Ok(stat) if stat.mode & 0o700 != 0o700 => {
+                        match self.fs.open_up(&self.processing, &path) {
+                            // Another user's: whoever moves it next says so.
+                            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                            other => other?,
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    other => drop(other?),
+                }
+                if depth == claimed.levels {
+                    continue;
+                }
+                let dir = self.fs.open_dir(&self.processing, &path)?;
+                for entry in self.fs.list(&dir)? {
+                    let name = entry?.name;
+                    if self.fs.stat(&dir, Path::new(&name))?.file_type == FileType::Dir {
+                        next.push(path.join(name));
+                    }
+                }
+            }
+            level = next;
+        }
+        Ok(())
+    }
+}
