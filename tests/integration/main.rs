@@ -12,6 +12,9 @@ mod checks;
 /// Every command, once, and its messages.
 #[cfg(test)]
 mod cli;
+/// Workers with several jobs at once.
+#[cfg(test)]
+mod crew;
 /// The spools that `init --example` makes: what their pages say, done.
 #[cfg(test)]
 mod examples;
