@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::target::{Failure, Target, Tree, path_in, print_facts, quoted, shown_in, unknown};
 use super::{Failed, SpoolArg, below, join, print_json, print_line, show};
+use crate::config::companions::Main;
 use crate::config::{RouteTable, load};
 use crate::core::RelPath;
 use crate::daemon::control::Ask;
@@ -335,6 +336,37 @@ fn paused(status: &Value, route: &str) -> Option<(String, String)> {
 
 type Reason = (&'static str, String, Option<String>);
 
+/// What a companion waits for.
+fn companion(
+    spool: &SpoolArg,
+    table: &RouteTable,
+    rel: &RelPath,
+    (main, route): (&Main, &str),
+) -> Reason {
+    use std::os::unix::ffi::OsStrExt;
+    let parent = std::ffi::OsStr::from_bytes(rel.parent());
+    let names = std::fs::read_dir(spool.path.join("incoming").join(parent)).into_iter().flatten();
+    let slash: &[u8] = if rel.parent().is_empty() { b"" } else { b"/" };
+    let beside = |name: &[u8]| RelPath::new([rel.parent(), slash, name].concat());
+    let mut names = names.filter_map(Result::ok).filter_map(|it| beside(it.file_name().as_bytes()));
+    if let Some(main) = names.find(|name| table.is_main_of(name, rel)) {
+        let why = format!("companion of {main}, and goes where {main} goes (route {route})");
+        return (
+            "companion",
+            why,
+            Some(format!("with its file: inboxd explain {}", quoted(&main))),
+        );
+    }
+    let why = match main {
+        Main::Is(main) => format!("companion of {main}, which is not there (route {route})"),
+        Main::HasStem(stem) => {
+            let stem = RelPath::new(stem.clone()).map_or_else(String::new, |it| it.to_string());
+            format!("companion of a file {stem}.…, which is not there (route {route})")
+        }
+    };
+    ("companion", why, Some("with its file, once that comes".to_owned()))
+}
+
 /// Whether a folder is one job, or part of one.
 fn is_one_job(spool: &SpoolArg, rel: &RelPath) -> bool {
     let table = load(&spool.path).ok().and_then(|it| RouteTable::new(&it.settings).ok());
@@ -369,6 +401,10 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath, file_type: FileType) -> Resul
             let why = format!("it is part of {folder}, and that folder is one job");
             let next = format!("with its folder: inboxd explain {}", quoted(&folder));
             return Ok(("part of a folder", why, Some(next)));
+        }
+        if let Some((at, main)) = table.companion_of(rel) {
+            let route = loaded.settings.routes.get(at).map(|route| route.name.clone());
+            return Ok(companion(spool, table, rel, (&main, &route.unwrap_or_default())));
         }
         let is_folder = file_type == FileType::Dir;
         if !is_folder && let Some(file) = table.announced(rel) {

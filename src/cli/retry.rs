@@ -3,6 +3,7 @@
 //! Must not know: how a file is moved; the spool does it. What is shared with `rerun` is here.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
@@ -16,7 +17,7 @@ use crate::config::RouteTable;
 use crate::core::{JobId, RelPath};
 use crate::daemon::control::Ask;
 use crate::fs::{RealFs, walk_files};
-use crate::spool::put_back::{From, Sentinels, What};
+use crate::spool::put_back::{Beside, From, What};
 use crate::spool::{Spool, names};
 
 /// Run failed files again
@@ -64,9 +65,9 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     let mut moves: Vec<Move> =
         found.into_iter().map(|failure| Move::retry(failure, table.as_ref())).collect();
     if args.all {
-        // A sentinel goes with what it announces.
-        let announced: Vec<RelPath> = moves.iter().flat_map(Move::sentinels_at).collect();
-        moves.retain(|it| !announced.contains(&it.at));
+        // What goes along with another one is no failure of its own.
+        let beside: HashSet<RelPath> = moves.iter().flat_map(Move::beside_at).collect();
+        moves.retain(|it| it.sidecar.is_some() || !beside.contains(&it.at));
     }
     move_back(spool, moves, From::Error, args.wait, args.json)
 }
@@ -125,9 +126,9 @@ pub(crate) struct Move {
     /// Below `incoming/`.
     pub(crate) to: RelPath,
     what: What,
-    /// What makes it complete, where a route asks for that.
-    sentinels: Option<Sentinels>,
-    /// What goes with it.
+    /// What goes along, where a route asks for that.
+    beside: Vec<Beside>,
+    /// Why it failed: the file that says it.
     sidecar: Option<(PathBuf, u64)>,
 }
 
@@ -136,8 +137,9 @@ impl Move {
         let what = if failure.is_folder() { What::Folder } else { What::File };
         let job = failure.why.as_ref().map(|why| why.job);
         let to = failure.original();
-        let sentinels = table.and_then(|table| sentinels(table, what, (&failure.at, &to), job));
-        Self { to, at: failure.at, what, sentinels, sidecar: failure.sidecar }
+        let beside = table.map(|table| beside(table, what, (&failure.at, &to), job));
+        let beside = beside.unwrap_or_default();
+        Self { to, at: failure.at, what, beside, sidecar: failure.sidecar }
     }
 
     pub(crate) fn rerun(
@@ -147,39 +149,54 @@ impl Move {
         job: Option<JobId>,
         table: Option<&RouteTable>,
     ) -> Self {
-        let sentinels = table.and_then(|table| sentinels(table, what, (&at, &to), job));
-        Self { at, to, what, sentinels, sidecar: None }
+        let beside = table.map(|table| beside(table, what, (&at, &to), job)).unwrap_or_default();
+        Self { at, to, what, beside, sidecar: None }
     }
 
-    /// Where its sentinel may stand, beside it.
-    fn sentinels_at(&self) -> Vec<RelPath> {
+    /// Where what goes along may stand, beside it.
+    fn beside_at(&self) -> Vec<RelPath> {
         let beside = |name: &Vec<u8>| {
             let slash: &[u8] = if self.at.parent().is_empty() { b"" } else { b"/" };
             RelPath::new([self.at.parent(), slash, name].concat())
         };
-        self.sentinels.iter().flat_map(|it| it.went_as.iter().filter_map(beside)).collect()
+        self.beside.iter().flat_map(|it| it.went_as.iter().filter_map(beside)).collect()
     }
 }
 
-/// What the sentinel of a job is called, there and here.
-fn sentinels(
+/// What goes along with a job's file: companions first, and then what says that it is complete.
+fn beside(
     table: &RouteTable,
     what: What,
     (at, to): (&RelPath, &RelPath),
     job: Option<JobId>,
-) -> Option<Sentinels> {
-    let name = match what {
+) -> Vec<Beside> {
+    let sentinel = match what {
         What::File => table.sentinel(to),
         What::Folder => table.folder_sentinel(to),
-    }?;
-    let begin = name.windows(to.name().len()).position(|part| part == to.name())?;
-    let (before, rest) = name.split_at(begin);
-    let behind = rest.get(to.name().len()..).unwrap_or_default();
-    // Its own name was taken, or only that of what it announces.
-    let mut went_as = vec![[before, at.name(), behind].concat(), name.clone()];
-    went_as.extend(job.map(|job| names::beside(&name, job).into_vec()));
-    went_as.dedup();
-    Some(Sentinels { name, went_as })
+    };
+    let companions = table.companions_of(to);
+    // Where its own name was taken, theirs were made of that, or were taken themselves.
+    let there = |name: &[u8], made: Option<Vec<u8>>| {
+        let mut went_as: Vec<Vec<u8>> = made.into_iter().chain([name.to_vec()]).collect();
+        went_as.extend(job.map(|job| names::beside(name, job).into_vec()));
+        went_as.dedup();
+        went_as
+    };
+    let mut all = Vec::new();
+    for name in companions {
+        let went_as = there(&name, None);
+        all.push(Beside { is_sentinel: false, name, went_as });
+    }
+    if let Some(name) = sentinel {
+        let of = name.windows(to.name().len()).position(|part| part == to.name());
+        let made = of.and_then(|begin| {
+            let (before, rest) = name.split_at(begin);
+            Some([before, at.name(), rest.get(to.name().len()..)?].concat())
+        });
+        let went_as = there(&name, made);
+        all.push(Beside { is_sentinel: true, name, went_as });
+    }
+    all
 }
 
 /// Moves the files, lets the daemon know, and waits if that was asked for.
@@ -198,7 +215,7 @@ pub(crate) fn move_back(
     let mut awaited = Vec::new();
     let mut failed = None;
     for it in moves {
-        if it.what == What::Folder && it.sentinels.is_none() {
+        if it.what == What::Folder && it.beside.is_empty() {
             // Its files would be jobs of their own.
             let at =
                 shown_in(spool, if from == From::Error { Tree::Error } else { Tree::Done }, &it.at);
@@ -215,11 +232,11 @@ pub(crate) fn move_back(
             failed = Some(ExitCode::from(1));
             continue;
         }
-        if let Some(sentinels) = &it.sentinels
-            && let Err(error) = folders.put_sentinel_back(from, &it.at, &it.to, sentinels)
-        {
-            let name = String::from_utf8_lossy(&sentinels.name).escape_debug().to_string();
-            eprint_line(&format!("warning: cannot put {name} beside {}: {error}", it.to));
+        for beside in &it.beside {
+            if let Err(error) = folders.put_beside(from, &it.at, &it.to, beside) {
+                let name = String::from_utf8_lossy(&beside.name).escape_debug().to_string();
+                eprint_line(&format!("warning: cannot put {name} beside {}: {error}", it.to));
+            }
         }
         if let Some((sidecar, ino)) = &it.sidecar
             && let Err(error) = folders.remove_why(sidecar, *ino)

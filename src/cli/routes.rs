@@ -169,6 +169,7 @@ fn which(
     let unit = if is_dir { Unit::Folder } else { Unit::File };
     let ignored = table.ignored(&rel);
     let part_of = table.unit_above(&rel);
+    let companion = if is_dir { None } else { table.companion_of(&rel) };
     let answers = table.answers(&rel, unit, content.as_deref());
     let mut taker = None;
     let mut rows = Vec::new();
@@ -183,7 +184,7 @@ fn which(
             Answer::NoContent => (false, format!("if it is there and has {}", selection(route))),
             Answer::Behind => (false, "is not asked: another one comes first".to_owned()),
         };
-        let is_its = is_its && ignored.is_none() && part_of.is_none();
+        let is_its = is_its && ignored.is_none() && part_of.is_none() && companion.is_none();
         if is_its {
             taker = Some(route.name.clone());
         }
@@ -193,7 +194,7 @@ fn which(
     if as_json {
         print_json(&json!({
             "file": rel.to_string(), "route": taker, "ignored": ignored, "routes": values,
-            "part_of": part_of.map(|folder| folder.to_string()),
+            "part_of": part_of.map(|folder| folder.to_string()), "is_companion": companion.is_some(),
         }));
     } else if let Some(pattern) = ignored {
         print_line(&format!(
@@ -201,6 +202,9 @@ fn which(
         ));
     } else if let Some(folder) = part_of {
         print_line(&format!("{rel} is part of {folder}, and that folder is one job"));
+    } else if let Some((at, _)) = companion {
+        let route = loaded.settings.routes.get(at).map_or("", |route| &route.name);
+        print_line(&format!("{rel} comes with a file of route {route}, and is part of its job"));
     } else {
         let route = taker.as_ref().map_or("no route takes it", |name| name.as_str());
         print_line(&format!("{rel} → {route}"));

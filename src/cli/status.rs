@@ -195,8 +195,11 @@ impl State {
         let walked = walk_files(&RealFs, &incoming, &enters, &mut |dir, name, path| {
             names += 1;
             let Some(rel) = rel_of(path).filter(|rel| !is_ignored(rel)) else { return true };
-            if table.as_ref().is_some_and(|table| table.announced(&rel).is_some()) {
-                // A sentinel is no file that waits.
+            let goes_along = |table: &RouteTable| {
+                table.announced(&rel).is_some() || table.companion_of(&rel).is_some()
+            };
+            if table.as_ref().is_some_and(goes_along) {
+                // It waits with another one.
             } else if table.as_ref().is_some_and(|table| table.find(&rel).is_none()) {
                 self.unrouted += 1;
                 self.unrouted_example.get_or_insert_with(|| rel.to_string());

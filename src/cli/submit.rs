@@ -123,7 +123,12 @@ fn check_routes(spool: &SpoolArg, inputs: &[(Bytes, RelPath)]) -> Result<(), Fai
     let table = RouteTable::new(&settings).map_err(|error| Failed::usage(error.to_string()))?;
     match inputs.iter().find(|(_, rel)| table.find(rel).is_none()) {
         Some((_, rel)) => Err(Failed::usage(format!("no route takes {rel}"))),
-        None => Ok(()),
+        None => match inputs.iter().find(|(_, rel)| table.has_companions(rel)) {
+            Some((_, rel)) => Err(Failed::usage(format!(
+                "{rel} comes with others (with): move them into incoming/"
+            ))),
+            None => Ok(()),
+        },
     }
 }
 

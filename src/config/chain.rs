@@ -34,6 +34,11 @@ pub(super) fn fault(
         if names.len() == 1 && route.unit == Unit::Folder {
             return Some(format!("`next` hands on files, and route `{next}` takes folders"));
         }
+        if names.len() == 1 && !route.with.is_empty() {
+            return Some(format!(
+                "`next` hands on one file after the other, and those of route `{next}` come with others"
+            ));
+        }
         names.push(next);
         next = route.next.as_deref()?;
     }

@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 
 use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
 
+use super::companions::OfRoute;
 use super::selection::{Fields, Members};
 use super::{Settings, Unit};
 use crate::core::RelPath;
@@ -49,6 +50,7 @@ pub struct RouteTable {
     sentinels: Vec<Option<(Vec<u8>, Vec<u8>)>>,
     /// Of each route: its jobs are folders. Empty where there is no such route.
     units: Vec<bool>,
+    companions: Vec<OfRoute>,
     /// What a route asks of a file's content; empty where no route asks for any.
     fields: Vec<Fields>,
     ignored: GlobSet,
@@ -112,12 +114,21 @@ impl RouteTable {
             fields.clear();
         }
         let ignored = compile(&ignored_patterns)?;
+        let mut companions = Vec::new();
+        if settings.routes.iter().any(|route| !route.with.is_empty()) {
+            companions = settings.routes.iter().map(OfRoute::new).collect::<Result<Vec<_>, _>>()?;
+        }
         let mut units: Vec<bool> =
             settings.routes.iter().map(|it| it.unit == Unit::Folder).collect();
         if !units.contains(&true) {
             units.clear();
         }
-        Ok(Self { routes, sentinels, units, fields, ignored, ignored_patterns })
+        Ok(Self { routes, sentinels, units, companions, fields, ignored, ignored_patterns })
+    }
+
+    /// Of each route: what comes with its files. Empty where no route has any.
+    pub(super) fn companions(&self) -> &[OfRoute] {
+        &self.companions
     }
 
     /// Whether any route's jobs are folders.
@@ -132,12 +143,8 @@ impl RouteTable {
 
     /// The first route for folders whose glob takes the name.
     pub(super) fn folder_taker(&self, rel: &RelPath) -> Option<usize> {
-        let candidate = Candidate::from_bytes(rel.as_bytes());
-        let takes = |globs: &Option<GlobSet>| {
-            globs.as_ref().is_none_or(|globs| globs.is_match_candidate(&candidate))
-        };
         let all = self.routes.iter().enumerate().filter(|(at, _)| self.takes_folders(*at));
-        all.filter(|(_, globs)| takes(globs)).map(|(at, _)| at).next()
+        all.filter(|(_, globs)| takes(globs.as_ref(), rel)).map(|(at, _)| at).next()
     }
 
     /// A name's sentinel by this route.
@@ -153,7 +160,7 @@ impl RouteTable {
     }
 
     /// The routes whose globs take a name, in order, down to the first that asks nothing of its content.
-    fn takers<'a>(&'a self, rel: &'a RelPath) -> impl Iterator<Item = usize> + 'a {
+    pub(super) fn takers<'a>(&'a self, rel: &'a RelPath) -> impl Iterator<Item = usize> + 'a {
         let candidate = Candidate::from_bytes(rel.as_bytes());
         let mut is_over = false;
         let takes = move |globs: &Option<GlobSet>| {
@@ -237,9 +244,9 @@ impl RouteTable {
     }
 
     /// The index in [`Settings::routes`] of the first route that takes a file of this name; none takes
-    /// one that is in a folder which is one job.
+    /// one that is in a folder which is one job, or a companion.
     pub fn find(&self, rel: &RelPath) -> Option<usize> {
-        if self.unit_above(rel).is_some() {
+        if self.unit_above(rel).is_some() || self.companion_of(rel).is_some() {
             return None;
         }
         let candidate = Candidate::from_bytes(rel.as_bytes());
@@ -312,7 +319,12 @@ pub(super) fn check<G: AsRef<str>>(globs: &[G]) -> Result<(), GlobError> {
     compile(globs).map(drop)
 }
 
-fn compile<G: AsRef<str>>(globs: &[G]) -> Result<GlobSet, GlobError> {
+/// Whether globs take a name; no globs take every one.
+pub(super) fn takes(globs: Option<&GlobSet>, rel: &RelPath) -> bool {
+    globs.is_none_or(|globs| globs.is_match_candidate(&Candidate::from_bytes(rel.as_bytes())))
+}
+
+pub(super) fn compile<G: AsRef<str>>(globs: &[G]) -> Result<GlobSet, GlobError> {
     let mut set = GlobSetBuilder::new();
     for glob in globs {
         let glob = glob.as_ref();

@@ -9,6 +9,7 @@
 //! - [`settings_table`]: every setting with default, limit and meaning; decoding goes by it.
 //! - [`matching`]: which route takes a name, and which names are no input.
 //! - `units`: which folder is one job.
+//! - [`companions`]: which files are part of another one's job.
 //! - [`selection`]: which route takes a file by what is in it.
 //! - [`template`]: the placeholders in a `command`.
 //! - [`request`]: what is asked of a runner, and what is taken from its answer.
@@ -16,6 +17,7 @@
 //! - [`initial`]: the `inboxd.toml` that `inboxd init` writes.
 
 mod chain;
+pub mod companions;
 pub mod initial;
 pub mod limits;
 mod locate;
@@ -118,6 +120,8 @@ pub struct Route {
     pub worker: Worker,
     /// What one job is.
     pub unit: Unit,
+    /// The files that come with a file and are part of its job.
+    pub with: Vec<companions::Companion>,
     /// Each record of a file is a task of its own; `None`: the file is one.
     pub records: Option<Records>,
     /// What the worker's stdout means.
@@ -196,6 +200,7 @@ impl Route {
             schema: None,
             worker: Worker::Command { argv },
             unit: Unit::File,
+            with: Vec::new(),
             records: None,
             stdout: StdoutFormat::Text,
             require_output: false,

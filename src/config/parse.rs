@@ -23,8 +23,8 @@ use super::setting::{self, Place, Set};
 use super::template::{self, Part};
 use super::value::{Problem, Value, in_file_order};
 use super::{
-    ConfigError, Route, Settings, StdoutFormat, Worker, chain, limits, locate, retry, suggest,
-    units,
+    ConfigError, Route, Settings, StdoutFormat, Worker, chain, companions, limits, locate, retry,
+    suggest, units,
 };
 
 /// The settings of a spool, as far as they can be used.
@@ -381,6 +381,11 @@ fn between_settings(
         let message = "`{output}` is only there with the line output = true; add it";
         wrong.push(("command", message.to_owned()));
     }
+    let asks = |argument: &String| template::parse(argument).is_ok_and(|p| p.contains(&Part::With));
+    if argv.iter().any(asks) && route.with.is_empty() {
+        let message = "`{with}` is only there with a line such as with = [\"{stem}.xmp\"]; add it";
+        wrong.push(("command", message.to_owned()));
+    }
     let asks =
         |argument: &String| template::parse(argument).is_ok_and(|p| p.contains(&Part::Record));
     if argv.iter().any(asks) && route.records.is_none() {
@@ -389,6 +394,7 @@ fn between_settings(
     }
     wrong.extend(around_http(route, given));
     wrong.extend(units::fault(route, &given));
+    wrong.extend(companions::fault(route, &given));
     let is_off = |key| table.get(key).is_some_and(|v| v.get_ref().as_bool() == Some(false));
     if route.next.is_some() && is_off("output") {
         let message = "`next` hands on the files that a worker makes; take out output = false";
@@ -464,8 +470,6 @@ fn against_records(route: &Route, given: &dyn Fn(&str) -> bool) -> Option<String
 
 /// What a route's worker is set by.
 const WORKERS: [&str; 4] = ["command", "python", "warm", "http"];
-/// Other keys of a route that a later version has.
-const LATER_IN_ROUTE: [&str; 1] = ["with"];
 /// Keys of the spool that a later version has.
 const LATER_AT_TOP: [&str; 3] = ["server", "broker", "on_repeat"];
 
@@ -474,7 +478,7 @@ fn unknown_key(place: Place, key: &str, shown: &str) -> String {
     let name = key.escape_debug();
     let (other, later) = match place {
         Place::Top => (Place::Route, LATER_AT_TOP.as_slice()),
-        Place::Route => (Place::Top, LATER_IN_ROUTE.as_slice()),
+        Place::Route => (Place::Top, [].as_slice()),
     };
     if later.contains(&key) {
         return format!("this version of inboxd does not have `{name}`; take the line out");
@@ -633,6 +637,31 @@ mod tests {
         }
     }
 
+    /// Goal: the same for a route whose files come with others.
+    /// Method: names that are none, and each line that does not go with them.
+    #[test]
+    fn mistakes_in_a_route_with_companions() {
+        for (lines, start) in [
+            (
+                "with = 'x.xmp'",
+                ":3:8: \"x.xmp\" is no name beside a file's; write a name with {stem}",
+            ),
+            ("with = ['{stem}.x', 'a/{name}']", ":3:21: \"a/{name}\" is no name beside a file's"),
+            ("with = '{stem}.x'\nrecords = 'lines'", ":4:11: `records` is about one file"),
+            ("with = '{stem}.x'\non_repeat = 'skip'", ":4:13: `on_repeat` is about one file"),
+            (
+                "with = '{stem}.x'\nunit = 'folder'\ndone_file = '{name}.ok'",
+                ":3:8: with unit = \"folder\" all that is in the folder comes along",
+            ),
+        ] {
+            let why = refused(&format!("[routes.r]\ncommand = ['true']\n{lines}")).join("\n");
+            assert!(why.contains(start), "{lines}\n{why}");
+        }
+        let why = refused("[routes.r]\ncommand = ['true', '{with}']").join("\n");
+        assert!(why.contains(":2:11: `{with}` is only there with a line such as"), "{why}");
+        accepted("[routes.r]\ncommand = ['true', '{with}']\nwith = ['{stem}.x', '{stem}_b.{ext}']");
+    }
+
     /// Goal: the same for a route whose jobs are folders.
     /// Method: what is missing, and each line that is about what is in one file.
     #[test]
@@ -672,7 +701,6 @@ mod tests {
                 "3:1: unknown key `rescan` in [routes.r]; it belongs to the spool, above the first \
                  [routes.NAME] of inboxd.toml",
             ),
-            ("with = 'x'", "3:1: this version of inboxd does not have `with`; take the line out"),
             (
                 "http = 'http://h'",
                 "3:8: a route has one worker, and `command` is set too; take one of them out",

@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::companions::Companion;
 use super::request::{self, Method};
 use super::template::{self, Part};
 use super::value::{Checked, Limit, Problem, Value};
@@ -117,7 +118,7 @@ static TABLE: &[SettingDoc] = &[
         "workers",
         "CPU cores",
         count(1, limits::MOST_WORKERS),
-        "how many jobs run at once, over all routes",
+        "how many workers run at once, over all routes",
         |s, v| v.count().map(|n| s.workers = n),
     ),
     top(
@@ -259,6 +260,15 @@ static TABLE: &[SettingDoc] = &[
         |r, v| v.one_of(&UNIT).map(|unit| r.unit = unit),
     ),
     route(
+        "with",
+        "none",
+        Limit::Words(
+            "a name with {stem} or {name} in it, such as \"{stem}.xmp\", or a list of them",
+        ),
+        "files that come with a file: it waits for them, and all of them are one job",
+        |r, v| companions(v).map(|with| r.with = with),
+    ),
+    route(
         "done_file",
         "none",
         Limit::Words("a name with {name} in it, such as \"{name}.ok\""),
@@ -328,7 +338,7 @@ static TABLE: &[SettingDoc] = &[
         "workers",
         "no limit of its own",
         count(1, limits::MOST_WORKERS),
-        "how many of them this route may have at once",
+        "how many of the workers this route may have at once",
         |r, v| v.count().map(|n| r.max_workers = Some(n)),
     ),
     route(
@@ -622,6 +632,14 @@ fn done_file(v: &Value<'_>) -> Checked<String> {
     Ok(text.to_owned())
 }
 
+fn companions(v: &Value<'_>) -> Checked<Vec<Companion>> {
+    let read = |value: &Value<'_>| {
+        let text = value.text()?;
+        Companion::parse(text).map_err(|why| value.problem(format!("{why}; write {}", v.limit)))
+    };
+    if v.is_text() { read(v).map(|one| vec![one]) } else { v.list()?.iter().map(read).collect() }
+}
+
 fn globs(v: &Value<'_>) -> Checked<Vec<String>> {
     let given = if v.is_text() { vec![*v] } else { v.list()? };
     let mut globs = Vec::new();
@@ -847,6 +865,7 @@ mod tests {
         (Place::Route, "http", "'http://h/'"),
         (Place::Route, "records", "'ndjson'"),
         (Place::Route, "unit", "'folder'\ndone_file = '{name}.ok'"),
+        (Place::Route, "with", "['{stem}.xmp']"),
         (Place::Route, "done_file", "'{name}.ok'"),
         (Place::Route, "on_repeat", "'skip'"),
         (Place::Route, "stdin", "true"),
@@ -920,8 +939,9 @@ mod tests {
     #[test]
     fn every_field_has_a_setting() {
         let lines = |place| {
-            // `records` cannot stand beside `output` and `call`, `unit` not beside `stdin`.
-            let other = ["routes", "python", "warm", "http", "records", "unit"];
+            // `records` cannot stand beside `output` and `call`, `unit` and `with` not beside
+            // `on_repeat`.
+            let other = ["routes", "python", "warm", "http", "records", "unit", "with"];
             let of = OTHER.iter().filter(move |(p, n, _)| *p == place && !other.contains(n));
             of.map(|(_, n, v)| format!("{n} = {v}")).collect::<Vec<_>>().join("\n")
         };
@@ -953,6 +973,7 @@ mod tests {
         let want = Route {
             records: None,
             unit: Unit::File,
+            with: Vec::new(),
             name: "r".to_owned(),
             // Where its `command` stands, after all lines of the top: `parse` tests that.
             origin: routes.first().map(|route| route.origin.clone()).unwrap_or_default(),
@@ -1060,6 +1081,7 @@ mod tests {
                 "warm",
                 "http",
                 "records",
+                "with",
                 "done_file",
                 "retry_on",
                 "workers",

@@ -35,6 +35,8 @@ pub enum Part {
     Output,
     /// `{record}`: the record, for a route with `records`.
     Record,
+    /// `{with}`: an argument for each companion, absolute, for a route with `with`.
+    With,
 }
 
 /// As they are written. The order is the one in which messages list them.
@@ -72,6 +74,9 @@ pub enum TemplateError {
         /// As it was written, escaped.
         name: String,
     },
+    /// What becomes several arguments is part of one.
+    #[error("`{{with}}` must be an argument of its own: it becomes one for each companion")]
+    Several,
     /// A brace that has no partner.
     #[error("a single `{brace}`; write `{brace}{brace}` for a plain brace")]
     Brace {
@@ -86,7 +91,14 @@ fn known() -> String {
 
 /// Takes an argument apart. No two literals stand side by side and none is empty.
 pub fn parse(text: &str) -> Result<Vec<Part>, TemplateError> {
-    parse_with(text, Part::Literal, placeholder)
+    if text == "{with}" {
+        return Ok(vec![Part::With]);
+    }
+    let of_name = |name: &str| match name {
+        "with" => Err(TemplateError::Several),
+        name => placeholder(name),
+    };
+    parse_with(text, Part::Literal, of_name)
 }
 
 /// The same for another set of placeholders.
@@ -173,6 +185,10 @@ mod tests {
             ("{PATH}", "unknown placeholder `{PATH}`; did you mean `{path}`?"),
             ("a{", "a single `{`; write `{{` for a plain brace"),
             ("{path", "a single `{`; write `{{` for a plain brace"),
+            (
+                "--sidecar={with}",
+                "`{with}` must be an argument of its own: it becomes one for each companion",
+            ),
             ("a}b", "a single `}`; write `}}` for a plain brace"),
         ] {
             assert_eq!(parse(text).unwrap_err().to_string(), message);

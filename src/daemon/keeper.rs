@@ -37,7 +37,7 @@ use crate::results::{Results, ResultsError};
 use crate::spool::folders::Folders;
 use crate::spool::scan::{Scan, Sighting, Unreadable};
 use crate::spool::settle::Settling;
-use crate::spool::{Claimed, Place, Spool};
+use crate::spool::{Claimed, Place, Shape, Spool};
 use crate::worker::records::Lot;
 use crate::worker::{Ended, Task};
 
@@ -207,8 +207,8 @@ pub(super) struct JobInfo {
     pub(super) route: usize,
     /// Attempts begun, as the folder's name says now.
     pub(super) begun: u32,
-    /// The job is a folder.
-    pub(super) is_folder: bool,
+    /// What the job is.
+    pub(super) shape: Shape,
     pub(super) mark: FileMark,
     /// How it was handed in, if it was; repeated at the head of the next journal segment.
     pub(super) take: Option<Take>,
@@ -223,11 +223,7 @@ pub(super) struct JobInfo {
 impl JobInfo {
     /// The folder that its file stands in, in `processing/`.
     pub(super) fn claimed(&self, job: JobId) -> Claimed {
-        if self.is_folder {
-            Claimed::folder(job, self.begun, &self.rel)
-        } else {
-            Claimed::file(job, self.begun)
-        }
+        Claimed { job, begun: self.begun, shape: self.shape }
     }
 
     /// As the core is told of a job that was claimed before.
@@ -333,10 +329,12 @@ pub struct ScanCounts {
     pub unrouted: u64,
     /// One of them.
     pub unrouted_example: Option<RelPath>,
-    /// Sentinels whose file is not there, and has not been for a while.
+    /// Sentinels and companions whose file is not there, and has not been for a while.
     pub lone_sentinels: u64,
     /// One of them.
     pub lone_example: Option<RelPath>,
+    /// Companions whose file was looked for in their folder.
+    pub(super) searched: usize,
     /// Folders that could not be read.
     pub unreadable: Vec<String>,
 }
@@ -617,6 +615,11 @@ impl<F: Filesystem> Keeper<F> {
                 let Some(route) = self.place_of(&staged.rel) else {
                     return self.refuse(&staged, format!("no route takes {}", staged.rel));
                 };
+                if self.table.has_companions(&staged.rel) {
+                    let rel = &staged.rel;
+                    let reason = format!("{rel} comes with others: move them into incoming/");
+                    return self.refuse(&staged, reason);
+                }
                 // Who speaks on the socket may be wrong, and a `Take` without its copy would end us.
                 if staged.source.is_none() && !self.is_staged(&staged) {
                     let reason = format!("there is no copy of {} in processing/", staged.rel);
@@ -634,7 +637,7 @@ impl<F: Filesystem> Keeper<F> {
                     rel: staged.rel,
                     route,
                     begun: 0,
-                    is_folder: false,
+                    shape: Shape::File,
                     mark: FileMark::default(),
                     take: Some(take.clone()),
                     attempt: None,
@@ -754,6 +757,10 @@ impl<F: Filesystem> Keeper<F> {
         if !is_folder && let Some(file) = self.table.announced(&sighting.rel) {
             // A sentinel is looked for when its file is judged.
             self.count_lone(sighting, &file, now);
+            return;
+        }
+        if !is_folder && self.table.companion_of(&sighting.rel).is_some() {
+            self.count_lone_companion(sighting, now);
             return;
         }
         let place = if is_folder {

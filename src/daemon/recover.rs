@@ -366,7 +366,7 @@ fn settle_recorded<F: Filesystem>(
     let mut none = Folders::new(0);
     for place in places {
         match *place {
-            Place::Job(claimed) if claimed.is_folder() => {
+            Place::Job(claimed) if claimed.is_own() => {
                 // Its place is its own: no other job ever had this name.
                 let Some(outcome) = known.outcomes.get(&claimed.job) else { continue };
                 settle_outcome(&keeper.spool, outcome, claimed, false, &mut none)?;
@@ -472,21 +472,23 @@ fn file_beside_sentinel<F: Filesystem>(
     }
 }
 
-/// The folder that a claim is about. Where it is gone, what came with it goes back, and what its worker
-/// left goes to `error/`: nothing but empty folders is left of it.
-fn folder_of<F: Filesystem>(
+/// What a claim is about whose place is its own. Where it is gone, what came with it goes back, and what its
+/// worker left goes to `error/`: nothing but empty folders is left of it.
+fn own_input_of<F: Filesystem>(
     keeper: &Keeper<F>,
     claimed: Claimed,
 ) -> Result<Option<(RelPath, Stat)>, KeeperError> {
     let spool = &keeper.spool;
     let look = || -> io::Result<Option<(RelPath, Stat)>> {
-        if let Some(found) = spool.folder_of(claimed)? {
+        if let Some(found) = spool.input_of(claimed)? {
             return Ok(Some(found));
         }
         for (rel, _) in spool.files_of(claimed)? {
             let path = Path::new(&Place::Job(claimed).name()).join(rel.as_path());
-            // A power cut kept the move of the sentinel, and lost that of the folder, which waits for it.
-            let is_back = keeper.table.announced(&rel).is_some()
+            // A power cut kept the move of what came with it, and lost its own: it waits for that.
+            let table = &keeper.table;
+            let came_along = table.announced(&rel).is_some() || table.companion_of(&rel).is_some();
+            let is_back = came_along
                 && spool
                     .fs
                     .rename(&spool.processing, &path, &spool.incoming, rel.as_path())
@@ -526,7 +528,7 @@ fn take_up<F: Filesystem>(
     let mut found = Vec::new();
     for place in places {
         match *place {
-            Place::Job(claimed) if claimed.is_folder() => match folder_of(keeper, claimed)? {
+            Place::Job(claimed) if claimed.is_own() => match own_input_of(keeper, claimed)? {
                 Some((rel, stat)) => found.push((claimed, rel, stat)),
                 None => remove(&keeper.spool, *place)?,
             },
@@ -598,7 +600,7 @@ fn take_up<F: Filesystem>(
             rel: rel.clone(),
             route: route.unwrap_or(usize::MAX),
             begun: claimed.begun,
-            is_folder: claimed.is_folder(),
+            shape: claimed.shape,
             mark: FileMark {
                 ino: stat.ino,
                 btime_ns: stat.btime_ns,

@@ -29,8 +29,11 @@ use super::keeper::{JobInfo, Keeper, KeeperError, Output, describe_unreadable};
 use super::notice::{FolderRefused, Notice};
 use super::refusal::{self, Refusal};
 
+mod companions;
 mod folder;
 
+pub(super) use companions::Companions;
+use companions::{Lacks, describe_companion};
 use folder::describe_folder;
 
 /// A refused claim is tried again after this, in milliseconds; it doubles …
@@ -48,6 +51,10 @@ pub(super) struct Waits {
     /// Of names in the window of which more is known than that they are there.
     arrivals: HashMap<RelPath, Arrival>,
     table: HashMap<RelPath, Wait>,
+    /// By companion, the file that waits for it.
+    wanted: HashMap<RelPath, RelPath>,
+    /// Claimed jobs whose companions somebody still writes, since when.
+    lacking: HashMap<JobId, Millis>,
     /// Claimed jobs that were not looked at since.
     unproven: HashMap<JobId, Proof>,
     /// Names that no route takes, counted since the last pass began.
@@ -78,6 +85,8 @@ enum Reason {
         sentinel: Vec<u8>,
         is_older: bool,
     },
+    /// What comes with it is not there, or not whole.
+    Companion(RelPath, Lacks),
 }
 
 /// What a claim was made on.
@@ -157,7 +166,7 @@ impl Waits {
 
     /// Recovery took this job up: its writer may have outlived the last daemon.
     pub(super) fn adopted(&mut self, job: JobId, info: &JobInfo) {
-        if info.take.is_none() && !info.is_folder {
+        if info.take.is_none() && !info.claimed(job).is_folder() {
             let proof = Proof::Look { look: None, first: 0, is_open: false, is_clear: false };
             self.unproven.insert(job, proof);
         }
@@ -167,6 +176,7 @@ impl Waits {
     pub(super) fn state_of(&self, job: JobId) -> Option<&'static str> {
         match self.unproven.get(&job) {
             Some(Proof::Look { is_open: true, .. }) => Some("still open for writing"),
+            _ if self.lacking.contains_key(&job) => Some("a companion is still open for writing"),
             _ => None,
         }
     }
@@ -200,8 +210,15 @@ impl<F: Filesystem> Keeper<F> {
         }
         // The sentinel has come: its file need not wait for its deadline.
         let announced = self.table.announced(rel);
-        let is_itself = announced.is_none();
-        let rel = announced.unwrap_or_else(|| rel.clone());
+        let wanting = if announced.is_some() { None } else { self.wanting(rel, arrival) };
+        // Of the file itself nothing was heard.
+        let arrival = if wanting.is_some() { Arrival::Found } else { arrival };
+        let other = announced.or(wanting);
+        let is_itself = other.is_none();
+        let rel = other.unwrap_or_else(|| rel.clone());
+        if self.table.companion_of(&rel).is_some() {
+            return Sight::Seen;
+        }
         let Ok(stat) = self.spool.fs.stat(&self.spool.incoming, rel.as_path()) else {
             return Sight::Seen;
         };
@@ -288,6 +305,15 @@ impl<F: Filesystem> Keeper<F> {
         if self.takes_folders(candidate.route) {
             return self.judge_folder(candidate, now);
         }
+        let judged = self.judge_file(candidate, now);
+        match judged {
+            Judged::Claim(..) => self.judge_companions(candidate, now).unwrap_or(judged),
+            Judged::Wait(_) => judged,
+        }
+    }
+
+    /// The same for a file, whatever comes with it.
+    fn judge_file(&mut self, candidate: &Candidate, now: Millis) -> Judged {
         let Some(rules) = self.waits.rules else { return Judged::Claim(Proof::Whole, None) };
         let rel = &candidate.rel;
         // Once it is sorted it is judged again.
@@ -524,6 +550,7 @@ impl<F: Filesystem> Keeper<F> {
         let (reason, open_ino) = match &wait.reason {
             Reason::Refused(refusal) => (format!("cannot be claimed: {}", refusal.reason), None),
             Reason::Unfit(reason) => (reason.clone(), None),
+            Reason::Companion(companion, lacks) => (describe_companion(companion, *lacks), None),
             Reason::Folder { sentinel, is_older } => (describe_folder(sentinel, *is_older), None),
             Reason::Why(Why::Open) => {
                 ("still open for writing".to_owned(), Some(wait.past.look.ino))
@@ -542,7 +569,10 @@ impl<F: Filesystem> Keeper<F> {
             files: 1,
             fix: match &wait.reason {
                 Reason::Refused(refusal) => refusal.fix.clone(),
-                Reason::Why(_) | Reason::Unfit(_) | Reason::Folder { .. } => None,
+                Reason::Why(_)
+                | Reason::Unfit(_)
+                | Reason::Folder { .. }
+                | Reason::Companion(..) => None,
             },
             open_ino,
         }
@@ -553,9 +583,16 @@ impl<F: Filesystem> Keeper<F> {
     pub(super) fn expects_files(&self, patience: Millis, now: Millis) -> bool {
         let mut waits = self.waits.table.iter().filter(|(rel, _)| self.core.holds(rel));
         waits.any(|(_, wait)| match wait.reason {
-            Reason::Why(Why::Open) => now.saturating_sub(wait.changed) < patience,
-            Reason::Why(Why::Quiet) | Reason::Unfit(_) => true,
-            Reason::Why(Why::Sentinel) | Reason::Folder { .. } | Reason::Refused(_) => false,
+            Reason::Why(Why::Open) | Reason::Companion(_, Lacks::Whole(Why::Open)) => {
+                now.saturating_sub(wait.changed) < patience
+            }
+            Reason::Why(Why::Quiet)
+            | Reason::Companion(_, Lacks::Whole(Why::Quiet))
+            | Reason::Unfit(_) => true,
+            Reason::Why(Why::Sentinel)
+            | Reason::Companion(..)
+            | Reason::Folder { .. }
+            | Reason::Refused(_) => false,
         })
     }
 }

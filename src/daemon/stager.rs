@@ -97,7 +97,9 @@ impl Stager {
             // Its own folders are not input: the CSVs of the last run, the journal.
             return true;
         }
-        if self.table.find(&source.rel).is_none() {
+        // One that comes with others is not taken in without them.
+        let is_alone = !self.table.has_companions(&source.rel);
+        if self.table.find(&source.rel).is_none() || !is_alone {
             self.seen.unrouted += 1;
             self.seen.unrouted_example.get_or_insert_with(|| source.path.display().to_string());
             return true;

@@ -145,7 +145,8 @@ impl<F: Filesystem> Spool<F> {
         claimed: Claimed,
         folders: &mut Folders<F::Dir>,
     ) -> io::Result<F::Dir> {
-        if let Some(old) = folders.take(rel.parent()) {
+        let old = if claimed.is_own() { None } else { folders.take(rel.parent()) };
+        if let Some(old) = old {
             let name = Place::Job(claimed).name();
             let mut path = PathBuf::from(&name);
             let old_name = Place::Job(old.claimed).name();

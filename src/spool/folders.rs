@@ -119,7 +119,7 @@ impl<F: Filesystem> Spool<F> {
         folder: Folder<F::Dir>,
         folders: &mut Folders<F::Dir>,
     ) -> io::Result<()> {
-        if folder.claimed.is_folder() {
+        if folder.claimed.is_own() {
             return self.remove(Place::Job(folder.claimed));
         }
         match folders.keep(parent, folder) {

@@ -38,4 +38,4 @@ pub mod settle;
 pub mod whole_folder;
 
 pub use layout::Spool;
-pub use names::{Claimed, Place};
+pub use names::{Claimed, Place, Shape};

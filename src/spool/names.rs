@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `ID.N` | the job's folder; below it the file at its REL. N = attempts begun |
 //! | `ID.N.dK` | the same of a job that is a folder: REL has K components, and all below it is its own |
+//! | `ID.N.wM` | the same of a file that came with others: M, in hex, is the crc32c of REL |
 //! | `ID.N.out` | made files of attempt N, where the route asks for them |
 //! | `ID.N.tmp` | scratch of attempt N |
 //! | `ID.in` | a source being copied in; no job yet |
@@ -28,20 +29,38 @@ pub struct Claimed {
     pub job: JobId,
     /// Attempts begun.
     pub begun: u32,
-    /// Of a job that is a folder: the components of its path; 0: it is a file.
-    pub levels: u16,
+    /// What the job is.
+    pub shape: Shape,
+}
+
+/// What a job is, as far as its place must tell: what stands there beside it may be older than itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Shape {
+    /// A file.
+    #[default]
+    File,
+    /// A folder, whose path has so many components.
+    Folder(u16),
+    /// A file with companions, whose path has this crc32c.
+    Main(u32),
+}
+
+impl Shape {
+    /// Of the folder of this path.
+    pub fn folder(rel: &RelPath) -> Self {
+        Self::Folder(u16::try_from(rel.components().count()).unwrap_or(u16::MAX))
+    }
+
+    /// Of the file of this path, which came with others.
+    pub fn main(rel: &RelPath) -> Self {
+        Self::Main(crc32c::crc32c(rel.as_bytes()))
+    }
 }
 
 impl Claimed {
     /// A job that is a file.
     pub fn file(job: JobId, begun: u32) -> Self {
-        Self { job, begun, levels: 0 }
-    }
-
-    /// A job that is the folder of this path.
-    pub fn folder(job: JobId, begun: u32, rel: &RelPath) -> Self {
-        let levels = u16::try_from(rel.components().count()).unwrap_or(u16::MAX);
-        Self { job, begun, levels }
+        Self { job, begun, shape: Shape::File }
     }
 
     /// The same job with so many attempts begun.
@@ -52,7 +71,20 @@ impl Claimed {
 
     /// The job is a folder.
     pub fn is_folder(self) -> bool {
-        self.levels > 0
+        matches!(self.shape, Shape::Folder(_))
+    }
+
+    /// Its folder in `processing/` was made for it and goes with it, and never was another job's.
+    pub fn is_own(self) -> bool {
+        self.shape != Shape::File
+    }
+
+    /// Of a folder, the components of its path.
+    pub(super) fn levels(self) -> u16 {
+        match self.shape {
+            Shape::Folder(levels) => levels,
+            Shape::File | Shape::Main(_) => 0,
+        }
     }
 }
 
@@ -74,16 +106,23 @@ pub enum Place {
 impl Place {
     /// The name; asserted to parse back.
     pub fn name(self) -> String {
-        let name = match self {
-            Self::Job(c) if c.is_folder() => format!("{}.{}.d{}", c.job, c.begun, c.levels),
-            Self::Job(c) => format!("{}.{}", c.job, c.begun),
+        let name = self.text();
+        debug_assert_eq!(Self::parse(OsStr::new(&name)), Some(self.as_named()));
+        name
+    }
+
+    fn text(self) -> String {
+        match self {
+            Self::Job(c) => match c.shape {
+                Shape::File => format!("{}.{}", c.job, c.begun),
+                Shape::Folder(levels) => format!("{}.{}.d{levels}", c.job, c.begun),
+                Shape::Main(crc) => format!("{}.{}.w{crc:08x}", c.job, c.begun),
+            },
             Self::Output(c) => format!("{}.{}.out", c.job, c.begun),
             Self::Scratch(c) => format!("{}.{}.tmp", c.job, c.begun),
             Self::Staging(job) => format!("{job}.in"),
             Self::Failed(job) => format!("{job}.err"),
-        };
-        debug_assert_eq!(Self::parse(OsStr::new(&name)), Some(self.as_named()));
-        name
+        }
     }
 
     /// What its name says of it: what kind of job it is for is said only by the job's own folder.
@@ -137,10 +176,14 @@ impl Place {
             Some("out") => Some(Self::Output(claimed)),
             Some("tmp") => Some(Self::Scratch(claimed)),
             Some(other) => {
-                let digits = other.strip_prefix('d')?;
-                let levels: u16 = digits.parse().ok()?;
-                let is_ours = levels > 0 && levels.to_string() == digits;
-                is_ours.then_some(Self::Job(Claimed { levels, ..claimed }))
+                let shape = match (other.strip_prefix('d'), other.strip_prefix('w')) {
+                    (Some(digits), _) => Shape::Folder(digits.parse().ok().filter(|n| *n > 0)?),
+                    (_, Some(digits)) => Shape::Main(u32::from_str_radix(digits, 16).ok()?),
+                    (None, None) => return None,
+                };
+                let place = Self::Job(Claimed { shape, ..claimed });
+                // "+1" and "01" parse as numbers, but no name of ours looks so.
+                (place.text() == text).then_some(place)
             }
         }
     }
@@ -198,9 +241,10 @@ mod tests {
     proptest! {
         /// Goal: names given out parse back, and nothing else parses. Method: random places and random text.
         #[test]
-        fn places_round_trip(ms in 0u64..1 << 48, begun: u32, levels in 1u16.., text in "[0-9a-z.+]{0,40}") {
+        fn places_round_trip(ms in 0u64..1 << 48, begun: u32, levels in 1u16.., crc: u32, text in "[0-9a-z.+]{0,40}") {
             let claimed = Claimed::file(job(ms), begun);
-            for place in [Place::Job(Claimed { levels, ..claimed }), Place::Job(claimed), Place::Output(claimed), Place::Scratch(claimed), Place::Staging(claimed.job), Place::Failed(claimed.job)] {
+            let [folder, main] = [Shape::Folder(levels), Shape::Main(crc)].map(|shape| Claimed { shape, ..claimed });
+            for place in [Place::Job(folder), Place::Job(main), Place::Job(claimed), Place::Output(claimed), Place::Scratch(claimed), Place::Staging(claimed.job), Place::Failed(claimed.job)] {
                 prop_assert_eq!(Place::parse(OsStr::new(&place.name())), Some(place));
             }
             if let Some(place) = Place::parse(OsStr::new(&text)) { prop_assert_eq!(place.name(), text); }

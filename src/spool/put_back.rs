@@ -40,10 +40,12 @@ pub enum What {
     Folder,
 }
 
-/// What the file is called that says that another one is complete.
+/// A file that goes where another one goes: its companion, or the sentinel that says that it is complete.
 #[derive(Clone, Debug)]
-pub struct Sentinels {
-    /// Beside it in `incoming/`.
+pub struct Beside {
+    /// It is the sentinel. It comes after what it announces, and an empty one will do.
+    pub is_sentinel: bool,
+    /// Its name in `incoming/`.
     pub name: Vec<u8>,
     /// Beside it in `error/` or `done/`: the likeliest first.
     pub went_as: Vec<Vec<u8>>,
@@ -84,14 +86,14 @@ impl<F: Filesystem> Spool<F> {
         self.fs.sync_dir(&source)
     }
 
-    /// Brings the sentinel of what was put back after it, durably: the one that went where that went, or
-    /// an empty one. Who asks for another run says that it is complete.
-    pub fn put_sentinel_back(
+    /// Brings what goes along with what was put back after that, durably: what went where that went, or, of
+    /// a sentinel, an empty one. Who asks for another run says that it is complete.
+    pub fn put_beside(
         &self,
         from: From,
         at: &RelPath,
         to: &RelPath,
-        sentinels: &Sentinels,
+        beside: &Beside,
     ) -> io::Result<()> {
         let tree = if from == From::Error { &self.error } else { &self.done };
         let source = match at.parent() {
@@ -99,9 +101,9 @@ impl<F: Filesystem> Spool<F> {
             parent => self.fs.open_dir(tree, Path::new(OsStr::from_bytes(parent))),
         }?;
         let target = self.open_incoming_parent(to)?;
-        let name = Path::new(OsStr::from_bytes(&sentinels.name));
+        let name = Path::new(OsStr::from_bytes(&beside.name));
         let mut moved = Err(io::Error::from(io::ErrorKind::NotFound));
-        for known in &sentinels.went_as {
+        for known in &beside.went_as {
             let known = Path::new(OsStr::from_bytes(known));
             let stat = self.fs.stat(&source, known);
             if moved.is_err() && stat.is_ok_and(|stat| stat.file_type == fs::FileType::File) {
@@ -109,7 +111,7 @@ impl<F: Filesystem> Spool<F> {
             }
         }
         match moved {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && beside.is_sentinel => {
                 self.fs.create(&target, name, 0o660).map(drop)?;
             }
             other => other?,

@@ -156,7 +156,11 @@ impl<F: Filesystem> Spool<F> {
                 Err(error) => return Err(error),
             }
         }
-        Err(io::ErrorKind::AlreadyExists.into())
+        // Both names may be taken by what an earlier recovery moved: then there is nothing left to do.
+        match self.fs.stat(from, Path::new(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            _ => Err(io::ErrorKind::AlreadyExists.into()),
+        }
     }
 
     /// Opens the folder of `rel` below a tree, and says what it is called.

@@ -1,10 +1,11 @@
-//! A folder that is one job: claimed by one rename, found again at recovery, put back. S1 → S2.
+//! Jobs of more than one file: a folder that is one job, a file that came with others. S1 → S2.
 //!
 //! Must not know: routes, what is in the folder. Nothing below it is opened here.
 //!
 //! Invariants
-//! - Its place is `ID.N.dK/REL`, where REL has K components: so what belongs to the job and what leads to
-//!   it are told apart by the name alone, whatever the settings say by then.
+//! - The place of a folder is `ID.N.dK/REL`, where REL has K components, that of a file with companions
+//!   `ID.N.wM/REL`, where M is a checksum of REL: so what the job is about is told from what stands beside it
+//!   by the name alone, whatever the settings say by then, and whichever is older.
 //! - The folders of such a claim are made for it and go with it; they are not used again for another one
 //!   ([`super::folders`] keeps none). So the id in the name is always the job's own.
 //! - A claim is made durable by [`Spool::sync_claim`] before its first attempt begins: a worker may
@@ -20,7 +21,7 @@ use crate::fs::{FileType, Filesystem, Lease, Stat};
 use crate::journal::record::FileMark;
 
 use super::claim::{Claim, ClaimedFile, gone_or_refused};
-use super::{Claimed, Place, Spool};
+use super::{Claimed, Place, Shape, Spool};
 
 impl<F: Filesystem> Spool<F> {
     /// Renames the folder `incoming/REL` to `processing/ID.N.dK/REL`. Moves S1 to S2.
@@ -60,7 +61,7 @@ impl<F: Filesystem> Spool<F> {
     }
 
     /// The folder of `incoming/` that a name stands in.
-    pub(super) fn open_incoming_parent(&self, rel: &RelPath) -> io::Result<F::Dir> {
+    pub fn open_incoming_parent(&self, rel: &RelPath) -> io::Result<F::Dir> {
         match rel.parent() {
             [] => Ok(self.incoming.clone()),
             parent => self.fs.open_dir(&self.incoming, Path::new(OsStr::from_bytes(parent))),
@@ -71,7 +72,7 @@ impl<F: Filesystem> Spool<F> {
     fn remove_way(&self, rel: &RelPath, claimed: Claimed) -> io::Result<()> {
         let job = PathBuf::from(Place::Job(claimed).name());
         let way = job.join(OsStr::from_bytes(rel.parent()));
-        for folder in way.ancestors().take(usize::from(claimed.levels)) {
+        for folder in way.ancestors().take(usize::from(claimed.levels())) {
             self.fs.remove_dir(&self.processing, folder)?;
         }
         Ok(())
@@ -79,18 +80,18 @@ impl<F: Filesystem> Spool<F> {
 
     /// The folder that a claim is about, at recovery: of all at its depth the oldest, since what else
     /// stands there was made by its worker. `None`: it is not there any more.
-    pub fn folder_of(&self, claimed: Claimed) -> io::Result<Option<(RelPath, Stat)>> {
+    fn folder_of(&self, claimed: Claimed) -> io::Result<Option<(RelPath, Stat)>> {
         let job = PathBuf::from(Place::Job(claimed).name());
         let mut level: Vec<Vec<u8>> = vec![Vec::new()];
         let mut best: Option<(RelPath, Stat)> = None;
-        for depth in 1..=claimed.levels {
+        for depth in 1..=claimed.levels() {
             let mut next = Vec::new();
             for folder in &level {
                 for (rel, stat) in self.names_in(&job, folder)? {
                     if stat.file_type != FileType::Dir {
                         continue;
                     }
-                    if depth < claimed.levels {
+                    if depth < claimed.levels() {
                         next.push(rel);
                     } else if best.as_ref().is_none_or(|(_, old)| stat.btime_ns < old.btime_ns) {
                         best = RelPath::new(rel).map(|rel| (rel, stat)).or(best);
@@ -102,11 +103,20 @@ impl<F: Filesystem> Spool<F> {
         Ok(best)
     }
 
+    /// What a claim is about whose place is its own; `None`: it is not there any more.
+    pub fn input_of(&self, claimed: Claimed) -> io::Result<Option<(RelPath, Stat)>> {
+        if claimed.is_folder() {
+            return self.folder_of(claimed);
+        }
+        let mut files = self.files_of(claimed)?.into_iter();
+        Ok(files.find(|(rel, _)| Shape::main(rel) == claimed.shape))
+    }
+
     /// Gives the folders that lead to a claimed folder, and that itself, their owner's rights back, which
     /// its worker may have taken. Those below it are its producer's and stay as they are.
     pub fn open_up_folder(&self, claimed: Claimed) -> io::Result<()> {
         let mut level = vec![PathBuf::from(Place::Job(claimed).name())];
-        for depth in 0..=claimed.levels {
+        for depth in 0..=claimed.levels() {
             let mut next = Vec::new();
             for path in level {
                 match self.fs.stat(&self.processing, &path) {
@@ -120,7 +130,7 @@ impl<F: Filesystem> Spool<F> {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     other => drop(other?),
                 }
-                if depth == claimed.levels {
+                if depth == claimed.levels() {
                     continue;
                 }
                 let dir = self.fs.open_dir(&self.processing, &path)?;

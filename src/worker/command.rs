@@ -25,7 +25,7 @@ use super::process::{Bounds, Ending, ResourceLimits, Started, Stream, attend, st
 use super::spawn::{NotStarted, Program, Stack, Step};
 use super::stdout::{Said, Stdout};
 use super::tail::Tail;
-use super::template::fill;
+use super::template::{companions, fill};
 use super::{Ended, Stop, Task, exit, orphans, program};
 use crate::config::template::{Part, parse};
 use crate::config::{Route, Worker, limits};
@@ -239,6 +239,11 @@ impl Prepared {
         }
         let mut argv = vec![self.arg0.clone()];
         for argument in &self.arguments {
+            if *argument == [Part::With] {
+                let paths = companions(task).map(|path| for_kernel(path.as_os_str()));
+                argv.extend(paths.collect::<Result<Vec<_>, _>>()?);
+                continue;
+            }
             argv.push(for_kernel(&fill(argument, task))?);
         }
         let mut own = Vec::new();

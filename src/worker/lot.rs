@@ -10,6 +10,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use super::records::Lot;
 use super::slot::Slot;
@@ -33,16 +34,14 @@ pub fn run(
     for (at, (attempt, raw)) in lot.records.iter().enumerate() {
         task.attempt = *attempt;
         let ended = if is_over || stop.is_stopped() {
-            Ended::without_rows(Verdict::Released)
+            quiet(Verdict::Released)
         } else {
             match lot.format.read(raw) {
-                Err(why) => {
-                    Ended::without_rows(Verdict::Failed(Failure::new(FailClass::Permanent, why)))
-                }
+                Err(why) => quiet(Verdict::Failed(Failure::new(FailClass::Permanent, why))),
                 Ok(record) => {
                     if let Err(error) = make_empty(&folder) {
                         let why = format!("cannot make its scratch folder: {error}");
-                        Ended::without_rows(Verdict::Failed(Failure::new(FailClass::TryAgain, why)))
+                        quiet(Verdict::Failed(Failure::new(FailClass::TryAgain, why)))
                     } else {
                         task.record = Some(record);
                         slot.run(&task, stop)
@@ -55,8 +54,14 @@ pub fn run(
     }
 }
 
+/// The end of an attempt that did not begin.
+fn quiet(verdict: Verdict) -> Ended {
+    let took = Duration::ZERO;
+    Ended { verdict, rows: Vec::new(), log: Vec::new(), stderr: Vec::new(), took }
+}
+
 /// The folder stands there and is empty.
-pub(super) fn make_empty(folder: &Path) -> io::Result<()> {
+fn make_empty(folder: &Path) -> io::Result<()> {
     match std::fs::read_dir(folder).map(|mut entries| entries.next().is_none()) {
         Ok(true) => return Ok(()),
         Ok(false) => {

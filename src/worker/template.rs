@@ -7,7 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Task;
 use crate::config::template::Part;
@@ -19,6 +19,12 @@ pub(super) fn fill(parts: &[Part], task: &Task) -> OsString {
         out.extend_from_slice(&value(part, task));
     }
     OsString::from_vec(out)
+}
+
+/// The companions of the task's file, beside it.
+pub(super) fn companions(task: &Task) -> impl Iterator<Item = PathBuf> {
+    let beside = |name: Vec<u8>| task.path.with_file_name(OsString::from_vec(name));
+    task.route.with.iter().map(|it| it.name_for(task.rel.name())).map(beside)
 }
 
 /// The bytes that a placeholder stands for.
@@ -39,6 +45,8 @@ pub(super) fn value(part: &Part, task: &Task) -> Vec<u8> {
         Part::Attempt => task.attempt.to_string().into_bytes(),
         Part::Scratch => task.scratch.as_os_str().as_bytes().to_vec(),
         Part::Output => bytes(task.output.as_ref().map(|path| path.as_os_str())),
+        // Made of several arguments where the command is started.
+        Part::With => Vec::new(),
         Part::Record => {
             task.record.as_ref().map_or_else(Vec::new, |it| it.value.text().as_bytes().to_vec())
         }

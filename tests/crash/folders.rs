@@ -1,14 +1,17 @@
-//! SIGKILL before the durable calls of a `batch` over folders that are one job each.
+//! SIGKILL before the durable calls of a `batch` over jobs of more than one file: folders, and files that
+//! come with others.
 //!
-//! Must not know: how a folder is claimed.
+//! Must not know: how any of them is claimed.
 
 use crate::harness::Spool;
 use crate::strace::{self, Point};
 
 /// Folders of a run; every fourth lies in another one, and one fails.
-const FOLDERS: usize = 10;
+const FOLDERS: usize = 7;
+/// Files with a companion; every third lies in a folder, and one fails.
+const PAIRS: usize = 6;
 /// Points that are tried unless all are asked for.
-const POINTS: usize = 70;
+const POINTS: usize = 80;
 
 /// Its worker changes the folder, so that nothing but its place tells what it was.
 const SETTINGS: &str = r#"
@@ -19,6 +22,11 @@ unit = "folder"
 done_file = "{name}.ok"
 retries = { fail = 0, crash = 0 }
 command = ["sh", "-c", "echo ran >> \"$0/seen\"; cat \"$0/a\" \"$0/deep/b\" | tr '\\n' ' '; test ! -e \"$0/bad\"", "{path}"]
+[routes.pairs]
+glob = "pair-*"
+with = ["{name}.c"]
+retries = { fail = 0, crash = 0 }
+command = ["sh", "-c", "echo ran >> \"$0\"; cat \"$1\"; test \"$(cat \"$1\")\" != part3", "{path}", "{with}"]
 [routes.files]
 command = ["true"]
 "#;
@@ -43,7 +51,15 @@ fn prepared() -> Spool {
         }
         spool.write(&format!("incoming/{name}.ok"), "");
     }
+    for i in 0..PAIRS {
+        spool.write(&format!("incoming/{}", pair_of(i)), "main");
+        spool.write(&format!("incoming/{}.c", pair_of(i)), &format!("part{i}"));
+    }
     spool
+}
+
+fn pair_of(i: usize) -> String {
+    if i % 3 == 2 { format!("sub/pair-{i}") } else { format!("pair-{i}") }
 }
 
 /// Each folder is in one place, whole and with its sentinel, and recorded once; nothing is anywhere else.
@@ -60,6 +76,13 @@ fn check(spool: &Spool, what: &str) {
             rows.push(format!("{i}a {i}deep/b "));
         }
     }
+    let mut parts = Vec::new();
+    for i in 0..PAIRS {
+        let is_bad = i == 3;
+        let names = ["", ".c"].map(|end| format!("{}{end}", pair_of(i)));
+        expected[usize::from(is_bad)].extend(names);
+        parts.extend((!is_bad).then(|| format!("part{i}")));
+    }
     for list in &mut expected {
         list.sort();
     }
@@ -74,7 +97,12 @@ fn check(spool: &Spool, what: &str) {
     let mut texts = spool.csv("sets").column("text");
     texts.sort();
     assert_eq!(texts, rows, "{}", report());
-    assert_eq!(spool.csv("errors").column("file"), ["set-5"], "{}", report());
+    let mut found = spool.csv("pairs").column("text");
+    found.sort();
+    assert_eq!(found, parts, "{}", report());
+    let mut failed = spool.csv("errors").column("file");
+    failed.sort();
+    assert_eq!(failed, ["pair-3", "set-5"], "{}", report());
     assert!(!spool.path("results/files.csv").exists(), "{}", report());
 }
 
@@ -84,7 +112,7 @@ fn finish(spool: &Spool, what: &str) {
     check(spool, what);
 }
 
-/// Goal: a folder is never lost, doubled or taken apart, wherever a run is killed, and its recovery, too.
+/// Goal: a job of more than one file is never lost, doubled or taken apart, wherever a run is killed, and its recovery, too.
 /// Method: SIGKILL before the Nth call of each durable kind, then once more before the Nth of the next run.
 #[test]
 fn killed_over_folders() {

@@ -39,16 +39,6 @@ impl Spool {
     fn seal(&self, rel: &str) {
         fs::write(self.path("incoming").join(format!("{rel}.ok")), "").unwrap();
     }
-
-    fn has(&self, path: &str) -> bool {
-        self.path(path).symlink_metadata().is_ok()
-    }
-
-    fn held(&self) -> u64 {
-        let status = self.run(&["status", "--json"]);
-        let status: serde_json::Value = serde_json::from_str(&status.stdout()).unwrap_or_default();
-        status["held"].as_u64().unwrap_or(0)
-    }
 }
 
 fn end(daemon: Running) {

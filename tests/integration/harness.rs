@@ -211,6 +211,18 @@ impl Spool {
         self.files(folder).keys().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
     }
 
+    /// Whether anything stands at a path of the spool.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.path(path).symlink_metadata().is_ok()
+    }
+
+    /// What waits in `incoming/` and may not be claimed yet, as the daemon counts it.
+    pub(crate) fn held(&self) -> u64 {
+        let status = self.run(&["status", "--json"]);
+        let status: serde_json::Value = serde_json::from_str(&status.stdout()).unwrap_or_default();
+        status["held"].as_u64().unwrap_or(0)
+    }
+
     /// Failed files, without what says why.
     pub(crate) fn errors(&self) -> Vec<String> {
         self.names("error").into_iter().filter(|name| !name.starts_with(".why/")).collect()

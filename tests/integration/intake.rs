@@ -193,7 +193,7 @@ fn renamed_while_open_waits_for_its_writer() {
     let mut writer = File::create(spool.incoming(".x")).unwrap();
     writer.write_all(b"one").unwrap();
     rustix::fs::rename(spool.incoming(".x"), spool.incoming("x")).unwrap();
-    spool.wait_until("it is held", || spool.status()["held"] == 1);
+    spool.wait_until("it is held", || spool.held() == 1);
     writer.write_all(b" two").unwrap();
     drop(writer);
     spool.wait_done(1);
@@ -214,7 +214,7 @@ fn a_mapping_is_a_writer() {
     let mut writer = Command::new(python());
     writer.args(["-c", script]).arg(spool.incoming("x"));
     let mut writer = writer.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    spool.wait_until("it is held", || spool.status()["held"] == 1);
+    spool.wait_until("it is held", || spool.held() == 1);
     writer.stdin.take().unwrap().write_all(b"go\n").unwrap();
     assert!(writer.wait().unwrap().success());
     spool.wait_done(1);
@@ -257,7 +257,7 @@ fn a_sentinel_is_waited_for_and_moves_along() {
         spool.drop_file(format!("{rel}.ok"), "too early");
         spool.drop_file(rel, "content");
     }
-    spool.wait_until("both are held", || spool.status()["held"] == 2);
+    spool.wait_until("both are held", || spool.held() == 2);
     spool.run(&["explain", "x"]).ok().says("waits for x.ok");
     spool.drop_file("lone.ok", "");
     spool.run(&["explain", "lone.ok"]).ok().says("SENTINEL").says("lone is not there");
@@ -683,7 +683,7 @@ fn a_folder_of_another_user_is_held_and_told_of_once() {
     }
     spool.drop_file("ours", "x");
     spool.wait_done(1);
-    spool.wait_until("all are held", || spool.status()["held"] == 20);
+    spool.wait_until("all are held", || spool.held() == 20);
     let told = said().matches("file cannot be claimed").count();
     assert_eq!(told, 1, "{}", said());
     assert!(said().contains("the folder is root:root 2755, inboxd runs as nobody"), "{}", said());

@@ -12,9 +12,9 @@ mod checks;
 /// Every command, once, and its messages.
 #[cfg(test)]
 mod cli;
-/// Workers with several jobs at once.
+/// Files that come with others.
 #[cfg(test)]
-mod crew;
+mod companions;
 /// The spools that `init --example` makes: what their pages say, done.
 #[cfg(test)]
 mod examples;

@@ -13,11 +13,11 @@ use crate::config::OnRepeat;
 use crate::core::state::{Candidate, Effect, Event, Millis};
 use crate::core::{FailClass, Failure, JobId, Verdict};
 use crate::daemon::notice::{Notice, Paused};
-use crate::daemon::sight::Judged;
+use crate::daemon::sight::{Companions, Judged};
 use crate::fs::{FileType, Filesystem};
 use crate::journal::record::{Attempt, FileMark, Outcome, Record};
 use crate::spool::claim::Claim;
-use crate::spool::{Claimed, Place};
+use crate::spool::{Claimed, Place, Shape};
 use crate::worker::Task;
 
 /// A claim that failed for want of something is tried again after this long, in milliseconds.
@@ -165,10 +165,12 @@ impl<F: Filesystem> Keeper<F> {
         let route = candidate.route;
         let is_folder = self.takes_folders(route);
         let (claimed, made) = if is_folder {
-            let claimed = Claimed::folder(job, u32::from(begin), &candidate.rel);
+            let shape = Shape::folder(&candidate.rel);
+            let claimed = Claimed { job, begun: u32::from(begin), shape };
             (claimed, self.spool.claim_folder(&candidate.rel, claimed))
         } else {
-            let claimed = Claimed::file(job, u32::from(begin));
+            let shape = self.shape_of_file(&candidate);
+            let claimed = Claimed { job, begun: u32::from(begin), shape };
             (claimed, self.spool.claim(&candidate.rel, claimed, before, &mut self.folders))
         };
         let file = match made {
@@ -199,7 +201,7 @@ impl<F: Filesystem> Keeper<F> {
             rel: candidate.rel,
             route,
             begun: claimed.begun,
-            is_folder,
+            shape: claimed.shape,
             mark: file.mark,
             take: None,
             attempt: None,
@@ -210,6 +212,7 @@ impl<F: Filesystem> Keeper<F> {
         let expected = if is_folder { FileType::Dir } else { FileType::File };
         if file.stat.file_type == expected {
             self.claimed_with(job, claimed, proof, &file);
+            self.bring_companions(job);
             return self.step(Event::Claimed { job, route, begun: begin }, now);
         }
         let reason = if is_folder { "not a folder" } else { "not a regular file" };
@@ -236,6 +239,13 @@ impl<F: Filesystem> Keeper<F> {
     ) -> Result<(), KeeperError> {
         if let Some(until) = self.still_written(job, attempt, now)? {
             return self.step(Event::Busy { job, until }, now);
+        }
+        match self.companions_are_there(job, attempt, now)? {
+            Companions::Ready => {}
+            Companions::Busy(until) => return self.step(Event::Busy { job, until }, now),
+            Companions::Unfit(failure) => {
+                return self.step(Event::Ended { job, verdict: Verdict::Failed(failure) }, now);
+            }
         }
         if let Some(event) = self.sort_claimed(job, route) {
             self.note_route(&event);
@@ -300,11 +310,11 @@ impl<F: Filesystem> Keeper<F> {
         self.begin(task, now)
     }
 
-    /// Before the first attempt of a job that is a folder, see [`crate::spool::whole_folder`]. The inner
+    /// Before the first attempt of a job whose place is its own, see [`crate::spool::whole_folder`]. The inner
     /// error is one of this job.
     fn make_claim_durable(&mut self, job: JobId) -> Result<io::Result<()>, KeeperError> {
         let Some(info) = self.jobs.get(&job) else { return Ok(Ok(())) };
-        if !info.is_folder || info.begun_as.is_some() {
+        if !info.claimed(job).is_own() || info.begun_as.is_some() {
             return Ok(Ok(()));
         }
         match self.spool.sync_claim(info.claimed(job), &info.rel) {

@@ -14,7 +14,7 @@ use crate::core::{RelPath, Spent};
 use crate::fs::Filesystem;
 use crate::journal::record::{FileMark, Handed, Next, Outcome, Rel, Take};
 use crate::spool::hand_over::Unfit;
-use crate::spool::{Claimed, Place};
+use crate::spool::{Claimed, Place, Shape};
 
 impl<F: Filesystem> Keeper<F> {
     /// Which jobs the made files of a done job become. The inner error is why the job has failed.
@@ -72,7 +72,7 @@ impl<F: Filesystem> Keeper<F> {
                 rel: file.rel.0.clone(),
                 route: place.unwrap_or(usize::MAX),
                 begun: 0,
-                is_folder: false,
+                shape: Shape::File,
                 mark: FileMark {
                     ino: stat.ino,
                     btime_ns: stat.btime_ns,

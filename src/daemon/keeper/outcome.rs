@@ -78,7 +78,7 @@ impl<F: Filesystem> Keeper<F> {
             output: planned.output,
             next: planned.next.map(Box::new),
             records,
-            folder: info.is_folder,
+            folder: info.claimed(job).is_folder(),
             source: info.take.as_ref().and_then(|take| take.source),
         };
         let is_big =

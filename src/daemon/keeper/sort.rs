@@ -155,7 +155,7 @@ impl<F: Filesystem> Keeper<F> {
     /// is to be said instead of starting it.
     pub(super) fn sort_claimed(&self, job: JobId, at: usize) -> Option<Event> {
         let info = self.jobs.get(&job).filter(|info| info.begun_as.is_none())?;
-        if info.is_folder {
+        if info.claimed(job).is_folder() {
             return None;
         }
         if info.take.as_ref().is_some_and(|take| take.route.is_some()) {

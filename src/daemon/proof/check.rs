@@ -254,11 +254,13 @@ pub(super) fn one_place(story: &Story, facts: &Facts) -> Result<(), String> {
     Ok(())
 }
 
-/// A folder that is one job is in one place with all that was in it.
+/// A job of more than one file is in one place with all that was in it.
 pub(super) fn whole_folders(_: &Story, facts: &Facts) -> Result<(), String> {
-    for (id, places) in facts.places.iter().filter(|(id, _)| sets::is_set(id)) {
+    for (id, places) in facts.places.iter().filter(|(id, _)| sets::is_set(id) || sets::is_pair(id))
+    {
         let parts = facts.parts.get(id).map_or(&[][..], Vec::as_slice);
-        let expected = |(place, at): &(String, String)| format!("{place}/{at}/part");
+        let expected =
+            |(place, at): &(String, String)| format!("{place}/{}", sets::part_at(id, at));
         // The user takes it apart.
         let is_taken = places.iter().any(|(place, _)| place == "taken");
         let is_whole = parts.len() == 1 && places.first().map(expected).as_ref() == parts.first();

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use super::sets::{is_sentinel, main_of};
+use super::sets::{is_pair, is_sentinel, main_of};
 use super::story::{
     BY_HAND, Deed, SPOOL, Source, Story, content_of, in_sim, rel, settings, work, work_record,
 };
@@ -419,6 +419,9 @@ impl<'a, F: Disk> Life<'a, F> {
             self.story.broken.push(format!("{} runs, and nobody dropped it", task.path.display()));
             return;
         };
+        if is_pair(&rel) && self.sim.read(&format!("{}.c", in_sim(&task.path))).is_none() {
+            self.story.broken.push(format!("{id} runs without its companion"));
+        }
         if self.story.promised.contains_key(&id) {
             self.story.broken.push(format!("{id} runs again although it was recorded"));
         }

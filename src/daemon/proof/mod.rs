@@ -10,7 +10,7 @@
 //! recovery, too), and at last everything has ended. Then the judges look.
 //!
 //! - `story`: the ledger of files, promises and what workers do.
-//! - `sets`: the same of folders that are one job.
+//! - `sets`: the same of jobs of more than one file.
 //! - `life`: one life of the daemon, its scheduler played by draws.
 //! - `check`: the judges, each shown a broken history.
 //! - `rules`: the rules of the design whose breaking has a name.
@@ -76,6 +76,8 @@ fn everything(seed: u64) -> (SimFs, Story) {
         "set-1",
         "sub/setperm-1",
         "setflaky-1",
+        "pair-1",
+        "sub/pairperm-1",
     ];
     let mut deeds = vec![
         Drop("ok-1"),
@@ -97,6 +99,7 @@ fn everything(seed: u64) -> (SimFs, Story) {
         Drop("recs-1"),
         Drop("set-1"),
         Drop("sub/set-2"),
+        Drop("pair-2"),
         Drain,
     ];
     // Each seed tells a part of it, in an order of its own: short lives reach more of their states.
@@ -154,6 +157,32 @@ fn sets(seed: u64) -> (SimFs, Story) {
     names.truncate(1 + usize::try_from(rng.below(3)).unwrap());
     deeds.truncate(1 + usize::try_from(rng.below(5)).unwrap());
     let mut story = Story::new(seed, deeds);
+    for name in names {
+        story.drop_file(&sim, name);
+    }
+    (sim, story)
+}
+
+/// Files with companions, and little else.
+fn pairs(seed: u64) -> (SimFs, Story) {
+    use Deed::{Checkpoint, Drain, Drop, TakeAway, WriteBack};
+    let mut names = vec!["pair-1", "sub/pair-2", "pairperm-1", "sub/pairflaky-1", "pairmess-1"];
+    let mut deeds = vec![
+        Drop("pair-1"),
+        Drop("sub/pair-3"),
+        Checkpoint,
+        Drain,
+        WriteBack,
+        TakeAway,
+        Drop("pairperm-1"),
+        Drop("ok-1"),
+    ];
+    let mut rng = SplitMix::new(seed);
+    shuffle(&mut names, &mut rng);
+    shuffle(&mut deeds, &mut rng);
+    names.truncate(1 + usize::try_from(rng.below(3)).unwrap());
+    deeds.truncate(1 + usize::try_from(rng.below(5)).unwrap());
+    let (sim, mut story) = (spool(), Story::new(seed, deeds));
     for name in names {
         story.drop_file(&sim, name);
     }
@@ -296,5 +325,13 @@ fn every_crash_leaves_records_that_go_on() {
 #[test]
 fn every_crash_leaves_folders_whole() {
     let seen = prove(sets, 1, states(), 4);
+    assert!(seen >= states());
+}
+
+/// Goal: the same for files with companions: together in one place, never one without the other.
+/// Method: as above, with such files.
+#[test]
+fn every_crash_leaves_companions_together() {
+    let seen = prove(pairs, 1, states(), 4);
     assert!(seen >= states());
 }

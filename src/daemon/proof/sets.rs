@@ -1,6 +1,8 @@
-//! Folders that are one job, in the world of the crash proof.
+//! Jobs of more than one file, in the world of the crash proof.
 //!
-//! Such a folder is called `set…-N`. In it stand `main`, whose first line is the id of the folder, and `part`,
+//! A file called `pair…-N` comes with `NAME.c`, which is its part.
+//!
+//! A folder that is one job is called `set…-N`. In it stand `main`, whose first line is the id of the folder, and `part`,
 //! which must always be where `main` is. Its worker adds to it, so that its ctime is no mark of it. It is
 //! complete by `NAME.ok` beside it; a producer whose power went out before that makes it later.
 //!
@@ -9,6 +11,7 @@
 use std::path::Path;
 
 use super::story::{Story, first_word, write_new};
+use crate::config::companions::Companion;
 use crate::config::{Route, Unit};
 use crate::fs::Filesystem;
 use crate::fs::sim::{Seen, SimDir, SimFs};
@@ -31,6 +34,21 @@ pub(super) fn route(like: &Route) -> Route {
     }
 }
 
+/// The route of all files with companions.
+pub(super) fn pairs(like: &Route) -> Route {
+    let with = vec![Companion::parse("{name}.c").unwrap()];
+    Route { name: "pairs".into(), glob: vec!["pair*-*".into()], with, ..like.clone() }
+}
+
+pub(super) fn is_pair(rel: &str) -> bool {
+    first_word(rel).starts_with("pair")
+}
+
+/// Where the part of a job must be, by its own place.
+pub(super) fn part_at(id: &str, at: &str) -> String {
+    if is_pair(id) { format!("{at}.c") } else { format!("{at}/part") }
+}
+
 pub(super) fn is_set(rel: &str) -> bool {
     first_word(rel).starts_with("set")
 }
@@ -50,6 +68,19 @@ pub(super) fn is_beside_the_point(path: &str, bytes: &[u8]) -> bool {
 /// Never input: it goes with its folder.
 pub(super) fn is_sentinel(rel: &str) -> bool {
     rel.strip_suffix(".ok").is_some_and(is_set)
+}
+
+/// A file and its companion, each under a hidden name and synced, then renamed into place.
+fn arrive(sim: &SimFs, parent: &Path, names: [(&str, &str); 2]) -> std::io::Result<SimDir> {
+    let dir = sim.open_dir(&sim.root(), parent)?;
+    for (name, text) in names {
+        let hidden = format!(".{}", text.replace(['/', ' '], "_"));
+        let file = sim.create(&dir, Path::new(&hidden), 0o644)?;
+        sim.write_at(&file, 0, text.as_bytes())?;
+        sim.sync_file(&file)?;
+        sim.rename(&dir, Path::new(&hidden), &dir, Path::new(name))?;
+    }
+    Ok(dir)
 }
 
 /// Of which folder this is a part, by its id.
@@ -123,8 +154,59 @@ impl Story {
         }
     }
 
+    /// A file that comes with another one, which a careful producer makes first: only both are a job.
+    pub(super) fn careful_pair(&mut self, sim: &SimFs, rel: &str) {
+        let part = format!("{rel}.c");
+        if [rel, part.as_str()].iter().any(|it| sim.read(&format!("incoming/{it}")).is_some()) {
+            return;
+        }
+        let id = self.new_id(rel, false);
+        self.unfinished.insert(id.clone());
+        let (parent, name) = rel.rsplit_once('/').unwrap_or(("", rel));
+        let parent = Path::new("incoming").join(parent);
+        let part = format!("{PART}{id}");
+        let came = arrive(sim, &parent, [(&format!("{name}.c"), &part), (name, &id)]);
+        let is_durable = came.is_ok_and(|dir| sim.sync_dir(&dir).is_ok());
+        if is_durable {
+            self.files.get_mut(&id).unwrap().durable = true;
+            self.unfinished.remove(&id);
+        }
+    }
+
+    /// Both are durable before anyone can see them.
+    pub(super) fn drop_pair(&mut self, sim: &SimFs, rel: &str) {
+        let (main, part) = (format!("incoming/{rel}"), format!("incoming/{rel}.c"));
+        if sim.read(&main).is_none() && sim.read(&part).is_none() {
+            let id = self.new_id(rel, true);
+            sim.plant(&part, format!("{PART}{id}").as_bytes());
+            sim.plant(&main, id.as_bytes());
+        }
+    }
+
+    /// The same for pairs: what is missing comes, and then all of it is synced.
+    fn finish_pairs(&mut self, sim: &SimFs) {
+        for id in std::mem::take(&mut self.unfinished) {
+            let part = format!("{PART}{id}");
+            let is_there = |text: &str| {
+                let is_it =
+                    |seen: &Seen| matches!(seen, Seen::File(it) if it[..] == *text.as_bytes());
+                sim.tree().iter().any(|(path, seen)| is_it(seen) && !path.contains("/."))
+            };
+            let rel = self.files[&id].rel.clone();
+            match (is_there(&id), is_there(&part)) {
+                (false, false) => drop(self.files.remove(&id)),
+                (true, false) => sim.plant(&format!("incoming/{rel}.c"), part.as_bytes()),
+                (false, true) => sim.plant(&format!("incoming/{rel}"), id.as_bytes()),
+                (true, true) => {}
+            }
+            sim.user_sync();
+            self.written_back();
+        }
+    }
+
     /// Producers whose power went out come back and finish what they began.
     pub(super) fn finish_sets(&mut self, sim: &SimFs) {
+        self.finish_pairs(sim);
         for (path, seen) in sim.tree() {
             let Seen::File(bytes) = seen else { continue };
             let Some(rel) = path.strip_prefix("incoming/").and_then(|it| it.strip_suffix("/main"))

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use super::sets::{self, is_set};
+use super::sets::{self, is_pair, is_set};
 use crate::config::{Records, Route, Settings};
 use crate::core::{FailClass, Failure, JobId, RelPath, Row, Spent, Verdict};
 use crate::fs::Filesystem;
@@ -99,6 +99,8 @@ pub(super) struct Story {
     pub(super) over: BTreeSet<(String, u64)>,
     /// Folders whose sentinel was durable.
     pub(super) sealed: BTreeSet<String>,
+    /// Pairs of which one file may not be there.
+    pub(super) unfinished: BTreeSet<String>,
     /// CSVs as an editor left them.
     pub(super) edits: Vec<Vec<u8>>,
     /// What went wrong on the way.
@@ -131,6 +133,9 @@ impl Story {
         if is_set(rel) {
             return self.drop_set(sim, rel);
         }
+        if is_pair(rel) {
+            return self.drop_pair(sim, rel);
+        }
         let path = format!("incoming/{rel}");
         if sim.read(&path).is_none() {
             let id = self.new_id(rel, true);
@@ -142,6 +147,9 @@ impl Story {
     pub(super) fn careful(&mut self, sim: &SimFs, rel: &str) {
         if is_set(rel) {
             return self.careful_set(sim, rel);
+        }
+        if is_pair(rel) {
+            return self.careful_pair(sim, rel);
         }
         let path = format!("incoming/{rel}");
         if sim.read(&path).is_some() {
@@ -243,7 +251,7 @@ pub(super) fn settings() -> Settings {
     recs.name = "recs".into();
     recs.glob = vec!["**/recs-*".into()];
     recs.records = Some(Records::Csv);
-    let routes = vec![sets::route(&main), made, chain, recs, main];
+    let routes = vec![sets::route(&main), sets::pairs(&main), made, chain, recs, main];
     Settings { workers: 2, routes, ..Settings::default() }
 }
 
@@ -251,7 +259,7 @@ pub(super) fn settings() -> Settings {
 fn kind_of(rel: &str) -> &str {
     let kind = first_word(rel);
     // `setperm` fares like `perm`, and `set` like all others.
-    kind.strip_prefix("set").unwrap_or(kind)
+    kind.strip_prefix("set").or_else(|| kind.strip_prefix("pair")).unwrap_or(kind)
 }
 
 pub(super) fn first_word(rel: &str) -> &str {

@@ -1,0 +1,167 @@
+//! Files that come with others: waited for, claimed, run and settled together.
+//!
+//! Must not know: how they are claimed.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use crate::harness::{Running, Spool};
+
+/// The worker reads both. The first route would take every file.
+const PHOTOS: &str = r#"
+workers = 2
+[routes.other]
+glob = "**/*.{xmp,txt}"
+command = ["true"]
+[routes.photos]
+glob = "photos/*.jpg"
+with = "{stem}.xmp"
+command = ["sh", "-c", "cat \"$0\" \"$1\" && test \"$(cat \"$1\")\" != bad", "{path}", "{with}"]
+"#;
+
+fn end(daemon: Running) {
+    assert_eq!(daemon.end().code(), Some(0));
+}
+
+/// Goal: a file waits for its companion, in whatever order they come, and both are one job; a companion is
+/// nobody's job. Method: each order, with a catch-all before the route; a lone companion.
+#[test]
+fn a_file_and_its_companion_are_one_job() {
+    let spool = Spool::new(PHOTOS);
+    let daemon = spool.daemon();
+    spool.drop_file("photos/1.jpg", "a");
+    spool.drop_file("photos/2.xmp", "B");
+    spool.drop_file("photos/3.xmp", "lone");
+    spool.drop_file("photos/notes.txt", "none");
+    spool.wait_until("one is held", || spool.held() == 1);
+    spool.wait_until("what is neither is done", || spool.has("done/photos/notes.txt"));
+    spool
+        .run(&["explain", "photos/1.jpg"])
+        .ok()
+        .says("waits for photos/1.xmp, which comes with it");
+    let lone = spool.run(&["explain", "photos/3.xmp"]).ok();
+    lone.says("COMPANION").says("companion of a file 3.…, which is not there (route photos)");
+    spool.drop_file("photos/1.xmp", "A");
+    spool.drop_file("photos/2.jpg", "b");
+    let done = ["photos/1.jpg", "photos/1.xmp", "photos/2.jpg", "photos/2.xmp", "photos/notes.txt"];
+    spool.wait_until("both are done", || spool.names("done") == done);
+    let mut rows = spool.csv("photos").column("text");
+    rows.sort();
+    assert_eq!(rows, ["aA", "bB"]);
+    assert_eq!(spool.names("incoming"), ["photos/3.xmp"]);
+    assert_eq!(spool.csv("other").rows.len(), 0);
+    spool.run(&["routes", "photos/3.xmp"]).code(1).says("comes with a file of route photos");
+    end(daemon);
+    assert_eq!(fs::read_dir(spool.path("processing")).unwrap().count(), 0);
+}
+
+/// Goal: a companion that is still written holds its file up. Method: one that is open, until it is closed.
+#[test]
+fn a_companion_must_be_whole() {
+    let spool = Spool::new(PHOTOS);
+    let daemon = spool.daemon();
+    fs::create_dir_all(spool.path("incoming/photos")).unwrap();
+    let mut companion = fs::File::create(spool.path("incoming/photos/1.xmp")).unwrap();
+    spool.drop_file("photos/1.jpg", "a");
+    spool.wait_until("it is held", || spool.held() == 1);
+    spool.wait_until("it says why", || {
+        let said = spool.run(&["explain", "photos/1.jpg"]).stdout();
+        said.contains("photos/1.xmp, which comes with it, is still open for writing")
+    });
+    std::io::Write::write_all(&mut companion, b"A").unwrap();
+    drop(companion);
+    spool.wait_until("both are done", || spool.names("done").len() == 2);
+    assert_eq!(spool.csv("photos").column("text"), ["aA"]);
+    end(daemon);
+}
+
+/// Goal: a failure is one, and `retry` and `rerun` bring all of it back; nothing is overwritten.
+/// Method: failed pairs, one retried by name, the others by `--all`; one delivered again.
+#[test]
+fn companions_fail_and_come_back_together() {
+    let spool = Spool::new(PHOTOS);
+    let daemon = spool.daemon();
+    for n in ["1", "2"] {
+        spool.drop_file(format!("photos/{n}.jpg"), n);
+        spool.drop_file(format!("photos/{n}.xmp"), "bad");
+    }
+    spool.wait_until("both failed", || spool.errors().len() == 4);
+    assert_eq!(spool.csv("errors").rows.len(), 2);
+    fs::write(spool.path("error/photos/1.xmp"), "good").unwrap();
+    spool.run(&["retry", "--wait", "photos/1.jpg"]).ok();
+    assert_eq!(spool.names("done"), ["photos/1.jpg", "photos/1.xmp"]);
+    fs::write(spool.path("error/photos/2.xmp"), "good").unwrap();
+    spool.run(&["retry", "--wait", "--all"]).ok();
+    assert_eq!(spool.names("done").len(), 4);
+    assert_eq!(spool.errors(), Vec::<String>::new());
+    spool.run(&["rerun", "--wait", "photos/1.jpg"]).ok();
+    assert_eq!(spool.names("done").len(), 4);
+
+    spool.drop_file("photos/1.xmp", "new");
+    spool.drop_file("photos/1.jpg", "new");
+    spool.wait_until("the newer pair is beside the older", || spool.names("done").len() == 6);
+    assert_eq!(fs::read(spool.path("done/photos/1.xmp")).unwrap(), b"good");
+    let job = spool.csv("photos").column("_job").pop().unwrap();
+    assert_eq!(fs::read(spool.path(&format!("done/photos/1~{job}.xmp"))).unwrap(), b"new");
+    spool.run(&["rerun", "--wait", &job]).ok();
+    assert_eq!(spool.names("incoming"), Vec::<String>::new(), "{}", spool.report());
+    end(daemon);
+}
+
+/// Goal: several companions, with a sentinel, are one job; links are not handed over; sources are not taken
+/// without them. Method: a route with two, `batch`, `submit`.
+#[test]
+fn several_companions_and_a_sentinel() {
+    let spool = Spool::new(
+        r#"
+workers = 1
+[routes.scans]
+glob = "*.tif"
+with = ["{name}.json", "{stem}_b.{ext}"]
+done_file = "{name}.ok"
+command = ["cat", "{path}", "{with}"]
+"#,
+    );
+    for (name, text) in [("x.tif", "1"), ("x.tif.json", "2"), ("x_b.tif", "3"), ("x.tif.ok", "")] {
+        spool.drop_file(name, text);
+    }
+    spool.drop_file("y.tif", "1");
+    spool.drop_file("y.tif.json", "2");
+    symlink("/etc/passwd", spool.path("incoming/y_b.tif")).unwrap();
+    spool.drop_file("y.tif.ok", "");
+    spool.write_home("src/z.tif", "1");
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.names("done"), ["x.tif", "x.tif.json", "x.tif.ok", "x_b.tif"]);
+    assert_eq!(spool.csv("scans").column("text"), ["123"]);
+    assert!(spool.has("incoming/y_b.tif") && spool.has("incoming/y.tif"));
+    spool.run(&["batch", "src"]).says("1 file matches no route");
+    spool.run(&["submit", "src/z.tif"]).code(2).says("comes with others");
+    assert!(spool.names("processing").is_empty() && spool.errors().is_empty());
+}
+
+/// Goal: what a dead daemon leaves is taken up together. Method: a file claimed and its companion not; both
+/// claimed, the companion older; a companion that was moved without its file, as a power cut may leave; a
+/// claimed file whose companion is gone for good.
+#[test]
+fn claimed_companions_outlive_their_daemon() {
+    let spool = Spool::new(PHOTOS);
+    let place = |id: char, n: &str| {
+        let crc = crc32c::crc32c(format!("photos/{n}.jpg").as_bytes());
+        format!("processing/01m80qyy60e008jxzwp3sh0b3{id}.1.w{crc:08x}/photos/{n}")
+    };
+    spool.write(&format!("{}.jpg", place('p', "1")), "a");
+    spool.drop_file("photos/1.xmp", "A");
+    spool.write(&format!("{}.xmp", place('q', "2")), "B");
+    spool.write(&format!("{}.jpg", place('q', "2")), "b");
+    spool.write(&format!("{}.xmp", place('r', "3")), "C");
+    spool.drop_file("photos/3.jpg", "c");
+    spool.write(&format!("{}.jpg", place('s', "4")), "d");
+    let daemon = spool.daemon();
+    spool.wait_until("three are done", || spool.names("done").len() == 6);
+    spool.wait_until("one failed", || spool.errors().len() == 1);
+    assert_eq!(spool.reason("photos/4.jpg"), "photos/4.xmp, which comes with it, is gone");
+    let mut rows = spool.csv("photos").column("text");
+    rows.sort();
+    assert_eq!(rows, ["aA", "bB", "cC"]);
+    end(daemon);
+}
