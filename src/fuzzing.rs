@@ -22,6 +22,11 @@ pub fn settings(bytes: &[u8]) {
     }
 }
 
+/// An input of records, written into an empty folder of the caller's; the first byte says how it is read.
+pub fn records(folder: &Path, bytes: &[u8]) {
+    crate::spool::records::fuzz::split(folder, bytes);
+}
+
 /// A journal's segments, written into an empty folder of the caller's.
 pub fn journal(folder: &Path, bytes: &[u8]) {
     crate::journal::fuzz::read(folder, bytes);

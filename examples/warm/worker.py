@@ -8,15 +8,18 @@ import json
 import os
 import socket
 
-wire = socket.socket(fileno=int(os.environ["INBOXD_FD"])).makefile("rw", encoding="utf-8")
+wire = socket.socket(fileno=int(os.environ["INBOXD_FD"]))
+# Two files: a write to one that also reads would drop the lines that it has read ahead.
+heard = wire.makefile("r", encoding="utf-8")
+told = wire.makefile("w", encoding="utf-8")
 
 
 def say(t, **fields):
-    wire.write(json.dumps({"t": t, **fields}) + "\n")
-    wire.flush()
+    told.write(json.dumps({"t": t, **fields}) + "\n")
+    told.flush()
 
 
-for line in iter(wire.readline, ""):
+for line in iter(heard.readline, ""):
     m = json.loads(line)
     if m["t"] == "hello":
         # Here a model would be loaded, once.

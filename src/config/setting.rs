@@ -118,7 +118,7 @@ static TABLE: &[SettingDoc] = &[
         "workers",
         "CPU cores",
         count(1, limits::MOST_WORKERS),
-        "how many workers run at once, over all routes",
+        "how many jobs run at once, over all routes",
         |s, v| v.count().map(|n| s.workers = n),
     ),
     top(
@@ -338,7 +338,7 @@ static TABLE: &[SettingDoc] = &[
         "workers",
         "no limit of its own",
         count(1, limits::MOST_WORKERS),
-        "how many of the workers this route may have at once",
+        "how many of them this route may have at once",
         |r, v| v.count().map(|n| r.max_workers = Some(n)),
     ),
     route(

@@ -78,6 +78,8 @@ pub mod sources;
 pub mod writer;
 
 #[cfg(test)]
+mod fixture;
+#[cfg(test)]
 mod scenario;
 
 pub use draft::{Draft, Stamp};

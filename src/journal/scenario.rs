@@ -162,12 +162,12 @@ fn stamp() -> Stamp {
     Stamp { boot: "boot-1".into(), high: JobId::MIN, at_ms: 7 }
 }
 
-fn job(n: u64) -> JobId {
+pub(super) fn job(n: u64) -> JobId {
     JobId::next(JobId::MIN, n, [0; 10])
 }
 
 /// A small record that differs from all others by its number.
-fn numbered(n: u64) -> Record {
+pub(super) fn numbered(n: u64) -> Record {
     Record::Attempt(Attempt {
         loss: None,
         job: job(n),
@@ -187,14 +187,17 @@ fn numbers_of(records: &[Record]) -> Vec<u64> {
     records.iter().map(number).collect()
 }
 
-fn root() -> (tempfile::TempDir, RealDir) {
+pub(super) fn root() -> (tempfile::TempDir, RealDir) {
     let tmp = tempfile::tempdir().unwrap();
     let dir = RealFs.open_root(tmp.path()).unwrap();
     (tmp, dir)
 }
 
 /// All records but the heads, and the torn tail.
-fn read<F: Filesystem>(fs: &F, dir: &F::Dir) -> Result<(Vec<Record>, Option<Torn>), JournalError> {
+pub(super) fn read<F: Filesystem>(
+    fs: &F,
+    dir: &F::Dir,
+) -> Result<(Vec<Record>, Option<Torn>), JournalError> {
     let mut reader = Reader::open(fs, dir)?;
     let mut records = Vec::new();
     while let Some(located) = reader.next_record()? {
@@ -206,7 +209,7 @@ fn read<F: Filesystem>(fs: &F, dir: &F::Dir) -> Result<(Vec<Record>, Option<Torn
 }
 
 /// Start-up: everything that is there, copied into a superseding segment.
-fn recover<F: Filesystem>(fs: &F, dir: &F::Dir) -> Result<Writer<F>, CommitError> {
+pub(super) fn recover<F: Filesystem>(fs: &F, dir: &F::Dir) -> Result<Writer<F>, CommitError> {
     let mut reader = Reader::open(fs, dir).unwrap();
     let mut draft = Draft::supersede(fs, dir, reader.next_segment(), stamp())?;
     while let Some(located) = reader.next_record().unwrap() {
@@ -783,130 +786,4 @@ proptest! {
             prop_assert_eq!(writer.records_pending(), pending.len());
         }
     }
-}
-
-/// Every kind of record of format 1, with each optional part there and absent.
-fn fixture_records() -> Vec<Record> {
-    let rel = |bytes: &[u8]| Rel(RelPath::new(bytes.to_vec()).unwrap());
-    let piece = |offset, bytes| Piece { route: "count".into(), seg: 1, offset, rows: 1, bytes };
-    let done = Outcome {
-        records: None,
-        folder: false,
-        job: job(1),
-        rel: rel("a/ü \n.json".as_bytes()),
-        route: "count".into(),
-        attempts: 1,
-        spent: Spent::default(),
-        failure: None,
-        stderr: String::new(),
-        at_ms: 1_767_225_600_000,
-        took_ms: 41,
-        file: FileMark { ino: 12, btime_ns: -1, before_ns: 2, after_ns: 3 },
-        rows: 2,
-        csv: vec![
-            piece(0, PieceBytes::Text("a,\"b\"\n1,2\n".into())),
-            piece(10, PieceBytes::Base64(vec![0xff, 0, b'\n'])),
-        ],
-        output: true,
-        next: None,
-        source: Some(SourceKey([0xab; 16])),
-    };
-    let mut failure = Failure::new(FailClass::Permanent, "exit 65: no");
-    failure.exit = Some(65);
-    vec![
-        Record::CsvOpen(CsvOpen {
-            route: "count".into(),
-            seg: 1,
-            ino: 99,
-            columns: vec!["a".into(), "b".into()],
-            len: 0,
-            rows: 0,
-            crc: 0,
-        }),
-        Record::Take(Take {
-            job: job(1),
-            source: Some(SourceKey([0xab; 16])),
-            rel: rel(b"a/\xff"),
-            route: None,
-        }),
-        numbered(2),
-        Record::Outcome(done.clone()),
-        Record::Outcome(Outcome {
-            job: job(2),
-            failure: Some(failure),
-            stderr: "no\n".into(),
-            spent: Spent { fail: 1, ..Spent::default() },
-            csv: vec![piece(
-                13,
-                PieceBytes::File {
-                    len: 4,
-                    sha256: "52186c933993da4082b3cdc7c40bb4bf735b391ff54a2ef78c037dda6c38a680"
-                        .into(),
-                },
-            )],
-            output: false,
-            source: None,
-            ..done
-        }),
-        Record::CsvSeal(CsvSeal {
-            route: "count".into(),
-            seg: 1,
-            name: "count.20260101T000000Z.1.csv".into(),
-            len: 17,
-            rows: 3,
-            crc: 0xdead_beef,
-        }),
-    ]
-}
-
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/journal-v1")
-}
-
-/// Goal: a journal of format 1 is read by every later version. Method: the one kept in
-/// `tests/data`.
-#[test]
-fn format_1_is_read() {
-    let dir = RealFs.open_root(&fixture()).unwrap();
-    let (records, torn) = read(&RealFs, &dir).unwrap();
-    assert_eq!((records, torn), (fixture_records(), None));
-    let mut reader = Reader::open(&RealFs, &dir).unwrap();
-    assert_eq!((reader.segments(), reader.next_segment()), (&[1, 2][..], 3));
-    let head = reader.next_record().unwrap().unwrap();
-    assert!(
-        matches!(head.record, Record::Begin(begin) if begin.supersedes && begin.boot == "boot-1")
-    );
-    let mut bytes = Vec::new();
-    let sha256 = "52186c933993da4082b3cdc7c40bb4bf735b391ff54a2ef78c037dda6c38a680";
-    let keep = |block: &[u8]| {
-        bytes.extend_from_slice(block);
-        Ok(())
-    };
-    rows::read(&RealFs, &dir, job(2), 4, sha256, keep).unwrap();
-    assert_eq!(bytes, b"1,2\n");
-    let sources = Sources::open(&RealFs, &dir).unwrap();
-    assert!(sources.contains(&SourceKey([0xab; 16])).unwrap());
-    assert!(!sources.contains(&SourceKey([0xac; 16])).unwrap());
-}
-
-/// Goal: keep a journal of the format. Method: run once for each released format, with a new folder
-/// name.
-#[test]
-#[ignore = "writes the journal that format_1_is_read reads"]
-fn write_the_fixture() {
-    fs::create_dir_all(fixture()).unwrap();
-    let dir = RealFs.open_root(&fixture()).unwrap();
-    let mut writer = recover(&RealFs, &dir).unwrap();
-    let records = fixture_records();
-    for record in &records[..3] {
-        writer.append(record).unwrap();
-    }
-    writer.rotate(&records[3..4]).unwrap();
-    for record in &records[4..] {
-        writer.append(record).unwrap();
-    }
-    writer.commit().unwrap();
-    rows::write(&RealFs, &dir, job(2), b"1,2\n").unwrap();
-    let mut keys = [SourceKey([0xab; 16]), SourceKey([1; 16])];
-    Sources::open(&RealFs, &dir).unwrap().add_run(&mut keys).unwrap();
 }

@@ -21,6 +21,9 @@ use crate::config::{Records, limits};
 use crate::core::records::{InputMark, Position};
 use crate::fs::Filesystem;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// An input whose records are read.
@@ -343,7 +346,6 @@ impl Scan {
 mod tests {
     use super::*;
     use crate::fs::RealFs;
-    use proptest::prelude::*;
 
     struct Made {
         _home: tempfile::TempDir,
@@ -446,78 +448,5 @@ mod tests {
         assert_eq!(input.change().unwrap().unwrap(), "it had 2 bytes and has 4");
         let mark = InputMark { size: 4, mtime_ns: 1, ..input.mark() };
         assert_eq!(change(&mark, 4, 2).unwrap(), "it was written into");
-    }
-
-    fn text() -> impl Strategy<Value = Vec<u8>> {
-        let bytes = prop::sample::select(b"a,\"\"\r\n\n ".to_vec());
-        prop::collection::vec(bytes, 0..60)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-        /// Goal: the records of a CSV are those of the `csv` crate, whatever the block, and wherever
-        /// reading begins. Method: text full of quotes and ends; every record as a place to go on from.
-        #[test]
-        fn csv_records_are_those_of_the_crate(text in text(), block in 1usize..9) {
-            let file = made(&text);
-            let (mut input, header) = open(&file, Records::Csv, block);
-            let splits = all(&mut input);
-            let read = |bytes: &[u8]| {
-                let mut reader = csv::ReaderBuilder::new();
-                let mut reader = reader.has_headers(false).flexible(true).from_reader(bytes);
-                let records = reader.byte_records().map(Result::unwrap);
-                records.map(|r| r.iter().map(<[u8]>::to_vec).collect()).collect::<Vec<Vec<_>>>()
-            };
-            let mut found = Vec::new();
-            for bytes in header.iter().chain(splits.iter().map(|s| &s.bytes)) {
-                let records = read(bytes);
-                prop_assert_eq!(records.len(), 1, "{:?}", bytes);
-                found.extend(records);
-            }
-            prop_assert_eq!(found, read(&text));
-            for (at, split) in splits.iter().enumerate() {
-                input.seek(split.begins);
-                prop_assert_eq!(&all(&mut input)[..], &splits[at..]);
-            }
-        }
-
-        /// Goal: lines are what `split` gives, and copies of parts, put together, are the whole.
-        /// Method: the same text; even records, then odd ones.
-        #[test]
-        fn lines_and_copies_lose_nothing(text in text(), block in 1usize..9, csv: bool) {
-            let file = made(&text);
-            let records = if csv { Records::Csv } else { Records::Lines };
-            let (mut input, _) = open(&file, records, block);
-            let splits = all(&mut input);
-            if !csv {
-                let lines = text.split(|b| *b == b'\n').enumerate();
-                let count = text.split(|b| *b == b'\n').count();
-                let bare = lines.map(|(at, line)| match line.strip_suffix(b"\r") {
-                    Some(bare) if at + 1 < count => bare,
-                    _ => line,
-                });
-                let want: Vec<Vec<u8>> = bare.filter(|l| !l.is_empty()).map(<[u8]>::to_vec).collect();
-                let got: Vec<Vec<u8>> = splits.iter().map(|s| s.bytes.clone()).collect();
-                prop_assert_eq!(got, want);
-            }
-            let dir = RealFs.open_root(&file.path).unwrap();
-            for (name, rest) in [("even", 0), ("odd", 1)] {
-                let to = RealFs.create(&dir, Path::new(name), 0o600).unwrap();
-                let wanted = |no: u64| no % 2 == rest;
-                let count = input.copy(&to, &wanted).unwrap();
-                drop(to);
-                let copy = Made { _home: tempfile::tempdir().unwrap(), path: file.path.clone() };
-                RealFs.replace(&dir, Path::new(name), &dir, Path::new("x")).unwrap();
-                let (mut again, _) = open(&copy, records, block);
-                let parts = all(&mut again);
-                let chosen: Vec<_> = splits.iter().filter(|s| wanted(s.no())).collect();
-                prop_assert_eq!(parts.len() as u64, count);
-                prop_assert_eq!(parts.len(), chosen.len());
-                for (part, whole) in parts.iter().zip(chosen) {
-                    prop_assert_eq!(&part.bytes, &whole.bytes);
-                }
-            }
-        }
     }
 }

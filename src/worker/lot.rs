@@ -10,7 +10,6 @@
 
 use std::io;
 use std::path::Path;
-use std::time::Duration;
 
 use super::records::Lot;
 use super::slot::Slot;
@@ -34,14 +33,16 @@ pub fn run(
     for (at, (attempt, raw)) in lot.records.iter().enumerate() {
         task.attempt = *attempt;
         let ended = if is_over || stop.is_stopped() {
-            quiet(Verdict::Released)
+            Ended::without_rows(Verdict::Released)
         } else {
             match lot.format.read(raw) {
-                Err(why) => quiet(Verdict::Failed(Failure::new(FailClass::Permanent, why))),
+                Err(why) => {
+                    Ended::without_rows(Verdict::Failed(Failure::new(FailClass::Permanent, why)))
+                }
                 Ok(record) => {
                     if let Err(error) = make_empty(&folder) {
                         let why = format!("cannot make its scratch folder: {error}");
-                        quiet(Verdict::Failed(Failure::new(FailClass::TryAgain, why)))
+                        Ended::without_rows(Verdict::Failed(Failure::new(FailClass::TryAgain, why)))
                     } else {
                         task.record = Some(record);
                         slot.run(&task, stop)
@@ -54,14 +55,8 @@ pub fn run(
     }
 }
 
-/// The end of an attempt that did not begin.
-fn quiet(verdict: Verdict) -> Ended {
-    let took = Duration::ZERO;
-    Ended { verdict, rows: Vec::new(), log: Vec::new(), stderr: Vec::new(), took }
-}
-
 /// The folder stands there and is empty.
-fn make_empty(folder: &Path) -> io::Result<()> {
+pub(super) fn make_empty(folder: &Path) -> io::Result<()> {
     match std::fs::read_dir(folder).map(|mut entries| entries.next().is_none()) {
         Ok(true) => return Ok(()),
         Ok(false) => {

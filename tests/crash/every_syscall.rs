@@ -3,6 +3,7 @@
 //!
 //! Must not know: what the calls are for.
 
+use crate::faults::{judge_records, prepared_records};
 use crate::harness::Spool;
 use crate::history::{History, WORK_SH};
 use crate::strace::{self, Counts, Point};
@@ -96,6 +97,29 @@ fn killed_before_any_durable_call() {
     let hits = hits.into_inner();
     assert!(hits * 10 >= points.len() * 8, "only {hits} of {} points were reached", points.len());
     eprintln!("killed before {hits} of {} calls", points.len());
+}
+
+/// Goal: the same of an input whose records are tasks of their own: none is lost or recorded twice.
+/// Method: as above, over one input.
+#[test]
+fn records_killed_before_any_durable_call() {
+    if !strace::is_there() {
+        return;
+    }
+    let spool = prepared_records();
+    let counts = strace::count(&spool);
+    assert_eq!(judge_records(&spool), Ok(()), "uninterrupted");
+    let points = strace::sample(points(&counts.most), POINTS / 3);
+    let hits = std::sync::atomic::AtomicUsize::new(0);
+    strace::for_each(&points, |point| {
+        let spool = prepared_records();
+        let traced = strace::kill_before(&spool, point);
+        hits.fetch_add(usize::from(traced.hit), std::sync::atomic::Ordering::Relaxed);
+        spool.run(&["batch"]).ok();
+        assert_eq!(judge_records(&spool), Ok(()), "killed before {point:?}\n{}", spool.report());
+    });
+    let hits = hits.into_inner();
+    assert!(hits * 10 >= points.len() * 8, "only {hits} of {} points were reached", points.len());
 }
 
 /// Drops all jobs: some at once, so that start-up meets them, the others into a daemon that serves.

@@ -60,6 +60,27 @@ fn prepared() -> (Spool, History) {
     (spool, history)
 }
 
+/// One input of as many records, none of which fails.
+pub(crate) fn prepared_records() -> Spool {
+    let records = "records = \"lines\"\ntrace_columns = false\n";
+    let spool = Spool::new(&format!("{SETTINGS}{records}"));
+    spool.write("work.sh", "echo \"{\\\"id\\\":\\\"$INBOXD_RECORD\\\"}\"\n");
+    spool.run(&["batch"]).ok();
+    spool.drop_file("ids", lines().join("\n"));
+    spool
+}
+
+fn lines() -> Vec<String> {
+    (10..10 + JOBS).map(|n| n.to_string()).collect()
+}
+
+/// What is wrong with how an input of records ended, if anything is.
+pub(crate) fn judge_records(spool: &Spool) -> Result<(), String> {
+    let found = (spool.csv("work").sorted(), spool.names("done"), spool.names("processing"));
+    let wanted = (lines(), vec!["ids".to_owned()], Vec::new());
+    if found == wanted { Ok(()) } else { Err(format!("{found:?}")) }
+}
+
 /// What is wrong with how a run took an error: its exit code, and what it said.
 fn misbehaviour(code: Option<i32>, said: &str, words: &str) -> Option<&'static str> {
     match code {
@@ -81,18 +102,50 @@ fn any_durable_call_fails_once() {
     if !strace::is_there() {
         return;
     }
-    let (spool, history) = prepared();
+    fails_once(POINTS, || {
+        let (spool, mut history) = prepared();
+        let judge = move |spool: &Spool| {
+            history.observe(spool);
+            spool.run(&["batch"]).ok();
+            history.judge(spool)
+        };
+        (spool, judge)
+    });
+}
+
+/// Goal: the same of an input whose records are tasks of their own. Method: as above.
+#[test]
+fn any_durable_call_fails_once_over_records() {
+    if !strace::is_there() {
+        return;
+    }
+    fails_once(POINTS / 2, || {
+        let judge = |spool: &Spool| {
+            spool.run(&["batch"]).ok();
+            judge_records(spool)
+        };
+        (prepared_records(), judge)
+    });
+}
+
+/// Lets each call fail at so many points of a run, each in a spool of its own; then its judge runs once
+/// more and looks.
+fn fails_once<J: FnMut(&Spool) -> Result<(), String>>(
+    points: usize,
+    prepared: impl Fn() -> (Spool, J) + Sync,
+) {
+    let (spool, mut judge) = prepared();
     let counts = strace::count(&spool);
-    history.check(&spool, "uninterrupted");
+    assert_eq!(judge(&spool), Ok(()), "uninterrupted");
     let wrong = std::sync::Mutex::new(Vec::new());
     let hits = std::sync::atomic::AtomicUsize::new(0);
     let mut tried = 0;
     for (call, (errno, words)) in FAULTS {
         let most = counts.most.get(call).copied().unwrap_or_default();
-        let points = strace::sample((1..=most).map(|n| Point { call, n }).collect(), POINTS);
+        let points = strace::sample((1..=most).map(|n| Point { call, n }).collect(), points);
         tried += points.len();
         strace::for_each(&points, |point| {
-            let (spool, mut history) = prepared();
+            let (spool, mut judge) = prepared();
             let traced = strace::fail(&spool, point, errno);
             hits.fetch_add(usize::from(traced.hit), std::sync::atomic::Ordering::Relaxed);
             let said = traced.output.both();
@@ -104,9 +157,7 @@ fn any_durable_call_fails_once() {
                     .push(format!("{errno} at {point:?}: {what}: {code:?}\n{said}"));
                 return;
             }
-            history.observe(&spool);
-            spool.run(&["batch"]).ok();
-            if let Err(what) = history.judge(&spool) {
+            if let Err(what) = judge(&spool) {
                 wrong.lock().unwrap().push(format!("{errno} at {point:?}: {what}\n{said}"));
             }
         });

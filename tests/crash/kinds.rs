@@ -65,28 +65,32 @@ def f(given):
     return [{"n": "0"}, {"n": "1"}]
 "#;
 
-/// By hand.
+/// By hand; several jobs at once if it is told so.
 const WARM: &str = r#"
-import json, os, socket, time
-wire = socket.socket(fileno=int(os.environ["INBOXD_FD"])).makefile("rw", encoding="utf-8")
+import json, os, socket, threading, time
+wire = socket.socket(fileno=int(os.environ["INBOXD_FD"]))
+heard, told = wire.makefile("r", encoding="utf-8"), wire.makefile("w", encoding="utf-8")
+lock = threading.Lock()
 def say(t, **fields):
-    wire.write(json.dumps({"t": t, **fields}) + "\n")
-    wire.flush()
-for line in iter(wire.readline, ""):
+    with lock:
+        told.write(json.dumps({"t": t, **fields}) + "\n")
+        told.flush()
+def job(m):
+    rel = m.get("record", m["rel"])
+    with open("runs.txt", "a") as runs: runs.write(rel + " x\n")
+    time.sleep(0.01)
+    if rel.endswith("0" if "record" in m else ("07", "57")):
+        return say("result", id=m["id"], status="fail", msg="no")
+    rows = [{"id": rel}] if "record" in m else [{"n": "0"}, {"n": "1"}]
+    say("rows", id=m["id"], seq=0, rows=rows)
+    say("result", id=m["id"], status="ok", rows=len(rows), chunks=1)
+at_once = int(os.environ.get("AT_ONCE", "1"))
+for line in iter(heard.readline, ""):
     m = json.loads(line)
-    if m["t"] == "hello": say("ready", v=1)
+    if m["t"] == "hello": say("ready", v=1, concurrency=at_once)
     elif m["t"] == "ping": say("pong", n=m["n"])
     elif m["t"] == "drain": break
-    elif m["t"] == "job":
-        rel = m.get("record", m["rel"])
-        with open("runs.txt", "a") as runs: runs.write(rel + " x\n")
-        time.sleep(0.01)
-        if rel.endswith("0" if "record" in m else ("07", "57")):
-            say("result", id=m["id"], status="fail", msg="no")
-            continue
-        rows = [{"id": rel}] if "record" in m else [{"n": "0"}, {"n": "1"}]
-        say("rows", id=m["id"], seq=0, rows=rows)
-        say("result", id=m["id"], status="ok", rows=len(rows), chunks=1)
+    elif m["t"] == "job": threading.Thread(target=job, args=(m,), daemon=True).start()
 "#;
 
 const HTTP: &str = r#"
@@ -117,6 +121,7 @@ Server(("127.0.0.1", int(sys.argv[1])), Runner).serve_forever()
 const BY_SHELL: &str = "command = [\"sh\", \"work.sh\"]\nstdout = \"json\"";
 const BY_PYTHON: &str = "python = \"f.py:f\"\ninterpreter = \"$PYTHON\"";
 const BY_HAND: &str = "warm = [\"$PYTHON\", \"w.py\"]";
+const AT_ONCE: &str = "warm = [\"$PYTHON\", \"w.py\"]\nenv = { AT_ONCE = \"4\" }";
 const OURS: &str = "http = \"http://127.0.0.1:$PORT/{rel}\"\n\
                     start = [\"$PYTHON\", \"runner.py\", \"$PORT\"]";
 const BESIDE: &str = "http = \"http://127.0.0.1:$PORT/{rel}\"";
@@ -134,9 +139,10 @@ const fn kind(
     Kind { name, route, file, is_beside: false, life_ms, reason, has_records: false }
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 10] = [
     kind("python", BY_PYTHON, ("f.py", PYTHON), 800, "ValueError: no"),
     kind("warm", BY_HAND, ("w.py", WARM), 800, "no"),
+    kind("warm-at-once", AT_ONCE, ("w.py", WARM), 800, "no"),
     kind("http-ours", OURS, ("runner.py", HTTP), 1200, UNAVAILABLE),
     Kind { is_beside: true, ..kind("http-beside", BESIDE, ("runner.py", HTTP), 200, UNAVAILABLE) },
     Kind {
@@ -148,6 +154,7 @@ const KINDS: [Kind; 8] = [
         ..kind("records-python", BY_PYTHON, ("f.py", PYTHON), 800, "ValueError: no")
     },
     Kind { has_records: true, ..kind("records-warm", BY_HAND, ("w.py", WARM), 800, "no") },
+    Kind { has_records: true, ..kind("records-at-once", AT_ONCE, ("w.py", WARM), 800, "no") },
     Kind {
         has_records: true,
         is_beside: true,

@@ -15,6 +15,9 @@ mod cli;
 /// Files that come with others.
 #[cfg(test)]
 mod companions;
+/// Workers with several jobs at once.
+#[cfg(test)]
+mod crew;
 /// The spools that `init --example` makes: what their pages say, done.
 #[cfg(test)]
 mod examples;

@@ -36,6 +36,8 @@ class Runner(BaseHTTPRequestHandler):
             f.write(f"{time.time()} {self.path} {body.decode()} {self.headers['INBOXD-Job']} {self.headers['INBOXD-Attempt']}\n")
         job = json.loads(body)
         if job.get("die"): os._exit(3)
+        if job.get("token") and self.headers["Authorization"] != "Bearer " + job["token"]:
+            return self.answer(401, b'{"error": "no such token"}')
         if job.get("sleep"): time.sleep(job["sleep"])
         if job.get("print"): print(job["print"], flush=True)
         if "status" in job:
@@ -268,6 +270,46 @@ fn a_runner_that_dies_is_started_again() {
     spool.drop_file("c.json", "{}");
     spool.wait_until("c is done", || spool.names("done").len() == 3);
     assert_eq!(spool.errors().len(), 1);
+}
+
+/// Goal: who killed a runner of ours is found, and those who were asked about beside it pay nothing. Method:
+/// one file that ends it while three others hang in it; no budget for a crash; attempts are the first.
+#[test]
+fn a_runners_killer_is_found() {
+    let port = free_port();
+    let settings = format!("{}retries = {{ crash = 0 }}\n", starting(port));
+    let spool = asking(port, &settings);
+    let text = fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    spool.write("inboxd.toml", &text.replace("workers = 2", "workers = 4"));
+    let _daemon = spool.daemon();
+    for name in ["a", "b", "c"] {
+        spool.drop_file(format!("{name}.json"), "{\"sleep\":1.5}");
+    }
+    spool.wait_until("three hang", || requests(&spool).len() == 3);
+    spool.drop_file("die.json", "{\"die\":true}");
+    spool.wait_until("all are over", || spool.names("done").len() + spool.errors().len() == 4);
+    assert_eq!(spool.errors(), ["die.json"], "{}", spool.report());
+    assert_eq!(spool.reason("die.json"), "the runner died: exit 3");
+    let of = |name: &str| requests(&spool).iter().filter(|(_, l)| l.contains(name)).count();
+    assert_eq!((of("die"), requests(&spool).len()), (2, 8), "{}", spool.report());
+    assert!(requests(&spool).iter().all(|(_, line)| line.ends_with(" 1")), "{}", spool.report());
+}
+
+/// Goal: wrong credentials cost no file: the route pauses and says where they belong. Method: a runner that
+/// wants a token; without it, with a wrong one, with the right one.
+#[test]
+fn wrong_credentials_pause_the_route() {
+    let port = free_port();
+    let spool = asking(port, "headers = { Authorization = \"Bearer $env:TOKEN\" }\n");
+    let _server = Server::runner(&spool, port);
+    for n in 0..3 {
+        spool.drop_file(format!("{n}.json"), "{\"token\":\"right\"}");
+    }
+    let said = "route echo PAUSED: HTTP 401 Unauthorized: no such token (see `headers`)";
+    spool.run_under(&["env", "TOKEN=wrong"], &["batch"], b"").code(1).says(said);
+    assert_eq!((spool.errors(), spool.names("done")), (Vec::new(), Vec::new()));
+    spool.run_under(&["env", "TOKEN=right"], &["batch"], b"").ok();
+    assert_eq!(spool.names("done").len(), 3, "{}", spool.report());
 }
 
 /// Goal: a runner that cannot start pauses its route with the fix, and no file is lost; mended, it goes

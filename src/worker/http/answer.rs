@@ -5,8 +5,12 @@
 //! | status | meaning |
 //! |---|---|
 //! | 2xx | rows |
-//! | 3xx, 4xx | permanent; a redirect is not followed |
+//! | 401 | the route pauses: it is the route that lacks the right credentials, not the file |
+//! | 3xx, other 4xx | permanent; a redirect is not followed |
 //! | 408, 429, 5xx | try again, not before `Retry-After` |
+//!
+//! 403 is permanent, since it may be about this one record or file; a route whose every file is refused so
+//! is what `pause_after_failures` is for.
 //!
 //! Invariants
 //! - Whatever the bytes are, nothing panics.
@@ -61,12 +65,20 @@ pub(super) fn read(
     Ok(rows)
 }
 
+/// Why no file can be asked about: 401, the credentials are not those that the runner wants.
+pub(super) fn lacks_credentials(answer: &Answer) -> Option<String> {
+    let said = said(&answer.body).map(|said| format!(": {said}")).unwrap_or_default();
+    (answer.status == 401).then(|| format!("{}{said} (see `headers`)", called(answer)))
+}
+
+/// `HTTP 404 Not Found`.
+fn called(answer: &Answer) -> String {
+    format!("HTTP {} {}", answer.status, answer.name).trim_end().to_owned()
+}
+
 fn refusal(answer: &Answer, now: SystemTime) -> Failure {
     let status = answer.status;
-    let mut reason = format!("HTTP {status}");
-    if !answer.name.is_empty() {
-        reason = format!("{reason} {}", answer.name);
-    }
+    let mut reason = called(answer);
     if (300..400).contains(&status) {
         let to = answer.location.as_deref().map(|to| one_line(to.as_bytes()));
         let to = to.map_or_else(String::new, |to| format!(" to {to}"));

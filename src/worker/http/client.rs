@@ -131,6 +131,10 @@ impl Client {
             let heard = sent.and_then(|response| self.take(response));
             let error = match heard {
                 Ok(answer) => {
+                    if let Some(reason) = answer::lacks_credentials(&answer) {
+                        let body = answer::kept(&answer);
+                        return Asked { body, ..Asked::of(Verdict::Misconfigured { reason }) };
+                    }
                     let rows = answer::read(&answer, &self.route, &cells, SystemTime::now());
                     return match rows {
                         Ok(rows) => Asked { rows, ..Asked::of(Verdict::Done) },

@@ -11,9 +11,9 @@
 //!   for reading, a start or an end holds it for writing.
 //! - A failed start charges no job. A permanent one pauses the route, as do
 //!   [`limits::FAILED_STARTS`] in a row; a runner that dies before it answered anything counts as one.
-//! - A job in flight when a runner of ours dies is charged to *crash*: it may be why.
-//!
-//! Not known here: which of several jobs in flight killed a runner; each of them is charged once.
+//! - A job that is alone with a runner of ours when that dies is charged to *crash*. Of several nobody knows
+//!   which it was: each runs again alone, with the runner to itself, and pays for what it does there. (The
+//!   runner of such a run is not always a fresh one, as a warm worker is: it may take minutes to load.)
 
 mod answer;
 mod client;
@@ -23,13 +23,13 @@ mod runner;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use self::client::{Asked, Client};
-use self::runner::{NoRunner, Runner};
+use self::runner::{Death, NoRunner, Runner};
 use super::warm::start_backoff;
 use super::{Ended, Stop, Task};
 use crate::config::{Route, limits};
@@ -59,6 +59,25 @@ struct Place {
     runner: RwLock<Option<Runner>>,
     /// Starts that failed and deaths, in a row.
     failed: AtomicU32,
+    /// Requests under way, and all that ever began.
+    flying: AtomicU64,
+    begun: AtomicU64,
+}
+
+/// What a request finds when it begins: others under way, and its number.
+struct Company(bool, u64);
+
+impl Place {
+    fn enter(&self) -> Company {
+        let has_others = self.flying.fetch_add(1, Ordering::Relaxed) > 0;
+        Company(has_others, self.begun.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Whether another request was under way at the same time.
+    fn leave(&self, Company(had_others, number): Company) -> bool {
+        self.flying.fetch_sub(1, Ordering::Relaxed);
+        had_others || self.begun.load(Ordering::Relaxed) > number.saturating_add(1)
+    }
 }
 
 impl HttpPool {
@@ -84,16 +103,36 @@ impl HttpPool {
         loop {
             let standing = place.runner.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(runner) = standing.as_ref().filter(|runner| is_sound(runner, task)) {
-                let mut asked = client.ask(task);
-                charge(&mut asked, runner, &place);
-                let log = runner.take_log();
-                return Ended { rows: asked.rows, log, ..ended(asked.verdict, asked.body) };
+                let company = place.enter();
+                let asked = client.ask(task);
+                let had_company = place.leave(company);
+                let death = death(&asked, runner, &place);
+                if death.is_none() || !had_company {
+                    return concluded(asked, death, runner);
+                }
+                drop(standing);
+                return self.ask_alone(task, &client, &place);
             }
             drop(standing);
-            if let Err((verdict, detail)) = self.start(task, &place) {
+            let mut standing = place.runner.write().unwrap_or_else(PoisonError::into_inner);
+            if let Err((verdict, detail)) = self.start(task, &place, &mut standing) {
                 return ended(verdict, detail);
             }
         }
+    }
+
+    /// Asks again about a task that may have killed its runner, with nothing else under way.
+    fn ask_alone(&self, task: &Task, client: &Client, place: &Place) -> Ended {
+        let mut standing = place.runner.write().unwrap_or_else(PoisonError::into_inner);
+        if let Err((verdict, detail)) = self.start(task, place, &mut standing) {
+            return ended(verdict, detail);
+        }
+        let Some(runner) = standing.as_ref() else {
+            return ended(Verdict::Released, Vec::new());
+        };
+        let asked = client.ask(task);
+        let death = death(&asked, runner, place);
+        concluded(asked, death, runner)
     }
 
     /// From now on only these routes have runners and connections.
@@ -145,8 +184,12 @@ impl HttpPool {
     }
 
     /// Sees to it that there is a sound runner, unless another slot just did.
-    fn start(&self, task: &Task, place: &Place) -> Result<(), (Verdict, Vec<u8>)> {
-        let mut standing = place.runner.write().unwrap_or_else(PoisonError::into_inner);
+    fn start(
+        &self,
+        task: &Task,
+        place: &Place,
+        standing: &mut Option<Runner>,
+    ) -> Result<(), (Verdict, Vec<u8>)> {
         if standing.as_ref().is_some_and(|runner| is_sound(runner, task)) {
             return Ok(());
         }
@@ -194,16 +237,26 @@ fn is_sound(runner: &Runner, task: &Task) -> bool {
 }
 
 /// A connection that broke because the runner died is that death.
-fn charge(asked: &mut Asked, runner: &Runner, place: &Place) {
-    if !asked.is_cut_off {
-        // It answered, so it is a runner that works.
-        place.failed.store(0, Ordering::Relaxed);
-        return;
+fn death(asked: &Asked, runner: &Runner, place: &Place) -> Option<Death> {
+    if asked.is_cut_off {
+        return runner.death(limits::RUNNER_DEATH);
     }
-    if let Some(death) = runner.death(limits::RUNNER_DEATH) {
-        let reason = format!("the runner died: {}", death.how);
-        asked.verdict = Verdict::Failed(Failure::new(FailClass::Crash, reason));
-    }
+    // It answered, so it is a runner that works.
+    place.failed.store(0, Ordering::Relaxed);
+    None
+}
+
+/// The end of a task that is alone to blame for what its runner did.
+fn concluded(asked: Asked, death: Option<Death>, runner: &Runner) -> Ended {
+    let verdict = match death {
+        None => asked.verdict,
+        Some(death) => {
+            let reason = format!("the runner died: {}", death.how);
+            Verdict::Failed(Failure::new(FailClass::Crash, reason))
+        }
+    };
+    let log = runner.take_log();
+    Ended { rows: asked.rows, log, ..ended(verdict, asked.body) }
 }
 
 /// An end with what is to be kept of it.

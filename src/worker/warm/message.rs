@@ -34,12 +34,30 @@ pub(super) enum Message<'a> {
         reason: String,
     },
     Bye,
-    /// `started`, which is of use only with more than one job at once.
+    /// With more than one job at once: which of them may be to blame for the worker's death.
     Started {
         id: Cow<'a, str>,
     },
     /// A type of a later version.
     Unknown,
+}
+
+impl Message<'_> {
+    /// Which job it is about, where it says so.
+    pub(super) fn job(&self) -> Option<&str> {
+        match self {
+            Self::Progress { id } | Self::Started { id } => Some(id),
+            Self::Log(log) => log.id.as_deref(),
+            Self::Rows(rows) => Some(&rows.id),
+            Self::Result(reply) => Some(&reply.id),
+            Self::Ready(_)
+            | Self::InitError(_)
+            | Self::Pong { .. }
+            | Self::Recycle { .. }
+            | Self::Bye
+            | Self::Unknown => None,
+        }
+    }
 }
 
 /// `ready`.

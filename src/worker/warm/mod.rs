@@ -4,13 +4,15 @@
 //!
 //! The rooms, from the wire up: `framing` cuts bytes into lines, `message` reads and writes them, `job`
 //! stages rows and reads the result (these three are pure but for a file of rows), `launch` starts a
-//! process with its socket, `process` moves its bytes, `session` is its life. Here is the pool.
+//! process with its socket, `process` moves its bytes, `session` is its life; `crew` is that of a worker
+//! with several jobs at once, `places` finds one for each job. Here is the pool.
 //!
 //! Invariants
-//! - A worker has one owner: a slot while it has a job, else the pool. Dispatch and recycling are both
-//!   decided by who holds it, so no job is ever sent to a worker that is leaving.
-//! - A route has at most as many workers as its jobs ever ran at once, and one more for each that is
-//!   being replaced.
+//! - A worker has one owner: a slot while it has a job, else the pool; one that takes several jobs has a
+//!   thread of its own. Dispatch and recycling are both decided by who holds it, so no job is ever sent to
+//!   a worker that is leaving.
+//! - A route has at most as many workers as its jobs ever needed at once, one more for each that is
+//!   being replaced, and one for a job that runs alone. Jobs at once are slots, whatever a worker takes.
 //! - A failed start charges no job. A permanent one pauses the route, others [`limits::FAILED_STARTS`]
 //!   in a row.
 //! - The pool's lock is held for no wait and no start.
@@ -18,12 +20,14 @@
 //! A worker whose program's file changed is not replaced in the background but ended before the next
 //! job: who mended a script and drops a file must not get the old script's answer.
 
+mod crew;
 mod framing;
 #[cfg(any(test, fuzzing))]
 pub(in crate::worker) mod fuzz;
 mod job;
 pub mod launch;
 mod message;
+mod places;
 mod process;
 mod session;
 
@@ -33,11 +37,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use self::crew::{Answer, Member};
+use self::places::Place;
 use self::session::{After, Session, Start, StartFailure, random, start};
+use super::lot::make_empty;
 use super::memory::OomWatch;
 use super::{Ended, Stop, Task};
 use crate::config::{Route, Worker, limits};
-use crate::core::Verdict;
+use crate::core::{FailClass, Failure, Verdict};
 
 /// The warm workers of all routes; clones are the same pool, one a slot.
 #[derive(Clone, Debug)]
@@ -49,6 +56,8 @@ struct Shared {
     state: Mutex<State>,
     /// Told when the pool is over, so that the housekeeper ends at once.
     over: Condvar,
+    /// Told when who waits for a place should look again.
+    free: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -72,29 +81,92 @@ struct Workers {
     replacing: Vec<u64>,
     /// Numbers of workers whose successor is there.
     replaced: Vec<u64>,
+    /// Those that take several jobs at once.
+    crew: Vec<Member>,
+    /// How many the last one that became ready takes.
+    places: Option<usize>,
+    /// Jobs that look for a place, and starts for them under way.
+    waiting: usize,
+    starting: usize,
+    /// Jobs that are to run alone, and whether one does.
+    suspects: usize,
+    runs_alone: bool,
+    /// Starts that failed for good, and what the last one said.
+    refusals: u64,
+    refused: Option<(String, Vec<u8>)>,
+}
+
+impl State {
+    fn workers(&mut self, route: &str) -> &mut Workers {
+        self.routes.entry(route.to_owned()).or_default()
+    }
+
+    /// Runs something that waits, on a thread that [`WarmPool::end`] joins. `false`: there is no thread.
+    fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> bool {
+        let spawned = Builder::new().name(name.to_owned()).spawn(work);
+        self.threads.retain(|thread| !thread.is_finished());
+        let is_there = spawned.is_ok();
+        self.threads.extend(spawned);
+        is_there
+    }
 }
 
 impl WarmPool {
     /// A pool without workers. `stop` ends starts and jobs.
     pub fn new(stop: &Stop) -> Self {
         let state = Mutex::new(State::default());
-        Self(Arc::new(Shared { stop: stop.clone(), state, over: Condvar::new() }))
+        Self(Arc::new(Shared {
+            stop: stop.clone(),
+            state,
+            over: Condvar::new(),
+            free: Condvar::new(),
+        }))
     }
 
-    /// Runs one attempt to its end, blocking, in an idle worker or a new one.
+    /// Runs one attempt to its end, blocking, in an idle worker or a new one, or beside others.
     pub(super) fn run(&self, task: &Task, memory: &OomWatch) -> Ended {
-        let mut session = match self.obtain(task) {
-            Ok(session) => session,
-            Err((verdict, stderr)) => {
-                let (log, took) = (Vec::new(), Duration::ZERO);
-                return Ended { verdict, rows: Vec::new(), log, stderr, took };
+        let mut is_alone = false;
+        loop {
+            let (number, answer) = match self.obtain(task, is_alone) {
+                Err((verdict, stderr)) => {
+                    return Ended { stderr, ..Ended::without_rows(verdict) };
+                }
+                Ok(Place::Own(mut session)) => {
+                    let (ended, after) = session.run(task, &self.0.stop, memory);
+                    if is_alone {
+                        self.end_alone(*session, &after, &task.spool);
+                    } else if after == After::Alive {
+                        self.give_back(*session, &task.spool);
+                    }
+                    return ended;
+                }
+                Ok(Place::Shared(number, answer)) => (number, answer),
+            };
+            let answer = answer.recv();
+            self.free_place(&task.route.name, number);
+            is_alone = match answer {
+                Ok(Answer::Over(ended)) => return *ended,
+                Ok(Answer::Again) => false,
+                Ok(Answer::Suspect) => true,
+                // Its thread panicked, which whoever joins it reports.
+                Err(_) => return Ended::without_rows(Verdict::Released),
+            };
+            if self.0.stop.is_stopped() {
+                return Ended::without_rows(Verdict::Released);
             }
-        };
-        let (ended, after) = session.run(task, &self.0.stop, memory);
-        if after == After::Alive {
-            self.give_back(session, &task.spool);
+            let folders = [Some(&task.scratch), task.output.as_ref()].into_iter().flatten();
+            for folder in folders {
+                if let Err(error) = make_empty(folder) {
+                    let why = format!("cannot empty {}: {error}", folder.display());
+                    let failure = Failure::new(FailClass::TryAgain, why);
+                    return Ended::without_rows(Verdict::Failed(failure));
+                }
+            }
         }
-        ended
+    }
+
+    fn stop(&self) -> Stop {
+        self.0.stop.clone()
     }
 
     /// Ends idle workers of all other routes, and those that are at work once they are not.
@@ -104,6 +176,7 @@ impl WarmPool {
         for (name, workers) in &mut state.routes {
             if !routes.contains(name) {
                 gone.append(&mut workers.idle);
+                workers.crew.iter_mut().for_each(Member::close);
             }
         }
         state.kept = Some(routes);
@@ -118,7 +191,8 @@ impl WarmPool {
         let mut state = self.lock();
         state.is_over = true;
         self.0.over.notify_all();
-        let routes = std::mem::take(&mut state.routes);
+        let mut routes = std::mem::take(&mut state.routes);
+        routes.values_mut().flat_map(|w| &mut w.crew).for_each(Member::close);
         let mut threads = std::mem::take(&mut state.threads);
         threads.extend(state.housekeeper.take());
         drop(state);
@@ -141,64 +215,10 @@ impl WarmPool {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An idle worker that is sound, or a new one.
-    fn obtain(&self, task: &Task) -> Result<Session, (Verdict, Vec<u8>)> {
-        while let Some(mut session) = self.pop(&task.route.name) {
-            let is_ours =
-                Arc::ptr_eq(&session.route, &task.route) || session.route.works_like(&task.route);
-            if is_ours && session.is_current() && session.tend(Instant::now()) {
-                return Ok(session);
-            }
-            if task.route.warm.overlap {
-                self.in_thread("worker-end", move || session.end());
-            } else {
-                // Memory or a device allows one only.
-                session.end();
-            }
-        }
-        self.start(task)
-    }
-
-    fn pop(&self, route: &str) -> Option<Session> {
-        self.lock().routes.get_mut(route)?.idle.pop()
-    }
-
-    /// Starts a worker for a task, and again after a wait if that failed and may not fail for ever.
-    fn start(&self, task: &Task) -> Result<Session, (Verdict, Vec<u8>)> {
-        loop {
-            let number = self.number();
-            match start(&task.route, &task.spool, number, &self.0.stop) {
-                Start::Ready(session) => {
-                    self.note_start(&task.route, true);
-                    self.keep_house(&task.spool);
-                    return Ok(*session);
-                }
-                Start::Stopped => return Err((Verdict::Released, Vec::new())),
-                Start::Failed(StartFailure { is_permanent, reason, detail }) => {
-                    let failed = self.note_start(&task.route, false);
-                    if is_permanent || failed >= limits::FAILED_STARTS {
-                        return Err((Verdict::Misconfigured { reason }, detail));
-                    }
-                    if !self.0.stop.wait(start_backoff(failed)) {
-                        return Err((Verdict::Released, Vec::new()));
-                    }
-                }
-            }
-        }
-    }
-
     fn number(&self) -> u64 {
         let mut state = self.lock();
         state.next_number = state.next_number.saturating_add(1);
         state.next_number
-    }
-
-    /// Counts failed starts in a row, over all slots; returns how many there are now.
-    fn note_start(&self, route: &Route, is_good: bool) -> u32 {
-        let mut state = self.lock();
-        let workers = state.routes.entry(route.name.clone()).or_default();
-        workers.failed_starts = if is_good { 0 } else { workers.failed_starts.saturating_add(1) };
-        workers.failed_starts
     }
 
     /// Takes a worker back after a job, or lets it go.
@@ -244,17 +264,25 @@ impl WarmPool {
                 Start::Ready(session) if is_over => ends = Some(*session),
                 // Without a successor the old one goes too, so that the next job meets the reason.
                 Start::Ready(_) | Start::Failed(StartFailure { is_permanent: true, .. }) => {
-                    match workers.idle.iter().position(|session| session.number == old) {
-                        Some(at) => ends = Some(workers.idle.remove(at)),
-                        None => workers.replaced.push(old),
+                    let place = workers.idle.iter().position(|session| session.number == old);
+                    let member = workers.crew.iter_mut().find(|member| member.number == old);
+                    match (place, member) {
+                        (Some(at), _) => ends = Some(workers.idle.remove(at)),
+                        (None, Some(member)) => member.close(),
+                        (None, None) => workers.replaced.push(old),
                     }
-                    if let Start::Ready(session) = started {
-                        workers.idle.push(*session);
+                    match started {
+                        Start::Ready(session) if session.places() > 1 => {
+                            pool.join_crew(&mut state, *session, &spool);
+                        }
+                        Start::Ready(session) => workers.idle.push(*session),
+                        Start::Failed(_) | Start::Stopped => {}
                     }
                 }
                 // It is tried again after the old one's next job.
                 Start::Failed(_) | Start::Stopped => {}
             }
+            pool.0.free.notify_all();
             drop(state);
             if let Some(session) = ends {
                 session.end();
@@ -264,11 +292,8 @@ impl WarmPool {
 
     /// Runs something that waits, on a thread that [`Self::end`] joins.
     fn in_thread(&self, name: &str, work: impl FnOnce() + Send + 'static) {
-        let spawned = Builder::new().name(name.to_owned()).spawn(work);
-        let mut state = self.lock();
-        state.threads.retain(|thread| !thread.is_finished());
         // Without a thread the worker is dropped: its socket closes, and it ends by itself.
-        state.threads.extend(spawned);
+        self.lock().spawn(name, work);
     }
 
     /// Sees to it that idle workers are looked at.

@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
+use super::crew::Bell;
 use super::framing::{Frame, Frames};
 use super::launch::Launched;
 use crate::config::{Route, Transport, limits};
@@ -53,6 +54,8 @@ pub(super) struct Process {
     buffer: Vec<u8>,
     pub(super) log: Tail,
     pub(super) stderr: Tail,
+    /// Ends a round when it rings.
+    bell: Option<Bell>,
 }
 
 impl Process {
@@ -90,7 +93,13 @@ impl Process {
             buffer: vec![0; 64 << 10],
             log: Tail::new(limits::LOG_KEPT),
             stderr: Tail::new(limits::STDERR_KEPT),
+            bell: None,
         })
+    }
+
+    /// From now on this ends a round, too.
+    pub(super) fn listen_to(&mut self, bell: Bell) {
+        self.bell = Some(bell);
     }
 
     /// Sends a line, as far as it is read at once; the rest goes out in later rounds.
@@ -131,7 +140,11 @@ impl Process {
     /// Waits until something happens or `due`, and takes it in. `None`: without end.
     pub(super) fn round(&mut self, stop: Option<&Stop>, due: Option<Instant>) -> Round {
         let due = [due, self.outbox_due].into_iter().flatten().min();
-        let [gone, from, out, err, _, stopped] = self.wait(stop, due.map(time_until).as_ref());
+        let [gone, from, out, err, _, stopped, rung] =
+            self.wait(stop, due.map(time_until).as_ref());
+        if let (Some(bell), false) = (&self.bell, rung.is_empty()) {
+            bell.quiet();
+        }
         if !self.outbox.is_empty() {
             self.flush();
         }
@@ -151,7 +164,7 @@ impl Process {
         }
     }
 
-    fn wait<'a>(&'a self, stop: Option<&'a Stop>, timeout: Option<&Timespec>) -> [PollFlags; 6] {
+    fn wait<'a>(&'a self, stop: Option<&'a Stop>, timeout: Option<&Timespec>) -> [PollFlags; 7] {
         let quiet = || PollFd::new(&self.pidfd, PollFlags::empty());
         let listen = |fd: Option<&'a OwnedFd>| match fd {
             Some(fd) => PollFd::new(fd, PollFlags::IN),
@@ -173,11 +186,15 @@ impl Process {
                 Some(stop) => PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
                 None => quiet(),
             },
+            match &self.bell {
+                Some(bell) => PollFd::new(bell.fd(), PollFlags::IN),
+                None => quiet(),
+            },
         ];
         match poll(&mut fds, timeout) {
             Ok(_) => fds.each_ref().map(PollFd::revents),
             // INTR; anything else shows again in the next round, and the clock goes on.
-            Err(_) => [PollFlags::empty(); 6],
+            Err(_) => [PollFlags::empty(); 7],
         }
     }
 

@@ -9,7 +9,7 @@
 //! it runs a job, the pool while it is idle.
 //!
 //! Invariants
-//! - At most one job is in flight. `concurrency` above 1 is accepted and used as 1.
+//! - Here at most one job is in flight; a worker that takes several has a thread of its own (`crew`).
 //! - A job has exactly one end. A result that arrives whole before the kill counts, whatever the
 //!   reason for ending the worker was.
 //! - A busy worker is never pinged: a single-threaded one cannot answer.
@@ -42,10 +42,9 @@ pub(super) struct Session {
     pub(super) route: Arc<Route>,
     /// Unique in the life of the daemon.
     pub(super) number: u64,
-    process: Process,
-    ready: Ready,
-    /// The files whose change makes it an old one, as they were at its start.
-    files: Vec<(PathBuf, Option<Seen>)>,
+    pub(super) process: Process,
+    pub(super) ready: Ready,
+    pub(super) files: Arc<Files>,
     born: Instant,
     idle_since: Instant,
     next_ping: Instant,
@@ -54,7 +53,7 @@ pub(super) struct Session {
     jobs: u64,
     max_jobs: Option<u64>,
     /// Messages for nobody, over all its jobs.
-    ignored: u64,
+    pub(super) ignored: u64,
     /// Why it is to be replaced, once it is.
     pub(super) leaves: Option<String>,
 }
@@ -82,6 +81,21 @@ pub(super) enum Start {
 /// What is compared to see that a file was changed.
 type Seen = (i64, i64, u64, u64);
 
+/// The files whose change makes a worker an old one, as they were at its start.
+#[derive(Debug)]
+pub(super) struct Files(Vec<(PathBuf, Option<Seen>)>);
+
+impl Files {
+    fn new(paths: &[PathBuf]) -> Self {
+        Self(paths.iter().map(|path| (path.clone(), seen(path))).collect())
+    }
+
+    /// They are those that the worker was started from.
+    pub(super) fn are_current(&self) -> bool {
+        self.0.iter().all(|(path, then)| seen(path) == *then)
+    }
+}
+
 fn seen(path: &Path) -> Option<Seen> {
     let meta = path.metadata().ok()?;
     Some((meta.mtime(), meta.mtime_nsec(), meta.ino(), meta.len()))
@@ -96,7 +110,7 @@ pub(super) fn start(route: &Arc<Route>, spool: &Path, number: u64, stop: &Stop) 
         Ok(launched) => launched,
         Err(reason) => return permanent(reason),
     };
-    let files = launched.files.iter().map(|path| (path.clone(), seen(path))).collect();
+    let files = Arc::new(Files::new(&launched.files));
     let mut process = match Process::new(launched, route) {
         Ok(process) => process,
         Err(error) => return permanent(format!("cannot watch the worker: {error}")),
@@ -240,7 +254,7 @@ fn ended_as(status: ExitStatus, stderr: &[u8]) -> String {
     }
 }
 
-fn whole(frame: Frame) -> Result<Vec<u8>, String> {
+pub(super) fn whole(frame: Frame) -> Result<Vec<u8>, String> {
     match frame {
         Frame::Line(line) => Ok(line),
         Frame::TooLong(begin) => {
@@ -254,7 +268,7 @@ fn quoted(why: &str, line: &[u8]) -> String {
     format!("protocol: {why}: {}", one_line(begin))
 }
 
-fn take(tail: &mut Tail, limit: usize) -> Vec<u8> {
+pub(super) fn take(tail: &mut Tail, limit: usize) -> Vec<u8> {
     std::mem::replace(tail, Tail::new(limit)).finish()
 }
 
@@ -310,6 +324,23 @@ enum Phase {
 }
 
 impl Session {
+    /// How many jobs it takes at once.
+    pub(super) fn places(&self) -> usize {
+        self.ready.concurrency.and_then(|n| usize::try_from(n).ok()).unwrap_or(1)
+    }
+
+    /// A job is handed to it.
+    pub(super) fn begin_job(&mut self) {
+        self.jobs = self.jobs.saturating_add(1);
+    }
+
+    /// A job of it is over; now it may be idle.
+    pub(super) fn end_job(&mut self) {
+        self.idle_since = Instant::now();
+        self.next_ping = self.idle_since + limits::PING_EVERY;
+        self.unanswered = 0;
+    }
+
     /// What input it takes, if it said so.
     pub(super) fn schema(&self) -> Option<&serde_json::Value> {
         self.ready.schema.as_ref()
@@ -324,7 +355,7 @@ impl Session {
         let (most, require) = (self.route.warm.max_staged, self.route.require_output);
         let mut job = Job::new(id, &self.ready, &task.scratch, most, require);
         let served = self.jobs;
-        self.jobs = self.jobs.saturating_add(1);
+        self.begin_job();
         let end = match job_line(&job, task) {
             Ok(line) => {
                 self.process.send(&line);
@@ -343,9 +374,7 @@ impl Session {
             let line = format!("{who} {version} had served {served} jobs before\n");
             self.process.log.push(line.as_bytes());
         }
-        self.idle_since = Instant::now();
-        self.next_ping = self.idle_since + limits::PING_EVERY;
-        self.unanswered = 0;
+        self.end_job();
         let ended = Ended {
             verdict,
             rows,
@@ -435,6 +464,8 @@ impl Session {
             }
             if round.is_gone {
                 return match phase {
+                    // Without its supervisor the daemon says stop and then ends all its children.
+                    Phase::Running if stop.is_stopped() => End::Ended(Cause::Stop),
                     Phase::Running => End::Died,
                     Phase::Cancelling(cause, _) | Phase::Asked(cause, _) | Phase::Killed(cause) => {
                         End::Ended(cause)
@@ -490,7 +521,7 @@ impl Session {
     }
 
     /// Whether it should be replaced, now that a job is over.
-    fn look_after_job(&mut self) {
+    pub(super) fn look_after_job(&mut self) {
         if self.max_jobs.is_some_and(|most| self.jobs >= most) {
             self.leaves = Some("max_jobs".to_owned());
         }
@@ -547,11 +578,6 @@ impl Session {
         self.route.warm.idle_timeout.is_some_and(|most| idle >= most)
     }
 
-    /// Its program's files are those it was started from.
-    pub(super) fn is_current(&self) -> bool {
-        self.files.iter().all(|(path, then)| seen(path) == *then)
-    }
-
     /// No more jobs come: it may finish by itself.
     pub(super) fn drain(&mut self) {
         self.process.send(&write(&Say::Drain).unwrap_or_default());
@@ -584,7 +610,7 @@ fn died(status: &io::Result<ExitStatus>, stderr: &[u8], memory: &OomWatch) -> Ve
 }
 
 /// A record has an id of its own, so that a second result for the last one is not taken for its own.
-fn id_of(task: &Task) -> String {
+pub(super) fn id_of(task: &Task) -> String {
     match &task.record {
         Some(record) => format!("{}/{}", task.job, record.no),
         None => task.job.to_string(),
@@ -601,7 +627,7 @@ fn record_json(record: &InputRecord) -> Result<RecordJson<'_>, String> {
     }
 }
 
-fn job_line(job: &Job, task: &Task) -> Result<Vec<u8>, String> {
+pub(super) fn job_line(job: &Job, task: &Task) -> Result<Vec<u8>, String> {
     let meta = task.path.symlink_metadata();
     let meta = meta.map_err(|error| format!("cannot look at the file: {error}"))?;
     let route = &task.route;
@@ -644,6 +670,40 @@ mod tests {
         match start(&Arc::new(route), spool.path(), 1, &Stop::new().unwrap()) {
             Start::Ready(session) => (spool, *session),
             other => panic!("not ready: {other:?}"),
+        }
+    }
+
+    /// Goal: a worker that is ended because all is ended is no crash of its job, and one that ends by itself
+    /// is. Method: a worker that has gone, run with the stop told before and not.
+    #[test]
+    fn a_worker_ended_with_all_is_no_crash() {
+        for is_stopped in [true, false] {
+            let (spool, mut gone) = session("exit 0");
+            let end = Instant::now() + Duration::from_secs(30);
+            while !gone.process.round(None, Some(end)).is_gone {
+                assert!(Instant::now() < end, "it does not end");
+            }
+            std::fs::write(spool.path().join("f"), "x").unwrap();
+            let task = Task {
+                job: crate::core::JobId::MIN,
+                attempt: 1,
+                route: Arc::clone(&gone.route),
+                rel: crate::core::RelPath::new("f").unwrap(),
+                spool: spool.path().to_owned(),
+                path: spool.path().join("f"),
+                scratch: spool.path().to_owned(),
+                output: None,
+                record: None,
+            };
+            let stop = Stop::new().unwrap();
+            if is_stopped {
+                stop.now().unwrap();
+            }
+            let verdict = gone.run(&task, &stop, &OomWatch::new()).0.verdict;
+            match verdict {
+                Verdict::Failed(failure) => assert!(!is_stopped, "{}", failure.reason),
+                verdict => assert!(is_stopped, "{verdict:?}"),
+            }
         }
     }
 
