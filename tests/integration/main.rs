@@ -36,6 +36,9 @@ mod journald;
 /// Kill, crash, restart, retry, drain.
 #[cfg(test)]
 mod lifecycle;
+/// Workers of every kind at their worst.
+#[cfg(test)]
+mod misbehaviour;
 /// From another program to a spool.
 #[cfg(test)]
 mod moving_in;

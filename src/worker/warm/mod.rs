@@ -126,6 +126,8 @@ impl WarmPool {
     /// Runs one attempt to its end, blocking, in an idle worker or a new one, or beside others.
     pub(super) fn run(&self, task: &Task, memory: &OomWatch) -> Ended {
         let mut is_alone = false;
+        // A worker that says ready and dies must not be started for ever.
+        let mut was_unheard = false;
         loop {
             let (number, answer) = match self.obtain(task, is_alone) {
                 Err((verdict, stderr)) => {
@@ -133,10 +135,15 @@ impl WarmPool {
                 }
                 Ok(Place::Own(mut session)) => {
                     let (ended, after) = session.run(task, &self.0.stop, memory);
+                    let again = !was_unheard && session.is_innocent(&ended);
+                    was_unheard |= again;
                     if is_alone {
                         self.end_alone(*session, &after, &task.spool);
                     } else if after == After::Alive {
                         self.give_back(*session, &task.spool);
+                    }
+                    if again {
+                        continue;
                     }
                     return ended;
                 }

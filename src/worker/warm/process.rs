@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::crew::Bell;
@@ -48,6 +49,8 @@ pub(super) struct Process {
     out: Option<OwnedFd>,
     err: Option<OwnedFd>,
     frames: Frames,
+    /// It is spoken to by pipes.
+    is_piped: bool,
     outbox: VecDeque<u8>,
     /// When the outbox must be empty.
     outbox_due: Option<Instant>,
@@ -56,6 +59,8 @@ pub(super) struct Process {
     pub(super) stderr: Tail,
     /// Ends a round when it rings.
     bell: Option<Bell>,
+    /// It went without having read all that it was sent.
+    is_unheard: bool,
 }
 
 impl Process {
@@ -88,12 +93,14 @@ impl Process {
             err: child.stderr.take().map(OwnedFd::from),
             child,
             frames,
+            is_piped: is_mixed,
             outbox: VecDeque::new(),
             outbox_due: None,
             buffer: vec![0; 64 << 10],
             log: Tail::new(limits::LOG_KEPT),
             stderr: Tail::new(limits::STDERR_KEPT),
             bell: None,
+            is_unheard: false,
         })
     }
 
@@ -120,7 +127,10 @@ impl Process {
                     return;
                 }
                 // Nobody reads any more: it is gone or about to be.
-                Err(_) => self.to = None,
+                Err(_) => {
+                    self.to = None;
+                    self.is_unheard = true;
+                }
             }
         }
         self.outbox.clear();
@@ -213,7 +223,8 @@ impl Process {
         let n = match rustix::io::read(open, &mut self.buffer[..]) {
             Ok(n) if n > 0 => n,
             Err(Errno::INTR | Errno::AGAIN) => return 0,
-            Ok(_) | Err(_) => {
+            end => {
+                self.is_unheard |= end == Err(Errno::CONNRESET);
                 *fd = None;
                 return 0;
             }
@@ -236,6 +247,20 @@ impl Process {
     fn take_rest(&mut self) {
         self.take_now(Which::From);
         self.take_prints();
+        // A socket that is closed with unread bytes in it resets the other end; a pipe just keeps them.
+        self.is_unheard |= match (&self.from, &self.to) {
+            (_, Some(to)) if self.is_piped => rustix::io::ioctl_fionread(to).is_ok_and(|n| n > 0),
+            (Some(from), _) => {
+                let look = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+                recv(from, &mut [0u8; 1][..], look).err() == Some(Errno::CONNRESET)
+            }
+            (None, _) => false,
+        };
+    }
+
+    /// It went without having read all that it was sent: what was sent last was never begun.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.is_unheard
     }
 
     /// What is there now, to the byte; who goes on writing gains nothing.

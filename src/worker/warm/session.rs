@@ -341,6 +341,12 @@ impl Session {
         self.unanswered = 0;
     }
 
+    /// It died before it read its last job, which can thus not be why.
+    pub(super) fn is_innocent(&self, ended: &Ended) -> bool {
+        let died = matches!(&ended.verdict, Verdict::Failed(f) if f.class == FailClass::Crash);
+        died && self.process.is_unheard()
+    }
+
     /// What input it takes, if it said so.
     pub(super) fn schema(&self) -> Option<&serde_json::Value> {
         self.ready.schema.as_ref()
