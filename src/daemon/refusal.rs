@@ -32,10 +32,24 @@ impl Refusal {
             return plain();
         }
         let Ok(folder) = open_parent(spool, rel) else { return plain() };
-        match spool.fs.stat(&folder, Path::new(".")) {
-            Ok(stat) => Self::of_folder(rel, &stat),
-            Err(_) => plain(),
+        let Ok(stat) = spool.fs.stat(&folder, Path::new(".")) else { return plain() };
+        match spool.fs.stat(&spool.incoming, rel.as_path()) {
+            // A folder that moves has its `..` written.
+            Ok(own) if own.file_type == FileType::Dir && lets_us_write(&stat) => {
+                Self::of_own_folder(rel, &own)
+            }
+            _ => Self::of_folder(rel, &stat),
         }
+    }
+
+    /// The folder that is to be claimed is in its own way.
+    fn of_own_folder(rel: &RelPath, stat: &Stat) -> Self {
+        let it = Self::of_folder(rel, stat);
+        let group = name_of("/etc/group", rustix::process::getegid().as_raw());
+        let folder = quoted(&String::from_utf8_lossy(rel.as_bytes()));
+        let fix = format!("chgrp -R {group} {folder} && chmod -R g+rwX,g+s {folder}");
+        // Of this folder alone, not of all beside it: so it is no fix for those.
+        Self { reason: format!("{} and must write in it to move it: {fix}", it.reason), fix: None }
     }
 
     fn of_folder(rel: &RelPath, stat: &Stat) -> Self {
@@ -58,6 +72,21 @@ impl Refusal {
             )),
         }
     }
+}
+
+/// Whether the permissions of a folder let us write in it.
+fn lets_us_write(stat: &Stat) -> bool {
+    let us = rustix::process::geteuid().as_raw();
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    let is_group = stat.gid == rustix::process::getegid().as_raw()
+        || groups.iter().any(|group| group.as_raw() == stat.gid);
+    let bit = match (us, is_group) {
+        (0, _) => return true,
+        (us, _) if us == stat.uid => 0o200,
+        (_, true) => 0o020,
+        (_, false) => 0o002,
+    };
+    stat.mode & bit != 0
 }
 
 /// How many files stand in a name's folder, as far as they are counted: `37 files`.
@@ -158,6 +187,12 @@ mod tests {
              --chmod=D2775,F664"
         );
         assert_eq!(refusal.fix, Some(fix));
+        let own = Refusal::of_own_folder(&rel, &stat);
+        let said = format!(
+            "the folder is root:root 0755, inboxd runs as {us} and must write in it to move it: chgrp \
+             -R {group} siteA/x && chmod -R g+rwX,g+s siteA/x"
+        );
+        assert_eq!((own.reason, own.fix), (said, None));
         let sticky = Refusal::of_folder(&rel, &Stat { mode: 0o1777, ..stat });
         assert!(sticky.fix.unwrap().contains("g+rwX,g+s,-t siteA"));
     }

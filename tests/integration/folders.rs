@@ -396,3 +396,41 @@ fn a_killed_daemon_runs_the_folder_again() {
     assert_eq!(spool.csv("scans").rows.len(), 1);
     end(daemon);
 }
+
+/// Goal: a folder of another user that we may not move is held with what to type, and one that we may not look
+/// through is a failure, not a daemon that cannot start again. Method: the daemon as `nobody`, folders of root's.
+#[test]
+fn folders_of_another_user_are_held_or_fail() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let spool = Spool::verbatim(SCANS);
+    let mode = |rel: &str, mode| {
+        fs::set_permissions(spool.path(rel), PermissionsExt::from_mode(mode)).unwrap();
+    };
+    let mut daemon = spool.daemon_as_nobody();
+    spool.drop_folder("scan-1", &[("a.tif", "a")]);
+    spool.drop_folder("scan-2", &[("closed/b.tif", "b")]);
+    mode("incoming/scan-1", 0o755);
+    mode("incoming/scan-2/closed", 0o700);
+    mode("incoming/scan-2", 0o777);
+    spool.seal("scan-1");
+    spool.seal("scan-2");
+    spool.wait_until("one is held, one has failed", || {
+        spool.held() == 1 && spool.has("error/scan-2/closed/b.tif")
+    });
+    assert!(spool.reason("scan-2").starts_with("closed: Permission denied"), "{}", spool.report());
+    let said = spool.run(&["explain", "scan-1"]).ok();
+    said.says("must write in it to move it").says("chmod -R g+rwX,g+s scan-1");
+
+    // Claimed by a daemon that died; no route of the next one takes it, so that it stays where it is.
+    daemon.kill_all();
+    spool.write("processing/01m80qyy60e008jxzwp3sh0b3s.1.d1/lost-1/closed/c", "c");
+    mode("processing/01m80qyy60e008jxzwp3sh0b3s.1.d1/lost-1/closed", 0o700);
+    mode("incoming/scan-1", 0o777);
+    rustix::fs::unlink(spool.path("incoming/scan-1.ok")).unwrap();
+    spool.seal("scan-1");
+    let daemon = spool.daemon_as_nobody();
+    spool.wait_until("the other one is done", || spool.has("done/scan-1/a.tif"));
+    end(daemon);
+}

@@ -664,18 +664,8 @@ fn a_folder_of_another_user_is_held_and_told_of_once() {
         return;
     }
     let spool = Spool::verbatim("[routes.size]\ncommand = [\"wc\", \"-c\", \"{path}\"]\n");
-    fs::set_permissions(spool.home(), fs::Permissions::from_mode(0o755)).unwrap();
-    tool(Command::new("chown").args(["-R", "nobody"]).arg(spool.root()));
-    let binary = spool.home().join("inboxd");
-    fs::copy(env!("CARGO_BIN_EXE_inboxd"), &binary).unwrap();
-    let log = spool.home().join("logs/nobody.log");
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=nobody", "--clear-groups"]).arg(&binary).arg("run");
-    command.current_dir(spool.home()).stdin(Stdio::null());
-    command.stderr(File::create(&log).unwrap()).stdout(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    let said = || fs::read_to_string(&log).unwrap_or_default();
-    spool.wait_until("it is ready", || said().contains("ready"));
+    let daemon = spool.daemon_as_nobody();
+    let said = || daemon.log();
     let theirs = spool.incoming("theirs");
     fs::create_dir(&theirs).unwrap();
     for n in 0..20 {
@@ -692,6 +682,5 @@ fn a_folder_of_another_user_is_held_and_told_of_once() {
     status.says("once: chgrp -R root theirs && chmod -R g+rwX,g+s theirs");
     fs::set_permissions(&theirs, fs::Permissions::from_mode(0o777)).unwrap();
     spool.wait_done(21);
-    crate::harness::send(child.id(), rustix::process::Signal::TERM);
-    assert!(child.wait().unwrap().success());
+    end(daemon);
 }
