@@ -137,7 +137,9 @@ impl OfRoute {
     /// Those of a route; its globs were tried.
     pub(super) fn new(route: &Route) -> Result<Self, super::GlobError> {
         let globs: Vec<String> = route.glob.iter().map(|glob| with_any_ext(glob)).collect();
-        let any_ext = if globs.is_empty() { None } else { Some(compile(&globs)?) };
+        // What cannot be said without its extension is taken as it is.
+        let compiled = || compile(&globs).or_else(|_| compile(&route.glob));
+        let any_ext = if globs.is_empty() { None } else { Some(compiled()?) };
         Ok(Self { templates: route.with.clone(), any_ext })
     }
 }
@@ -336,6 +338,16 @@ mod tests {
     }
 
     proptest! {
+        /// Goal: a glob that is one is one for companions, too. Method: random globs; those that compile.
+        #[test]
+        fn every_glob_has_companions(glob in "[a.*?{},!/\\\\\\[\\]-]{1,10}") {
+            let of = Route { glob: vec![glob.clone()], ..route("r", &[], &["{stem}.x"]) };
+            if compile(&[glob.as_str()]).is_ok() {
+                prop_assert!(OfRoute::new(&of).is_ok());
+            }
+            drop(with_any_ext(&glob));
+        }
+
         /// Goal: no name or template panics, and the way back leads to where the way there began.
         /// Method: random templates and names; where a companion is known as one of its own file.
         #[test]

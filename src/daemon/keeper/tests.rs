@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{Input, Keeper};
+use crate::config::companions::Companion;
 use crate::config::{Route, Settings};
 use crate::daemon::recover::{Surroundings, recover};
 use crate::daemon::service::now_ms;
@@ -45,6 +46,26 @@ fn a_lone_sentinel_is_told_of() {
     let seen = keeper.seen();
     assert_eq!(seen.lone_sentinels, 1);
     assert_eq!(seen.lone_example.as_ref().unwrap().to_string(), "alone.ok");
+}
+
+/// Goal: the same for a companion, whose file may have any extension. Method: one alone, one with its file.
+#[test]
+fn a_lone_companion_is_told_of() {
+    let home = tempfile::tempdir().unwrap();
+    let mut settings = settings();
+    settings.routes[0].glob = vec!["*.jpg".to_owned(), "*.tif".to_owned()];
+    settings.routes[0].with = vec![Companion::parse("{stem}.xmp").unwrap()];
+    let mut keeper = keeper(home.path(), &settings);
+    for name in ["alone.xmp", "alone.doc", "x.tif", "x.xmp"] {
+        std::fs::write(home.path().join("incoming").join(name), "").unwrap();
+    }
+    keeper.handle(Input::Claims { allowed: false }, now_ms()).unwrap();
+    while !keeper.scan(1000, now_ms()).unwrap() {}
+    assert_eq!(keeper.seen().lone_sentinels, 0, "it may still come");
+    while !keeper.scan(1000, now_ms() + 3_600_000).unwrap() {}
+    let seen = keeper.seen();
+    assert_eq!((seen.lone_sentinels, seen.unrouted), (1, 1));
+    assert_eq!(seen.lone_example.as_ref().unwrap().to_string(), "alone.xmp");
 }
 
 /// Goal: `prune` removes folders that are empty and have been left alone, and nothing else; without it
