@@ -102,6 +102,12 @@ pub const INCOMPLETE_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 pub const WINDOW: usize = 64 << 10;
 /// Jobs that wait for a further attempt, over all routes; beyond it nothing new is claimed.
 pub const WAITING_JOBS: usize = 4096;
+/// Short jobs that wait in line before each slot …
+pub const AHEAD_OF_SLOT: usize = 2;
+/// … and before all of them.
+pub const MOST_AHEAD: usize = 64;
+/// A job in line whose slots are at work so long with others goes back: it has not begun.
+pub const LONGEST_AHEAD: Duration = Duration::from_millis(100);
 /// Folders of jobs that are held open from claim to settling, or emptied and kept for the next claim.
 /// Descriptors, of which many systems give a process 1024.
 pub const OPEN_JOB_FOLDERS: usize = 192;

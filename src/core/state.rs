@@ -5,8 +5,9 @@
 //!
 //! Invariants
 //! - At most `slots` jobs run, at most `max_running` of a route, none of a paused route.
+//! - While jobs are short, a few more are started than there are slots, and wait in line ([`line`]).
 //! - A job that was lost twice runs alone.
-//! - A permit is there before a claim: a free slot, or a place in the small look-ahead.
+//! - A permit is there before a claim: a free slot, or a place in that line.
 //! - Each job gets one `RecordOutcome`, and after it no `Start`.
 //! - A job starts its attempt N+1 only after the end of N is recorded.
 //! - Memory is bounded: the window of names, the table of held names, the jobs that wait.
@@ -15,6 +16,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 mod inputs;
+mod line;
 mod reconfigure;
 
 use super::backoff::{self, Backoff};
@@ -34,8 +36,8 @@ const FULL_WINDOW_AGAIN: Millis = 1_000;
 pub struct Limits {
     /// Workers at once.
     pub slots: usize,
-    /// Claims that wait for a slot, so that a slot never waits for a claim.
-    pub look_ahead: usize,
+    /// Jobs in the line before the slots, so that no slot waits for a short job.
+    pub ahead: usize,
     /// Names known and not yet claimed.
     pub window: usize,
     /// Jobs that wait for a further attempt; beyond it nothing new is claimed.
@@ -117,14 +119,12 @@ pub struct Recovered {
 pub enum Event {
     /// Start-up found a claimed job; or a reload brought a route for one that had none.
     Recovered(Recovered),
-    /// [`Effect::Claim`] succeeded: S1 → S2. `begun` as in the effect.
+    /// [`Effect::Claim`] succeeded: S1 → S2.
     Claimed {
         /// The new job.
         job: JobId,
         /// Its route.
         route: usize,
-        /// It was born as its first attempt.
-        begun: bool,
     },
     /// [`Effect::Claim`] took something that must not run, such as a symbolic link.
     Rejected {
@@ -132,8 +132,6 @@ pub enum Event {
         job: JobId,
         /// Its route.
         route: usize,
-        /// As in the effect.
-        begun: bool,
         /// Why it must not run.
         failure: Failure,
     },
@@ -148,8 +146,6 @@ pub enum Event {
     Held {
         /// What was to be claimed.
         candidate: Candidate,
-        /// As in the effect.
-        begin: bool,
         /// `None`: it is gone, a lost race.
         until: Option<Millis>,
     },
@@ -159,8 +155,6 @@ pub enum Event {
         candidate: Candidate,
         /// The route that it was to be claimed for.
         from: usize,
-        /// As in the effect.
-        begin: bool,
     },
     /// [`Effect::Start`] was not carried out: what is in the claimed file says that it is for another
     /// route, or for none. Its name says already that the attempt has not begun.
@@ -263,14 +257,12 @@ pub enum Event {
 /// What the keeper must do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// Rename into `processing/`: as `ID.1` where `begin`, else as `ID.0`. Answer: `Claimed` or `Held`.
+    /// Rename into `processing/`, as `ID.1`: its place is kept. Answer: `Claimed` or `Held`.
     Claim {
         /// What to claim.
         candidate: Candidate,
-        /// A slot is kept for it.
-        begin: bool,
     },
-    /// Name the job `ID.attempt` if it is not, and give it to a slot. Answer, some time: `Ended`.
+    /// Name the job `ID.attempt` if it is not, and give it to the slots. Answer, some time: `Ended`.
     Start {
         /// The job.
         job: JobId,
@@ -391,7 +383,7 @@ enum Phase {
     Ready,
     /// Not before a time.
     Waiting(Millis),
-    /// A slot has it.
+    /// A slot has it, or takes it next.
     Running,
     /// Its records are tasks of their own.
     Open,
@@ -412,6 +404,8 @@ struct Job {
     /// Attempts begun that count.
     begun: u32,
     spent: Spent,
+    /// When the last attempt was started.
+    started: Millis,
     incomplete_since: Option<Millis>,
     /// Where each record is a task of its own.
     records: Option<Box<Window>>,
@@ -442,10 +436,8 @@ struct RouteState {
     running: usize,
     /// Of these, lots of records.
     lots: usize,
-    /// Claims asked for and not answered yet: each keeps a slot …
+    /// Claims asked for and not answered yet: each keeps its place.
     promised: usize,
-    /// … or a place in the look-ahead.
-    asked: usize,
     failures_in_row: u32,
     paused: bool,
     pace: Pace,
@@ -532,13 +524,14 @@ pub struct Core {
     records_next: bool,
     /// Over all routes, as in `RouteState`.
     promised: usize,
-    asked: usize,
     recording: usize,
     /// The job that has the machine to itself.
     alone: Option<JobId>,
     draining: bool,
     claims_allowed: bool,
     starts_allowed: bool,
+    /// The last job was short.
+    is_brisk: bool,
     /// The time of the last step.
     clock: Millis,
 }
@@ -562,42 +555,38 @@ impl Core {
             lots: 0,
             records_next: false,
             promised: 0,
-            asked: 0,
             recording: 0,
             alone: None,
             draining: false,
             claims_allowed: true,
             starts_allowed: true,
+            is_brisk: false,
             clock: 0,
         }
     }
 
     /// Takes one event in and appends what is to be done now.
-    ///
-    /// Claims ahead of a free slot come of [`Event::Tick`] only: while there is other work a claim
-    /// that is born as its first attempt is cheaper, and then no slot waits because nothing was claimed.
     pub fn step(&mut self, event: Event, now: Millis, out: &mut Vec<Effect>) {
-        let is_idle = matches!(event, Event::Tick);
         self.clock = now;
         match event {
             Event::Recovered(found) => self.recovered(&found, now, out),
-            Event::Claimed { job, route, begun } => self.claimed(job, route, begun, now, out),
-            Event::Rejected { job, route, begun, failure } => {
-                self.answered(route, begun);
-                self.insert(job, route, Phase::Ready, u32::from(begun), Spent::default());
+            Event::Claimed { job, route } => self.claimed(job, route, now, out),
+            Event::Rejected { job, route, failure } => {
+                self.answered(route);
+                self.insert(job, route, Phase::Ready, 1, Spent::default());
                 self.failed(job, failure, now, out);
             }
             Event::Taken { job, route } => {
                 self.insert(job, route, Phase::Ready, 0, Spent::default());
             }
-            Event::Held { candidate, begin, until } => {
-                self.answered(candidate.route, begin);
+            Event::Held { candidate, until } => {
+                self.answered(candidate.route);
                 if let Some(until) = until {
                     self.hold(candidate, until);
                 }
             }
-            Event::Sorted { candidate, from, begin } => {
-                self.answered(from, begin);
+            Event::Sorted { candidate, from } => {
+                self.answered(from);
                 if !self.known.contains(&candidate.rel) {
                     self.enqueue(candidate);
                 }
@@ -634,9 +623,6 @@ impl Core {
         self.fire_record_timers(now);
         self.tend_inputs(out);
         self.dispatch(now, out);
-        if is_idle {
-            self.look_ahead(now, out);
-        }
     }
 
     /// Offers a name without starting anything; a later [`Core::step`] does. For scans, which offer many.
@@ -721,7 +707,7 @@ impl Core {
         let mut counts = Counts {
             candidates: self.known.len(),
             held: self.held.len(),
-            running: self.running,
+            running: self.running.min(self.limits.slots),
             recording: self.recording,
             ..Counts::default()
         };
@@ -765,7 +751,7 @@ impl Core {
 
     /// Nothing runs and nothing waits for the journal: a drain is over.
     pub fn is_still(&self) -> bool {
-        self.running + self.promised + self.asked + self.recording == 0
+        self.running + self.promised + self.recording == 0
     }
 
     /// No end of a route's files is in sight: it is paused, or its breaker is open and stays so.
@@ -792,6 +778,7 @@ impl Core {
             phase: Phase::Unrouted,
             begun,
             spent,
+            started: 0,
             incomplete_since: None,
             records: None,
         };
@@ -930,33 +917,20 @@ impl Core {
     }
 
     /// A claim was answered: what it kept is free again, or about to be used.
-    fn answered(&mut self, route: usize, begin: bool) {
+    fn answered(&mut self, route: usize) {
         let Some(state) = self.routes.get_mut(route) else { return };
-        let (mine, all) = if begin {
-            (&mut state.promised, &mut self.promised)
-        } else {
-            (&mut state.asked, &mut self.asked)
-        };
-        *mine -= 1;
-        *all -= 1;
+        state.promised -= 1;
+        self.promised -= 1;
     }
 
-    fn claimed(
-        &mut self,
-        job: JobId,
-        route: usize,
-        begun: bool,
-        now: Millis,
-        out: &mut Vec<Effect>,
-    ) {
-        self.answered(route, begun);
+    fn claimed(&mut self, job: JobId, route: usize, now: Millis, out: &mut Vec<Effect>) {
+        self.answered(route);
         self.insert(job, route, Phase::Ready, 0, Spent::default());
         // Another claim of the same moment may have been the failure that paused the route.
-        let may_start = !self.draining && !self.is_paused(route);
-        match (begun, may_start) {
-            (true, true) => self.start(job, now, out),
-            (true, false) => out.push(Effect::Release { job, begun: 0 }),
-            (false, _) => {}
+        if self.draining || self.is_paused(route) {
+            out.push(Effect::Release { job, begun: 0 });
+        } else {
+            self.start(job, now, out);
         }
     }
 
@@ -964,6 +938,7 @@ impl Core {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         assert!(job.phase == Phase::Ready, "{id} starts although it is not ready");
         job.begun = job.begun.saturating_add(1);
+        job.started = now;
         let suspect = job.spent.lost > 0;
         let at = job.route;
         out.push(Effect::Start { job: id, route: at, attempt: job.begun, suspect });
@@ -1012,6 +987,8 @@ impl Core {
         let is_at_work = |job: &&mut Job| matches!(job.phase, Phase::Running | Phase::Collecting);
         let Some(job) = self.jobs.get_mut(&id).filter(is_at_work) else { return };
         let route = job.route;
+        let started = job.started;
+        self.note_pace(started, &verdict, now);
         if pace_by_end(&mut self.routes, (route, id), &verdict, now, out) {
             self.shrink_to_share(route);
         }
@@ -1154,12 +1131,12 @@ impl Core {
         }
     }
 
-    /// Fills free slots.
+    /// Fills free slots, and the line before them.
     fn dispatch(&mut self, now: Millis, out: &mut Vec<Effect>) {
         while !self.draining
             && self.starts_allowed
             && self.alone.is_none()
-            && self.running + self.promised < self.limits.slots
+            && self.running + self.promised < self.limits.slots + self.line()
         {
             if matches!(self.tend_suspects(now, out), inputs::Suspects::Wait) {
                 return;
@@ -1176,28 +1153,13 @@ impl Core {
                 // They come at once, and may be what goes first.
                 return;
             }
-            match self.next_work(now) {
+            let has_slot = self.running + self.promised < self.limits.slots;
+            match if has_slot { self.next_work(now) } else { self.next_in_line(now) } {
                 Some(Work::Records(job)) => self.start_records(job, now, out),
                 Some(Work::Ready(job)) => self.start(job, now, out),
-                Some(Work::Candidate(route)) => self.claim_from(route, true, out),
+                Some(Work::Candidate(route)) => self.claim_from(route, out),
                 None => break,
             }
-        }
-    }
-
-    fn look_ahead(&mut self, now: Millis, out: &mut Vec<Effect>) {
-        let slots_full = self.running + self.promised >= self.limits.slots;
-        if !self.may_claim() || self.alone.is_some() || !slots_full {
-            return;
-        }
-        // What waits for its route and not for a slot takes nobody's place here.
-        let startable = self.routes.iter().filter(|route| route.may_start(now));
-        let ready: usize = startable.map(|route| route.ready.len()).sum();
-        for _ in ready + self.asked..self.limits.look_ahead {
-            let Some(route) = self.best_queue(|r| r.used() + r.ready.len() + r.asked, now) else {
-                return;
-            };
-            self.claim_from(route, false, out);
         }
     }
 
@@ -1275,18 +1237,13 @@ impl Core {
             .map(|(_, _, at)| at)
     }
 
-    fn claim_from(&mut self, route: usize, begin: bool, out: &mut Vec<Effect>) {
+    fn claim_from(&mut self, route: usize, out: &mut Vec<Effect>) {
         let Some(state) = self.routes.get_mut(route) else { return };
         let Some(((order, _), rel)) = state.queue.pop_first() else { return };
         self.known.remove(&rel);
-        let (mine, all) = if begin {
-            (&mut state.promised, &mut self.promised)
-        } else {
-            (&mut state.asked, &mut self.asked)
-        };
-        *mine += 1;
-        *all += 1;
-        out.push(Effect::Claim { candidate: Candidate { rel, route, order }, begin });
+        state.promised += 1;
+        self.promised += 1;
+        out.push(Effect::Claim { candidate: Candidate { rel, route, order } });
     }
 }
 

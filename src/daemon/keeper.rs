@@ -339,9 +339,9 @@ pub struct ScanCounts {
     pub unreadable: Vec<String>,
 }
 
-/// Claims that wait for a slot, for so many slots.
-fn look_ahead(slots: usize) -> usize {
-    slots.clamp(2, 64)
+/// Jobs in the line before so many slots.
+fn ahead(slots: usize) -> usize {
+    slots.saturating_mul(limits::AHEAD_OF_SLOT).min(limits::MOST_AHEAD)
 }
 
 /// Settings in the core's terms.
@@ -383,10 +383,10 @@ pub(super) struct Parts<F: Filesystem> {
 
 impl<F: Filesystem> Keeper<F> {
     pub(super) fn assemble(settings: &Settings, parts: Parts<F>) -> Result<Self, KeeperError> {
-        let look_ahead = look_ahead(settings.workers);
+        let ahead = ahead(settings.workers);
         let core_limits = Limits {
             slots: settings.workers,
-            look_ahead,
+            ahead,
             window: limits::WINDOW,
             waiting: limits::WAITING_JOBS,
             incomplete_for: u64::try_from(limits::INCOMPLETE_FOR.as_millis()).unwrap_or(u64::MAX),
@@ -411,7 +411,7 @@ impl<F: Filesystem> Keeper<F> {
             inputs: HashMap::new(),
             record_counts: inputs::RecordCounts::default(),
             // As many as a group of records frees at once, and what the next ones, filled meanwhile, need.
-            folders: Folders::new(4 * limits::COMMIT_RECORDS + settings.workers + look_ahead),
+            folders: Folders::new(4 * limits::COMMIT_RECORDS + settings.workers + ahead),
             spool: parts.spool,
             journal: parts.journal,
             results: parts.results,
@@ -493,8 +493,8 @@ impl<F: Filesystem> Keeper<F> {
         self.core.is_dry()
     }
 
-    /// There is no other work now: claims ahead of the next free slot.
-    pub fn look_ahead(&mut self, now: Millis) -> Result<(), KeeperError> {
+    /// Names were offered, or time has passed: starts what may be started.
+    pub fn start_more(&mut self, now: Millis) -> Result<(), KeeperError> {
         self.step(Event::Tick, now)
     }
 

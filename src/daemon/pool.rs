@@ -1,4 +1,4 @@
-//! The pool: one long-living thread a slot, each running one attempt at a time.
+//! The pool: one long-living thread a slot, each running one attempt at a time, and the line before them.
 //!
 //! Must not know: the spool, the journal, why a task was chosen.
 //!
@@ -6,12 +6,19 @@
 //! spawned; and there is one a slot, since under contention one spawning thread starts half as many
 //! processes a second as four do.
 //!
-//! Invariant: a slot is idle or has exactly one task; each task gives exactly one [`SlotEnded`],
-//! a lot one for each of its records.
+//! A slot that is done takes the next order from the line by itself: the way over the keeper and back,
+//! with two threads to be woken up, takes longer than a short job.
+//!
+//! Invariants
+//! - Each task that a slot took gives exactly one [`SlotEnded`], a lot one for each of its records.
+//! - What waits in line is written down ([`Notes`]), and that is taken back before it is run or given back.
+//! - An order is either taken by one slot or given back by [`Pool::take_back`], never both.
 
+use std::collections::VecDeque;
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
 
 use crate::core::JobId;
 use crate::worker::http::HttpPool;
@@ -26,12 +33,9 @@ const STACK: usize = 512 << 10;
 /// A slot's task is over.
 #[derive(Debug)]
 pub struct SlotEnded {
-    /// Which slot is idle again.
-    pub slot: usize,
     /// Whose attempt it was.
     pub job: JobId,
-    /// Of a job with records: which one, and whether it was the last of the slot's lot. Until then the
-    /// slot is not idle.
+    /// Of a job with records: which one, and whether it was the last of the slot's lot.
     pub record: Option<(u64, bool)>,
     /// How it ended.
     pub ended: Ended,
@@ -45,14 +49,114 @@ enum Order {
     Lot(Box<(Task, Lot)>),
 }
 
-/// Starts the thread of the slot with this number.
-type StartSlot = Box<dyn Fn(usize) -> io::Result<(SyncSender<Order>, JoinHandle<()>)> + Send>;
+/// How to write down which attempts wait in line, each at a place of its own.
+#[derive(Clone)]
+pub struct Notes {
+    /// There are so many places; what finds none is not written down.
+    pub places: usize,
+    /// The attempt waits. What cannot be written counts as begun.
+    pub waits: Arc<dyn Fn(usize, JobId, u32) + Send + Sync>,
+    /// It waits no more. `false`: that cannot be written, so it must not begin, and nothing after it.
+    pub leaves: Arc<dyn Fn(usize) -> bool + Send + Sync>,
+}
 
-/// The slots. Dropping it lets idle threads end; call [`Pool::join`] to wait for them.
+/// Orders that no slot has taken yet, the oldest first.
+struct Line {
+    notes: Notes,
+    state: Mutex<LineState>,
+    /// There is an order, or there will be none.
+    news: Condvar,
+}
+
+/// An order in line.
+struct Waiting {
+    order: Order,
+    /// When it came, if all slots were at work.
+    since: Option<Instant>,
+    /// Where that is written down.
+    place: Option<usize>,
+}
+
+#[derive(Default)]
+struct LineState {
+    orders: VecDeque<Waiting>,
+    /// Where nothing is written down.
+    blank: Vec<usize>,
+    /// Slots that wait for an order.
+    resting: usize,
+    /// Slots that have one, and how many may: a reload may want fewer than there are.
+    busy: usize,
+    most: usize,
+    is_over: bool,
+}
+
+impl Line {
+    fn leaves(&self, state: &mut LineState, place: Option<usize>) -> bool {
+        let Some(place) = place else { return true };
+        let is_written = (self.notes.leaves)(place);
+        state.blank.push(place);
+        is_written
+    }
+
+    /// A slot has done what it had.
+    fn done(&self) {
+        self.lock().busy -= 1;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LineState> {
+        // Nothing in here panics half way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, order: Order) {
+        let mut state = self.lock();
+        let wakes = state.resting > 0 && state.busy + state.orders.len() < state.most;
+        let mut waiting = Waiting { order, since: None, place: None };
+        if !wakes {
+            waiting.since = Some(Instant::now());
+            if let Order::Task(task) = &waiting.order {
+                waiting.place = state.blank.pop();
+                if let Some(place) = waiting.place {
+                    (self.notes.waits)(place, task.job, task.attempt);
+                }
+            }
+        }
+        state.orders.push_back(waiting);
+        drop(state);
+        if wakes {
+            self.news.notify_one();
+        }
+    }
+
+    /// Waits for the next order; `None`: there will be none.
+    fn next(&self) -> Option<Order> {
+        let mut state = self.lock();
+        loop {
+            if state.busy < state.most
+                && let Some(waiting) = state.orders.pop_front()
+            {
+                if !self.leaves(&mut state, waiting.place) {
+                    return None;
+                }
+                state.busy += 1;
+                return Some(waiting.order);
+            }
+            if state.is_over {
+                return None;
+            }
+            state.resting += 1;
+            state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.resting -= 1;
+        }
+    }
+}
+
+/// Starts the thread of the slot with this number.
+type StartSlot = Box<dyn Fn(usize) -> io::Result<JoinHandle<()>> + Send>;
+
+/// The slots. Call [`Pool::join`] to end them and wait for them.
 pub struct Pool {
-    /// One sender a slot; the slot's thread holds the receiver and ends when this is dropped.
-    tasks: Vec<SyncSender<Order>>,
-    idle: Vec<usize>,
+    line: Arc<Line>,
     threads: Vec<JoinHandle<()>>,
     start: StartSlot,
     /// The slots hold clones; ended here once they are gone.
@@ -66,41 +170,43 @@ impl Pool {
     pub fn start(
         slots: usize,
         stop: &Stop,
+        notes: Notes,
         report: impl Fn(SlotEnded) + Clone + Send + 'static,
     ) -> io::Result<Self> {
         let warm = WarmPool::new(stop);
         let http = HttpPool::new(stop);
-        let (stop, shared) = (stop.clone(), (warm.clone(), http.clone()));
+        let blank = (0..notes.places).rev().collect();
+        let state = Mutex::new(LineState { blank, ..LineState::default() });
+        let line = Arc::new(Line { notes, state, news: Condvar::new() });
+        let (stop, shared) = (stop.clone(), (warm.clone(), http.clone(), Arc::clone(&line)));
         let start: StartSlot = Box::new(move |slot| {
-            let (send, receive) = sync_channel(1);
-            let (stop, report, (warm, http)) = (stop.clone(), report.clone(), shared.clone());
-            let thread = Builder::new()
+            let (stop, (warm, http, line)) = (stop.clone(), shared.clone());
+            let report = report.clone();
+            Builder::new()
                 .name(format!("slot-{slot}"))
                 .stack_size(STACK)
-                .spawn(move || serve(slot, &receive, &stop, Slot::new(warm, http), &report))?;
-            Ok((send, thread))
+                .spawn(move || serve(slot, &line, &stop, Slot::new(warm, http), &report))
         });
-        let (tasks, idle, threads) = (Vec::new(), Vec::new(), Vec::new());
-        let mut pool = Self { tasks, idle, threads, start, warm, http };
-        pool.grow(slots)?;
+        let mut pool = Self { line, threads: Vec::new(), start, warm, http };
+        pool.resize(slots)?;
         Ok(pool)
     }
 
-    /// Sees to it that there are so many slots, or more: idle threads cost nothing, so none is ended.
-    /// After an error there are as many as could be started.
-    pub fn grow(&mut self, slots: usize) -> io::Result<()> {
-        for slot in self.tasks.len()..slots {
-            let (send, thread) = (self.start)(slot)?;
-            self.tasks.push(send);
-            self.threads.push(thread);
-            self.idle.insert(0, slot);
+    /// From now on there are so many slots, as threads or, after an error, as many as could be started.
+    /// Threads beyond rest: they cost nothing. What runs goes on.
+    pub fn resize(&mut self, slots: usize) -> io::Result<()> {
+        let mut result = Ok(());
+        while self.threads.len() < slots && result.is_ok() {
+            result = (self.start)(self.threads.len()).map(|thread| self.threads.push(thread));
         }
-        Ok(())
+        self.line.lock().most = slots.min(self.threads.len());
+        self.line.news.notify_all();
+        result
     }
 
     /// How many slots there are.
     pub fn slots(&self) -> usize {
-        self.tasks.len()
+        self.line.lock().most
     }
 
     /// From now on only these routes have warm workers and runners.
@@ -110,33 +216,44 @@ impl Pool {
         self.warm.keep_only(routes);
     }
 
-    /// Gives a task to an idle slot. The core never starts more than there are slots.
-    pub fn give(&mut self, task: Task) {
-        self.order(Order::Task(Box::new(task)));
+    /// Gives a task to the next slot that is free. The core bounds how many wait.
+    pub fn give(&self, task: Task) {
+        self.line.push(Order::Task(Box::new(task)));
     }
 
-    /// Gives records of one input to an idle slot.
-    pub fn give_lot(&mut self, lot: Box<(Task, Lot)>) {
-        self.order(Order::Lot(lot));
+    /// Gives records of one input to the next slot that is free.
+    pub fn give_lot(&self, lot: Box<(Task, Lot)>) {
+        self.line.push(Order::Lot(lot));
     }
 
-    fn order(&mut self, order: Order) {
-        let slot = self.idle.pop();
-        assert!(slot.is_some(), "a task without an idle slot");
-        if let Some(sender) = slot.and_then(|slot| self.tasks.get(slot)) {
-            let gone = sender.send(order).is_err();
-            assert!(!gone, "a slot's thread died");
+    /// Since when the oldest order waits that found all slots at work.
+    pub fn waits_since(&self) -> Option<Instant> {
+        let state = self.line.lock();
+        state.orders.front().and_then(|waiting| waiting.since)
+    }
+
+    /// Takes back the tasks that no slot has taken: they have not begun. Lots stay.
+    pub fn take_back(&self) -> Vec<JobId> {
+        let mut state = self.line.lock();
+        let is_task = |waiting: &Waiting| matches!(waiting.order, Order::Task(_));
+        let (tasks, lots): (VecDeque<_>, _) =
+            std::mem::take(&mut state.orders).into_iter().partition(is_task);
+        state.orders = lots;
+        let mut jobs = Vec::new();
+        for Waiting { order, place, .. } in tasks {
+            // What cannot be written: it is named as not begun at once.
+            self.line.leaves(&mut state, place);
+            if let Order::Task(task) = order {
+                jobs.push(task.job);
+            }
         }
+        jobs
     }
 
-    /// Takes a slot back after its [`SlotEnded`].
-    pub fn take_back(&mut self, slot: usize) {
-        self.idle.push(slot);
-    }
-
-    /// Waits for all threads; running tasks end first.
+    /// Waits for all threads; running tasks and what waits in line end first.
     pub fn join(self) {
-        drop(self.tasks);
+        self.line.lock().is_over = true;
+        self.line.news.notify_all();
         for thread in self.threads {
             let panicked = thread.join().is_err();
             assert!(!panicked, "a slot's thread panicked");
@@ -146,28 +263,29 @@ impl Pool {
     }
 }
 
-fn serve(
-    number: usize,
-    tasks: &Receiver<Order>,
-    stop: &Stop,
-    mut slot: Slot,
-    report: &impl Fn(SlotEnded),
-) {
-    while let Ok(order) = tasks.recv() {
+fn serve(number: usize, line: &Line, stop: &Stop, mut slot: Slot, report: &impl Fn(SlotEnded)) {
+    while let Some(order) = line.next() {
         match order {
             Order::Task(task) => {
                 let job = task.job;
                 let ended = slot.run(&task, stop);
-                report(SlotEnded { slot: number, job, record: None, ended });
+                line.done();
+                report(SlotEnded { job, record: None, ended });
             }
             Order::Lot(given) => {
                 let (task, lot) = *given;
                 let job = task.job;
                 lot::run(&mut slot, task, &lot, number, stop, &mut |no, ended, is_last| {
                     let record = Some((no, is_last));
-                    report(SlotEnded { slot: number, job, record, ended });
+                    if is_last {
+                        line.done();
+                    }
+                    report(SlotEnded { job, record, ended });
                 });
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

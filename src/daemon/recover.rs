@@ -7,7 +7,8 @@
 //! 3. write the CSVs as recorded,
 //! 4. settle what is recorded and still stands in `processing/`, or, after a power cut, in `incoming/`
 //!    again (now: the next checkpoint drops its record),
-//! 5. take every other claim up again; an attempt without an end was lost and is charged so.
+//! 5. take every other claim up again; an attempt without an end was lost and is charged so, unless it
+//!    is known that it had not begun.
 //!
 //! Must not know: threads, the clock (time and boot id are passed in). The old daemon's workers were
 //! ended before this is called.
@@ -33,7 +34,7 @@ use crate::core::state::Millis;
 use crate::core::{JobId, RelPath};
 use crate::fs::{self, Filesystem, Stat};
 use crate::journal::record::{Attempt, FileMark, Outcome, PieceBytes, Record, SourceKey, Take};
-use crate::journal::{Draft, Reader, Sources, Stamp, Writer, rows};
+use crate::journal::{Draft, Reader, Sources, Stamp, Writer, rows, waiting};
 use crate::results::{Recovery, Results};
 use crate::spool::claim::Claim;
 use crate::spool::folders::Folders;
@@ -70,6 +71,8 @@ pub struct Report {
     pub resumed: u64,
     /// Of these, attempts that were lost.
     pub lost: u64,
+    /// Of these, attempts that were in line and had not begun.
+    pub waited: u64,
     /// The machine was started anew since the last record.
     pub power_cut: bool,
     /// CSVs that someone touched: left alone, and their route goes on in another one.
@@ -93,6 +96,8 @@ struct Known<F: Filesystem> {
     torn: u64,
     /// Of jobs that stand in `processing/`.
     inputs: KnownInputs<F>,
+    /// Attempts that waited in line.
+    waiting: HashSet<(JobId, u32)>,
 }
 
 impl<F: Filesystem> Default for Known<F> {
@@ -109,6 +114,7 @@ impl<F: Filesystem> Default for Known<F> {
             records: 0,
             torn: 0,
             inputs: KnownInputs::default(),
+            waiting: HashSet::new(),
         }
     }
 }
@@ -123,6 +129,8 @@ pub fn recover<F: Filesystem>(
     open_up(&spool, &places)?;
     let mut results = Recovery::new(spool.fs.clone(), spool.results.clone(), spool.journal.clone());
     let mut known = read_records(&spool, &places, &mut results)?;
+    known.waiting = waiting::read(&spool.fs, &spool.journal, &around.boot)
+        .map_err(KeeperError::spool("read journal/waiting"))?;
     let power_cut = known.boot.as_ref().is_some_and(|boot| *boot != around.boot);
     let mut report =
         Report { records: known.records, power_cut, torn: known.torn, ..Report::default() };
@@ -592,6 +600,15 @@ fn take_up<F: Filesystem>(
         }
         let mine = attempt.filter(|attempt| attempt.job == claimed.job);
         let ended = mine.map_or(0, |attempt| attempt.attempt);
+        if claimed.begun > ended && known.waiting.contains(&(claimed.job, claimed.begun)) {
+            let renamed = Claimed { begun: claimed.begun - 1, ..claimed };
+            keeper
+                .spool
+                .set_begun(claimed, renamed)
+                .map_err(KeeperError::spool("take an attempt back in processing/"))?;
+            report.waited += 1;
+            claimed = renamed;
+        }
         let take = take.filter(|take| take.job == claimed.job);
         let route = keeper.place_of_job(claimed, &rel, take);
         report.resumed += 1;

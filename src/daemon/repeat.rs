@@ -56,11 +56,6 @@ pub(super) fn is_same<F: Filesystem>(spool: &Spool<F>, rel: &RelPath, claimed: C
 
 /// The end of a job that is a duplicate: done, no rows.
 pub(super) fn skipped(rel: &RelPath) -> Ended {
-    Ended {
-        verdict: Verdict::Done,
-        rows: Vec::new(),
-        log: format!("duplicate of done/{rel}: not run (on_repeat = \"skip\")\n").into_bytes(),
-        stderr: Vec::new(),
-        took: std::time::Duration::ZERO,
-    }
+    let log = format!("duplicate of done/{rel}: not run (on_repeat = \"skip\")\n").into_bytes();
+    Ended { log, ..Ended::without_rows(Verdict::Done) }
 }

@@ -31,9 +31,10 @@ use super::pool::{Pool, SlotEnded};
 use super::readiness::Progress;
 use super::retention::{Counted, Retention};
 use super::sight::Held;
+use crate::core::Verdict;
 use crate::spool::Claimed;
 use crate::spool::retention::Swept;
-use crate::worker::{Stop, Task};
+use crate::worker::{Ended, Stop, Task};
 use guest::{Guests, Request};
 
 pub mod guest;
@@ -67,6 +68,8 @@ pub enum Message {
     Input(Input),
     /// What the fsync of a group of records said.
     Synced(std::io::Result<()>),
+    /// It cannot be said that a job waits no more: it did not begin, and the daemon ends.
+    BeginFailed(std::io::Error),
     /// The sync of a checkpoint failed: nothing is dropped, and the daemon ends.
     SyncFailed(std::io::Error),
     /// `batch` has no more sources; `known` of them were recorded before.
@@ -323,6 +326,8 @@ pub struct LoopState {
     history_failed: bool,
     /// The CSVs are sealed: nothing is left to do.
     has_sealed: bool,
+    /// What waits in line is not to begin now.
+    clears_line: bool,
 }
 
 impl Default for LoopState {
@@ -339,6 +344,7 @@ impl Default for LoopState {
             next_tick: now,
             history_failed: false,
             has_sealed: false,
+            clears_line: false,
             next_look: now,
             paused: BTreeMap::new(),
             is_ready: false,
@@ -375,6 +381,7 @@ impl<L: Listener> Service<RealFs, L> {
             }
             self.receive(messages)?;
             self.progress.made();
+            self.tend_line()?;
             self.look()?;
             if self.keeper.commit_is_due(now_ms()) {
                 if let Some(group) = self.keeper.begin_commit(now_ms())? {
@@ -422,7 +429,7 @@ impl<L: Listener> Service<RealFs, L> {
     fn receive(&mut self, messages: &Receiver<Message>) -> Result<(), KeeperError> {
         let mut first = messages.try_recv().ok();
         if first.is_none() {
-            self.keeper.look_ahead(now_ms())?;
+            self.keeper.start_more(now_ms())?;
             self.outputs()?;
         }
         let wait = self.wait();
@@ -464,17 +471,18 @@ impl<L: Listener> Service<RealFs, L> {
             (None, Some(at)) => Duration::from_millis(at.saturating_sub(now)),
             (None, None) => look,
         };
-        look.min(keeper)
+        let line = self
+            .pool
+            .waits_since()
+            .map(|since| limits::LONGEST_AHEAD.saturating_sub(since.elapsed()));
+        look.min(keeper).min(line.unwrap_or(look))
     }
 
     fn handle(&mut self, message: Message) -> Result<(), KeeperError> {
         let now = now_ms();
         self.state.next_look = self.state.next_look.min(Instant::now() + LOOK_EVERY);
         match message {
-            Message::Slot(SlotEnded { slot, job, record, ended }) => {
-                if record.is_none_or(|(_, is_last)| is_last) {
-                    self.pool.take_back(slot);
-                }
+            Message::Slot(SlotEnded { job, record, ended }) => {
                 let input = match record {
                     None => Input::Ended { job, ended },
                     Some((no, is_last)) => Input::RecordEnded { job, no, ended, is_last },
@@ -533,16 +541,22 @@ impl<L: Listener> Service<RealFs, L> {
                 done();
                 Ok(())
             }
+            Message::BeginFailed(source) => Err(KeeperError::Spool {
+                what: "say in journal/waiting that a job begins".to_owned(),
+                source,
+            }),
             Message::Drain => {
                 self.state.draining = true;
                 self.grants = None;
-                self.keeper.handle(Input::Drain, now)
+                self.keeper.handle(Input::Drain, now)?;
+                self.clear_line()
             }
             Message::StopNow => {
                 self.state.draining = true;
                 self.grants = None;
-                self.stop.now().map_err(KeeperError::spool("stop the workers"))?;
-                self.keeper.handle(Input::Drain, now)
+                self.keeper.handle(Input::Drain, now)?;
+                self.clear_line()?;
+                self.stop.now().map_err(KeeperError::spool("stop the workers"))
             }
             Message::Ask(answer) => {
                 answer(&self.status());
@@ -557,6 +571,27 @@ impl<L: Listener> Service<RealFs, L> {
                 Ok(())
             }
         }
+    }
+
+    /// What waits in line before the slots has not begun, and goes back to the core.
+    pub(super) fn clear_line(&mut self) -> Result<(), KeeperError> {
+        for job in self.pool.take_back() {
+            let ended = Ended::without_rows(Verdict::Released);
+            self.keeper.handle(Input::Ended { job, ended }, now_ms())?;
+        }
+        Ok(())
+    }
+
+    /// Nothing may age in line: the slots are longer at work than was thought, or nothing is to start.
+    fn tend_line(&mut self) -> Result<(), KeeperError> {
+        let is_old = |since: Instant| since.elapsed() >= limits::LONGEST_AHEAD;
+        if std::mem::take(&mut self.state.clears_line)
+            || self.pool.waits_since().is_some_and(is_old)
+        {
+            self.clear_line()?;
+            self.outputs()?;
+        }
+        Ok(())
     }
 
     pub(super) fn outputs(&mut self) -> Result<(), KeeperError> {
@@ -602,12 +637,14 @@ impl<L: Listener> Service<RealFs, L> {
                 }
             }
             Notice::Paused { route, why } => {
+                self.state.clears_line = true;
                 status.paused.insert(route.clone(), why.clone());
                 let program = self.keeper.program_time(route);
                 let until = Some(Instant::now() + PAUSED_TRY);
                 self.state.paused.insert(route.clone(), (until, program));
             }
             Notice::Broken { route, why } => {
+                self.state.clears_line = true;
                 // The core tries by itself; a mended program is worth trying at full pace at once.
                 status.paused.insert(route.clone(), why.clone());
                 let program = self.keeper.program_time(route);
@@ -820,6 +857,7 @@ impl<L: Listener> Service<RealFs, L> {
             None => Notice::MemoryIsBack,
         });
         self.keeper.handle(Input::Starts { allowed: low.is_none() }, now_ms())?;
+        self.state.clears_line = low.is_some();
         self.outputs()
     }
 

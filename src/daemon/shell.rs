@@ -20,6 +20,7 @@ use tokio::sync::{broadcast, oneshot};
 use crate::config::{Settings, limits};
 use crate::fs::{RealFs, real::RealDir};
 use crate::journal::JournalError;
+use crate::journal::waiting::Waiting;
 use crate::spool::import::How;
 use crate::spool::lock::{Lock, LockError};
 use crate::spool::{Spool, layout};
@@ -31,7 +32,7 @@ use super::history::History;
 use super::intake::Intake;
 use super::keeper::{Keeper, KeeperError};
 use super::notice::Notice;
-use super::pool::Pool;
+use super::pool::{Notes, Pool};
 use super::readiness::{self, Progress};
 use super::recover::{Report, Surroundings, recover};
 use super::reload::{Follow, Reload, Reloader, RouteRefused};
@@ -256,15 +257,35 @@ pub fn recover_spool(
     opened: &Opened,
     settings: &Settings,
 ) -> Result<(Keeper<RealFs>, Report), ShellError> {
+    let around =
+        Surroundings { path: opened.path.clone(), boot: boot_id()?, now: now_ms(), random };
+    Ok(recover(opened.spool.clone(), settings, &around)?)
+}
+
+/// Names this boot of the machine.
+fn boot_id() -> Result<String, ShellError> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_err(ShellError::start("without a boot id"))?;
-    let around = Surroundings {
-        path: opened.path.clone(),
-        boot: boot.trim().to_owned(),
-        now: now_ms(),
-        random,
+    Ok(boot.trim().to_owned())
+}
+
+/// A new `journal/waiting`: recovery has taken in what the last one said.
+fn notes(journal: &RealDir, sender: &Sender<Message>) -> Result<Notes, ShellError> {
+    let places = limits::MOST_AHEAD;
+    let table = Waiting::create(&RealFs, journal, &boot_id()?, places)
+        .map_err(ShellError::start("to write journal/waiting"))?;
+    let table = Arc::new(table);
+    let (noted, sender) = (Arc::clone(&table), sender.clone());
+    let waits = move |place, job, attempt| drop(noted.enter(place, job, attempt));
+    let leaves = move |place| match table.leave(place) {
+        Ok(()) => true,
+        Err(error) => {
+            // The keeper is gone only when the daemon has ended.
+            drop(sender.send(Message::BeginFailed(error)));
+            false
+        }
     };
-    Ok(recover(opened.spool.clone(), settings, &around)?)
+    Ok(Notes { places, waits: Arc::new(waits), leaves: Arc::new(leaves) })
 }
 
 /// Ten random bytes; the clock's nanoseconds where the kernel gives none.
@@ -331,7 +352,8 @@ async fn run(
     let (end, mut ended) = oneshot::channel();
     let stop = Stop::new().map_err(ShellError::start("the stop signal"))?;
     let slots = sender.clone();
-    let pool = Pool::start(options.settings.workers, &stop, move |ended| {
+    let notes = notes(&opened.spool.journal, &sender)?;
+    let pool = Pool::start(options.settings.workers, &stop, notes, move |ended| {
         // The keeper is gone only when the daemon has ended.
         drop(slots.send(Message::Slot(ended)));
     })

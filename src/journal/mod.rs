@@ -75,6 +75,7 @@ pub mod reader;
 pub mod record;
 pub mod rows;
 pub mod sources;
+pub mod waiting;
 pub mod writer;
 
 #[cfg(test)]

@@ -75,15 +75,15 @@ impl Slot {
         let started = Instant::now();
         self.memory.begin();
         let mut ended = if stop.is_stopped() {
-            quiet(Verdict::Released)
+            Ended::without_rows(Verdict::Released)
         } else {
             match self.start(task) {
                 Ok(worker) => self.attend(task, &worker, stop),
                 Err(StartError::Task(reason)) => {
-                    quiet(Verdict::Failed(Failure::new(FailClass::Fail, reason)))
+                    Ended::without_rows(Verdict::Failed(Failure::new(FailClass::Fail, reason)))
                 }
                 Err(StartError::Route(reason) | StartError::Moved(reason)) => {
-                    quiet(Verdict::Misconfigured { reason })
+                    Ended::without_rows(Verdict::Misconfigured { reason })
                 }
             }
         };
@@ -138,12 +138,6 @@ impl Slot {
         };
         Ended { verdict, rows, log, stderr, took: Duration::ZERO }
     }
-}
-
-/// The end of an attempt that printed nothing.
-fn quiet(verdict: Verdict) -> Ended {
-    let took = Duration::ZERO;
-    Ended { verdict, rows: Vec::new(), log: Vec::new(), stderr: Vec::new(), took }
 }
 
 /// Its end is unknown. The attempt costs nothing, since nothing says that the worker did wrong.

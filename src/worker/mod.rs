@@ -91,8 +91,8 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Nothing but a verdict.
-    fn without_rows(verdict: Verdict) -> Self {
+    /// An attempt that did not run a worker, and says nothing but its verdict.
+    pub fn without_rows(verdict: Verdict) -> Self {
         let took = Duration::ZERO;
         Self { verdict, rows: Vec::new(), log: Vec::new(), stderr: Vec::new(), took }
     }
@@ -105,14 +105,14 @@ pub(crate) fn fuzz_wire(bytes: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     //! What the tests of several rooms begin with.
 
     use super::*;
     use crate::config::StdoutFormat;
 
     /// A route with the defaults and this command.
-    pub(super) fn route(argv: &[&str]) -> Route {
+    pub(crate) fn route(argv: &[&str]) -> Route {
         Route {
             origin: "inboxd.toml:1".to_owned(),
             stdout: StdoutFormat::None,

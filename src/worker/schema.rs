@@ -51,8 +51,7 @@ impl Schemas {
                 Verdict::Failed(Failure::new(FailClass::Permanent, reason))
             }
         };
-        let (rows, log, stderr) = (Vec::new(), Vec::new(), Vec::new());
-        Some(Ended { verdict, rows, log, stderr, took: std::time::Duration::ZERO })
+        Some(Ended::without_rows(verdict))
     }
 
     fn compiled(

@@ -390,3 +390,39 @@ fn a_poison_file_is_found() {
     assert!(reason.contains("lost") || reason.contains("daemon"), "{reason}");
     history.check(&spool, "poison");
 }
+
+/// The first job is short; the second one kills its daemon once the first one is settled and others wait in
+/// line behind it.
+const LINE_SH: &str = r#"
+echo "$INBOXD_REL $INBOXD_ATTEMPT" >> runs.txt
+case "$INBOXD_REL $INBOXD_ATTEMPT" in "b 1")
+    tries=0
+    until grep -q "\.1 " journal/waiting && [ -e done/a ] || [ $tries -gt 100 ]; do
+        tries=$((tries + 1)); sleep 0.001
+    done
+    cp journal/waiting waiting.txt
+    kill -9 $PPID; sleep 600
+esac
+"#;
+
+/// Goal: a job that a slot would have had next was not run, and the daemon's death costs it nothing, not even
+/// where a lost attempt is the last one. Method: one slot, a short job that makes a line, and one
+/// that kills the daemon while two others wait behind it; `lost = 0`.
+#[test]
+fn what_waits_in_line_is_not_lost() {
+    let spool = Spool::new(
+        "workers = 1\n[routes.main]\ncommand = [\"sh\", \"work.sh\"]\nstdout = \"none\"\nretries = { lost = 0 }\n",
+    );
+    spool.write("work.sh", LINE_SH);
+    for name in ["a", "b", "c", "d"] {
+        spool.drop_file(name, "");
+    }
+    assert_eq!(spool.start(&["batch"]).wait().code(), None, "{}", spool.report());
+    let waiting = fs::read_to_string(spool.path("waiting.txt")).unwrap();
+    assert!(waiting.contains(".1 "), "nothing waited: {waiting}");
+    assert_eq!(spool.start(&["batch"]).wait().code(), Some(3), "{}", spool.report());
+    let runs = fs::read_to_string(spool.path("runs.txt")).unwrap();
+    assert_eq!(runs, "a 1\nb 1\nc 1\nd 1\n");
+    assert_eq!(spool.names("done"), ["a", "c", "d"]);
+    assert!(spool.reason("b").starts_with("lost"), "{}", spool.reason("b"));
+}

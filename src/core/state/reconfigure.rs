@@ -19,7 +19,6 @@ impl RouteState {
             running: 0,
             lots: 0,
             promised: 0,
-            asked: 0,
             failures_in_row: 0,
             paused: false,
         }
@@ -34,11 +33,11 @@ impl Core {
     pub fn reconfigure(
         &mut self,
         slots: usize,
-        look_ahead: usize,
+        ahead: usize,
         rules: impl IntoIterator<Item = Option<RouteRules>>,
     ) {
         self.limits.slots = slots;
-        self.limits.look_ahead = look_ahead;
+        self.limits.ahead = ahead;
         for (at, rules) in rules.into_iter().enumerate() {
             let Some(rules) = rules else { continue };
             match self.routes.get_mut(at) {
@@ -68,14 +67,7 @@ mod tests {
     use crate::core::{JobId, RelPath, Spent};
 
     fn limits(slots: usize) -> Limits {
-        Limits {
-            slots,
-            look_ahead: 0,
-            window: 8,
-            waiting: 8,
-            incomplete_for: 1_000,
-            records: RECORDS,
-        }
+        Limits { slots, ahead: 0, window: 8, waiting: 8, incomplete_for: 1_000, records: RECORDS }
     }
 
     fn rules(max_running: usize) -> RouteRules {
@@ -155,7 +147,7 @@ mod tests {
         core.reconfigure(2, 0, [None, Some(rules(9))]);
         assert_eq!(step(&mut core, Event::Tick), []);
         core.offer(Candidate { rel: rel.clone(), route: 1, order: 1 }, 1_000);
-        let claim = Effect::Claim { candidate: Candidate { rel, route: 1, order: 1 }, begin: true };
+        let claim = Effect::Claim { candidate: Candidate { rel, route: 1, order: 1 } };
         assert_eq!(step(&mut core, Event::Tick), [claim]);
     }
 

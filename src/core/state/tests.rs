@@ -12,6 +12,8 @@ use super::*;
 use crate::core::pace::Rate;
 
 const SLOTS: usize = 3;
+/// Places in line.
+const AHEAD: usize = 2;
 const ROUTES: usize = 2;
 
 /// Room for records, of which these histories have none.
@@ -21,7 +23,7 @@ pub(super) const RECORDS: RecordLimits =
 fn limits() -> Limits {
     Limits {
         slots: SLOTS,
-        look_ahead: 2,
+        ahead: AHEAD,
         window: 8,
         waiting: 3,
         incomplete_for: 5_000,
@@ -29,7 +31,7 @@ fn limits() -> Limits {
     }
 }
 
-fn rules() -> Vec<RouteRules> {
+pub(super) fn rules() -> Vec<RouteRules> {
     let retries = Spent { fail: 1, timeout: 0, oom: 0, crash: 1, lost: 3, try_again: 2 };
     let first = RouteRules {
         retries,
@@ -46,8 +48,13 @@ fn rules() -> Vec<RouteRules> {
         pause_after_failures: Some(3),
         records: false,
     };
-    let second =
-        RouteRules { max_running: 3, priority: 1, pause_after_failures: None, ..first.clone() };
+    let second = RouteRules {
+        pace: PaceRules { rate: None, crashes: Some(2) },
+        max_running: 4,
+        priority: 1,
+        pause_after_failures: None,
+        ..first.clone()
+    };
     vec![first, second]
 }
 
@@ -163,35 +170,35 @@ impl World {
 
     fn carry_out(&mut self, effect: Effect) -> Option<Event> {
         match effect {
-            Effect::Claim { candidate, begin } => {
+            Effect::Claim { candidate } => {
                 let route = candidate.route;
                 assert!(!self.draining && !self.paused.contains(&route));
                 self.names -= 1;
                 // Every seventh is gone, or cannot be claimed now.
                 match candidate.order % 7 {
-                    3 => return Some(Event::Held { candidate, begin, until: None }),
+                    3 => return Some(Event::Held { candidate, until: None }),
                     5 => {
                         // It comes back by itself.
                         self.names += 1;
                         let until = Some(self.now + 1_000);
-                        return Some(Event::Held { candidate, begin, until });
+                        return Some(Event::Held { candidate, until });
                     }
                     4 if route == 0 => {
                         self.names += 1;
                         let candidate = Candidate { route: 1, ..candidate };
-                        return Some(Event::Sorted { candidate, from: route, begin });
+                        return Some(Event::Sorted { candidate, from: route });
                     }
                     _ => {}
                 }
                 let job = self.new_job();
-                let disk = OnDisk { route, begun: u32::from(begin), ..OnDisk::default() };
+                let disk = OnDisk { route, begun: 1, ..OnDisk::default() };
                 self.jobs.insert(job, disk);
                 if candidate.order % 7 == 6 {
                     self.cause = Some(FailClass::Permanent);
                     let failure = Failure::new(FailClass::Permanent, "not a regular file");
-                    return Some(Event::Rejected { job, route, begun: begin, failure });
+                    return Some(Event::Rejected { job, route, failure });
                 }
-                Some(Event::Claimed { job, route, begun: begin })
+                Some(Event::Claimed { job, route })
             }
             Effect::Start { job, route, attempt, suspect } => {
                 assert!(!self.draining, "a start in a drain");
@@ -272,7 +279,7 @@ impl World {
     }
 
     fn check(&self) {
-        assert!(self.running.len() <= SLOTS);
+        assert!(self.running.len() <= SLOTS + AHEAD);
         assert_eq!(self.core.running(), self.running.len());
         for (at, rules) in rules().iter().enumerate() {
             let mine = self.running.values().filter(|route| **route == at).count();
@@ -491,7 +498,7 @@ proptest! {
         }
         world.draining = true;
         world.step(Event::Drain);
-        for _ in 0..SLOTS {
+        for _ in 0..SLOTS + AHEAD {
             world.end(0, how);
         }
         world.act(&Act::RecordAll);
@@ -509,10 +516,9 @@ fn held_names_come_back_by_themselves() {
     let mut out = Vec::new();
     core.offer(candidate.clone(), 0);
     core.step(Event::Tick, 0, &mut out);
-    let asked = Effect::Claim { candidate: candidate.clone(), begin: true };
+    let asked = Effect::Claim { candidate: candidate.clone() };
     assert_eq!(std::mem::take(&mut out), std::slice::from_ref(&asked));
-    let held =
-        |until| Event::Held { candidate: candidate.clone(), begin: true, until: Some(until) };
+    let held = |until| Event::Held { candidate: candidate.clone(), until: Some(until) };
     core.step(held(100), 0, &mut out);
     core.offer(candidate.clone(), 50);
     core.step(Event::Tick, 50, &mut out);

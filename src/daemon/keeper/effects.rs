@@ -31,9 +31,12 @@ impl<F: Filesystem> Keeper<F> {
         if first {
             self.may_read_again();
         }
-        // Starts first: they need nothing of what else one event leads to, and a slot waits for them.
-        effects.sort_by_key(|effect| {
-            !matches!(effect, Effect::Start { .. } | Effect::StartRecords { .. })
+        // Starts first: they need nothing of what else one event leads to, and a slot waits for them. But
+        // what is released may start again at once, and must have its name back before.
+        effects.sort_by_key(|effect| match effect {
+            Effect::Release { .. } => 0,
+            Effect::Start { .. } | Effect::StartRecords { .. } => 1,
+            _ => 2,
         });
         self.effects.extend(effects);
         // An effect's answer is an event whose effects come after those already waiting.
@@ -70,7 +73,7 @@ impl<F: Filesystem> Keeper<F> {
 
     pub(super) fn carry_out(&mut self, effect: Effect, now: Millis) -> Result<(), KeeperError> {
         match effect {
-            Effect::Claim { candidate, begin } => self.claim(candidate, begin, now),
+            Effect::Claim { candidate } => self.claim(candidate, now),
             Effect::Start { job, route, attempt, suspect } => {
                 self.start(job, route, attempt, suspect, now)
             }
@@ -144,20 +147,15 @@ impl<F: Filesystem> Keeper<F> {
         Paused { reason, fix: fix.unwrap_or_default(), files, is_tried }
     }
 
-    pub(super) fn claim(
-        &mut self,
-        candidate: Candidate,
-        begin: bool,
-        now: Millis,
-    ) -> Result<(), KeeperError> {
+    pub(super) fn claim(&mut self, candidate: Candidate, now: Millis) -> Result<(), KeeperError> {
         let (proof, before) = match self.judge(&candidate, now) {
             Judged::Claim(proof, before) => (proof, before),
             Judged::Wait(until) => {
-                return self.step(Event::Held { candidate, begin, until: Some(until) }, now);
+                return self.step(Event::Held { candidate, until: Some(until) }, now);
             }
         };
         if candidate.route == self.sorting
-            && let Some(event) = self.sort_candidate(&candidate, begin, now)
+            && let Some(event) = self.sort_candidate(&candidate, now)
         {
             return self.step(event, now);
         }
@@ -166,18 +164,18 @@ impl<F: Filesystem> Keeper<F> {
         let is_folder = self.takes_folders(route);
         let (claimed, made) = if is_folder {
             let shape = Shape::folder(&candidate.rel);
-            let claimed = Claimed { job, begun: u32::from(begin), shape };
+            let claimed = Claimed { job, begun: 1, shape };
             (claimed, self.spool.claim_folder(&candidate.rel, claimed))
         } else {
             let shape = self.shape_of_file(&candidate);
-            let claimed = Claimed { job, begun: u32::from(begin), shape };
+            let claimed = Claimed { job, begun: 1, shape };
             (claimed, self.spool.claim(&candidate.rel, claimed, before, &mut self.folders))
         };
         let file = match made {
             Claim::Made(file) => file,
             Claim::Gone => {
                 self.waits.forget(&candidate.rel);
-                return self.step(Event::Held { candidate, begin, until: None }, now);
+                return self.step(Event::Held { candidate, until: None }, now);
             }
             Claim::Refused(error) => {
                 let until = if is_shortage(&error) {
@@ -187,7 +185,7 @@ impl<F: Filesystem> Keeper<F> {
                     self.refused(&candidate.rel, &error, now)
                 };
                 let until = Some(until);
-                return self.step(Event::Held { candidate, begin, until }, now);
+                return self.step(Event::Held { candidate, until }, now);
             }
         };
         if let Some(outcome) = self.reappeared(&file.mark) {
@@ -195,7 +193,7 @@ impl<F: Filesystem> Keeper<F> {
             let settled = settle_outcome(&self.spool, &outcome, claimed, true, &mut self.folders)?;
             self.out
                 .push(Output::Notice(Notice::Reappeared { rel: candidate.rel.clone(), settled }));
-            return self.step(Event::Held { candidate, begin, until: None }, now);
+            return self.step(Event::Held { candidate, until: None }, now);
         }
         let info = JobInfo {
             rel: candidate.rel,
@@ -213,11 +211,11 @@ impl<F: Filesystem> Keeper<F> {
         if file.stat.file_type == expected {
             self.claimed_with(job, claimed, proof, &file);
             self.bring_companions(job);
-            return self.step(Event::Claimed { job, route, begun: begin }, now);
+            return self.step(Event::Claimed { job, route }, now);
         }
         let reason = if is_folder { "not a folder" } else { "not a regular file" };
         let failure = Failure::new(FailClass::Permanent, reason);
-        self.step(Event::Rejected { job, route, begun: begin, failure }, now)
+        self.step(Event::Rejected { job, route, failure }, now)
     }
 
     pub(super) fn reappeared(&mut self, mark: &FileMark) -> Option<Outcome> {

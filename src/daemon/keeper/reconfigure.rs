@@ -11,7 +11,7 @@ use std::collections::HashSet;
 
 use super::{
     Arc, Event, Filesystem, JobId, JobInfo, Keeper, KeeperError, Millis, RouteTable, Settings,
-    look_ahead, rules, sort,
+    ahead, rules, sort,
 };
 
 impl<F: Filesystem> Keeper<F> {
@@ -50,7 +50,7 @@ impl<F: Filesystem> Keeper<F> {
         if let Some(its) = new_rules.get_mut(self.sorting) {
             *its = Some(sort::rules(&settings.routes));
         }
-        self.core.reconfigure(settings.workers, look_ahead(settings.workers), new_rules);
+        self.core.reconfigure(settings.workers, ahead(settings.workers), new_rules);
         // The pass that was under way knew the old globs.
         self.scan = None;
         self.route_the_unrouted(now)?;

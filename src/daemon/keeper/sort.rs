@@ -120,13 +120,8 @@ impl<F: Filesystem> Keeper<F> {
     }
 
     /// What is to be said instead of claiming a whole file; `None`: it is claimed, and sorted out.
-    pub(super) fn sort_candidate(
-        &mut self,
-        candidate: &Candidate,
-        begin: bool,
-        now: Millis,
-    ) -> Option<Event> {
-        let held = |until| Event::Held { candidate: candidate.clone(), begin, until };
+    pub(super) fn sort_candidate(&mut self, candidate: &Candidate, now: Millis) -> Option<Event> {
+        let held = |until| Event::Held { candidate: candidate.clone(), until };
         if self.may_read == 0 {
             return Some(held(Some(now.saturating_add(1))));
         }
@@ -137,7 +132,7 @@ impl<F: Filesystem> Keeper<F> {
                 match self.choose(rel, &content) {
                     Ok(route) => {
                         let candidate = Candidate { route, ..candidate.clone() };
-                        Some(Event::Sorted { candidate, from: self.sorting, begin })
+                        Some(Event::Sorted { candidate, from: self.sorting })
                     }
                     Err(reason) => self.waits_for_route(rel, reason, now).map(|at| held(Some(at))),
                 }

@@ -11,7 +11,7 @@ use super::sets::{is_pair, is_sentinel, main_of};
 use super::story::{
     BY_HAND, Deed, SPOOL, Source, Story, content_of, in_sim, rel, settings, work, work_record,
 };
-use crate::core::JobId;
+use crate::core::{JobId, Verdict};
 use crate::daemon::keeper::inputs::Collecting;
 use crate::daemon::keeper::{Input, Keeper, KeeperError, Output, Staged};
 use crate::daemon::notice::Notice;
@@ -19,9 +19,10 @@ use crate::daemon::recover::{Report, Surroundings, recover};
 use crate::fs::Filesystem;
 use crate::fs::sim::{SimDir, SimFs, SplitMix};
 use crate::journal::Group;
+use crate::journal::waiting::Waiting;
 use crate::spool::{Place, Spool};
-use crate::worker::Task;
 use crate::worker::records::Lot;
+use crate::worker::{Ended, Task};
 
 /// Steps after which a life that has not ended starves someone.
 const MOST_STEPS: u32 = 5_000;
@@ -59,6 +60,9 @@ fn random() -> [u8; 10] {
 pub(super) trait Disk: Filesystem<Dir = SimDir> {}
 impl<F: Filesystem<Dir = SimDir>> Disk for F {}
 
+/// Places in the line.
+const PLACES: usize = 2;
+
 /// Job, path, id, and the attempt and number of each record that has not ended.
 type RunningLot = (JobId, String, String, VecDeque<(u32, u64)>);
 
@@ -73,6 +77,11 @@ pub(super) struct Life<'a, F: Disk> {
     group: Option<Group<F>>,
     rng: SplitMix,
     pub(super) running: Vec<(Task, String)>,
+    /// Of these, what waits in line, with its place in the table.
+    line: Vec<(JobId, usize)>,
+    /// All starts find all slots at work.
+    pub(super) is_busy: bool,
+    waiting: Waiting<F>,
     /// What slots have of records: the rest of each lot.
     lots: Vec<RunningLot>,
     /// Failed records to be put together.
@@ -143,6 +152,7 @@ impl<'a, F: Disk> Life<'a, F> {
             Err(_) if is_out(sim) => return Ok(None),
             Err(error) => return Err(error),
         };
+        let Ok(waiting) = waiting(&keeper, &around.boot) else { return Ok(None) };
         let (sim, running) = (sim.clone(), Vec::new());
         let mut life = Self {
             sim,
@@ -153,6 +163,9 @@ impl<'a, F: Disk> Life<'a, F> {
             group: None,
             rng,
             running,
+            line: Vec::new(),
+            is_busy: false,
+            waiting,
             lots: Vec::new(),
             collecting: Vec::new(),
             ended: Vec::new(),
@@ -326,6 +339,9 @@ impl<'a, F: Disk> Life<'a, F> {
         if at >= self.running.len() {
             return self.end_record(at - self.running.len());
         }
+        if self.line.iter().any(|(job, _)| *job == self.running[at].0.job) {
+            return self.leave_line(at);
+        }
         let (task, id) = self.running.swap_remove(at);
         let ended = work(&self.sim, &task, &id);
         self.keeper.handle(Input::Ended { job: task.job, ended }, self.story.now)
@@ -412,7 +428,17 @@ impl<'a, F: Disk> Life<'a, F> {
         }
     }
 
+    /// A slot has it, or it waits in line for one.
+    pub(super) fn has(&self, name: &str, waits: bool) -> bool {
+        let is_in_line = |job| self.line.iter().any(|(other, _)| *other == job);
+        let mine = |task: &Task| task.rel.to_string() == name && is_in_line(task.job) == waits;
+        self.running.iter().any(|(task, _)| mine(task))
+    }
+
     fn started(&mut self, task: Task) {
+        if is_out(&self.sim) {
+            return;
+        }
         let rel = task.rel.to_string();
         let bytes = self.sim.read(&main_of(&in_sim(&task.path), &rel));
         let Some(id) = bytes.and_then(|bytes| self.story.id_of(&bytes, &rel)) else {
@@ -430,8 +456,36 @@ impl<'a, F: Disk> Life<'a, F> {
         }
         self.story.makes(&id, &task.rel.to_string());
         self.story.jobs.insert(task.job, id.clone());
-        self.story.runs.push(id.clone());
+        // Any start may have found all slots at work, and wait for one.
+        if self.line.len() < PLACES && (self.rng.below(2) == 0 || self.is_busy) {
+            let taken = |place: &usize| self.line.iter().any(|(_, at)| at == place);
+            let place = (0..PLACES).find(|place| !taken(place)).unwrap();
+            if self.waiting.enter(place, task.job, task.attempt).is_ok() {
+                self.line.push((task.job, place));
+            }
+        }
+        if !self.line.iter().any(|(job, _)| *job == task.job) {
+            self.story.runs.push(id.clone());
+        }
         self.running.push((task, id));
+    }
+
+    /// A slot takes a task out of the line, or it goes back without having begun.
+    fn leave_line(&mut self, at: usize) -> Result<(), KeeperError> {
+        let (task, id) = &self.running[at];
+        let (job, id) = (task.job, id.clone());
+        let here = self.line.iter().position(|(other, _)| *other == job).unwrap();
+        let (_, place) = self.line.swap_remove(here);
+        if let Err(source) = self.waiting.leave(place) {
+            return Err(KeeperError::Spool { what: "leave the line".to_owned(), source });
+        }
+        if self.rng.below(4) == 0 {
+            self.running.swap_remove(at);
+            let ended = Ended::without_rows(Verdict::Released);
+            return self.keeper.handle(Input::Ended { job, ended }, self.story.now);
+        }
+        self.story.runs.push(id);
+        Ok(())
     }
 
     fn started_records(&mut self, task: &Task, lot: &Lot) {
@@ -533,6 +587,11 @@ impl<'a, F: Disk> Life<'a, F> {
             }
         }
     }
+}
+
+/// A new table, as the daemon makes it once recovery is over.
+fn waiting<F: Disk>(keeper: &Keeper<F>, boot: &str) -> std::io::Result<Waiting<F>> {
+    Waiting::create(&keeper.spool.fs, &keeper.spool.journal, boot, PLACES)
 }
 
 /// Never input: what has not arrived yet.

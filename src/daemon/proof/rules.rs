@@ -30,7 +30,7 @@ fn die_under(sim: &mut SimFs, story: &mut Story, name: &str, mode: Mode, pick: P
         let fs = sim.clone();
         let mut life = Life::begin(sim, fs, story, true).unwrap().unwrap();
         let mut steps = 0;
-        while !life.running.iter().any(|(task, _)| task.rel.to_string() == name) {
+        while !life.has(name, false) {
             if life
                 .keeper
                 .find(&crate::daemon::service::Wanted::Rel(super::story::rel(name)), 0)
@@ -70,6 +70,33 @@ fn rule2_a_file_that_kills_the_daemon_ends_in_error_and_its_neighbours_do_not() 
             [("ok-1#1", "done"), ("ok-2#4", "done"), ("ok-killer#2", "error"), ("two-1#3", "done")];
         assert_eq!(places, expected);
         assert!(facts.sidecars["ok-killer"].reason.starts_with("lost"));
+    }
+}
+
+/// Goal: rule 2: what waits in line for a slot has not begun, and the daemon's death costs it nothing; a
+/// machine's does, since nobody knows. Method: more deaths than a file may be lost, while it waits.
+#[test]
+fn rule2_what_waits_in_line_is_not_lost() {
+    for (mode, place, runs) in [(Mode::Process, "done", 1), (Mode::Ext4, "error", 0)] {
+        let (mut sim, mut story) = tell(&["ok-1"], vec![]);
+        for _ in 0..6 {
+            let Ok(Some(mut life)) = Life::begin(&sim, sim.clone(), &mut story, true) else {
+                panic!("no life");
+            };
+            life.is_busy = true;
+            for _ in 0..300 {
+                if life.has("ok-1", true) {
+                    break;
+                }
+                life.step().unwrap();
+                life.outputs();
+            }
+            drop(life);
+            sim = crash(&sim, &mut story, mode, Pick::Keep);
+        }
+        sim = finish(sim, &mut story);
+        assert!(sim.read(&format!("{place}/ok-1")).is_some(), "{sim:?}");
+        assert_eq!(story.runs.len(), runs);
     }
 }
 

@@ -11,11 +11,13 @@ impl<L: Listener> Service<RealFs, L> {
         if self.state.draining {
             return Ok(());
         }
-        if let Err(error) = self.pool.grow(settings.workers) {
+        if let Err(error) = self.pool.resize(settings.workers) {
             // It goes on with those that there are.
             let (workers, reason) = (self.pool.slots(), error.to_string());
             self.listener.notice(Notice::SlotsRefused { workers, reason });
         }
+        // They would be run as they were given out.
+        self.clear_line()?;
         let workers = settings.workers.min(self.pool.slots());
         let settings = Settings { workers, ..settings.clone() };
         for route in self.keeper.reconfigure(&settings, now_ms())? {

@@ -17,7 +17,7 @@ const WINDOW: usize = 8;
 
 fn limits() -> Limits {
     let records = RecordLimits { inputs: 2, window: WINDOW, lot_us: 1_000, lot_most: 3 };
-    Limits { slots: SLOTS, look_ahead: 2, window: 8, waiting: 9, incomplete_for: 5_000, records }
+    Limits { slots: SLOTS, ahead: 0, window: 8, waiting: 9, incomplete_for: 5_000, records }
 }
 
 fn rules(max_running: usize) -> RouteRules {

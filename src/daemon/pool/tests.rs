@@ -1,0 +1,140 @@
+//! The pool with real workers that wait for a file before they end.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use super::*;
+use crate::core::{RelPath, Verdict};
+use crate::worker::tests::route;
+
+/// A pool, the folder that its workers look into, what was noted, and what has ended.
+struct World {
+    home: tempfile::TempDir,
+    pool: Pool,
+    notes: Receiver<Note>,
+    ended: Receiver<SlotEnded>,
+    last: JobId,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Note {
+    Waits(usize, JobId, u32),
+    Leaves(usize),
+}
+
+impl World {
+    fn new(slots: usize, may_leave: bool) -> Self {
+        let (send, notes) = channel();
+        let waiting = send.clone();
+        let (report, ended) = channel();
+        let told = Notes {
+            places: 2,
+            waits: Arc::new(move |place, job, attempt| {
+                waiting.send(Note::Waits(place, job, attempt)).unwrap();
+            }),
+            leaves: Arc::new(move |place| {
+                send.send(Note::Leaves(place)).unwrap();
+                may_leave
+            }),
+        };
+        let stop = Stop::new().unwrap();
+        let report = move |ended| report.send(ended).unwrap();
+        let pool = Pool::start(slots, &stop, told, report).unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let world = Self { home, pool, notes, ended, last: JobId::MIN };
+        world.until(|world| world.pool.line.lock().resting == slots);
+        world
+    }
+
+    fn until(&self, mut condition: impl FnMut(&Self) -> bool) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !condition(self) {
+            assert!(Instant::now() < end, "it never comes to that");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Gives a task that says `begun.N` and ends once there is `go.N`.
+    fn give(&mut self) -> JobId {
+        self.last = JobId::next(self.last, 1, [3; 10]);
+        let script = "touch begun.$0; until [ -e go.$0 ]; do sleep 0.01; done";
+        let at = |name: &str| self.home.path().join(name);
+        std::fs::create_dir_all(at("scratch")).unwrap();
+        std::fs::write(at("x"), "").unwrap();
+        self.pool.give(Task {
+            job: self.last,
+            attempt: 7,
+            route: Arc::new(route(&["sh", "-c", script, &self.last.to_string()])),
+            rel: RelPath::new("x").unwrap(),
+            spool: self.home.path().to_owned(),
+            path: at("x"),
+            scratch: at("scratch"),
+            output: None,
+            record: None,
+        });
+        self.last
+    }
+
+    fn has_begun(&self, job: JobId) -> bool {
+        self.home.path().join(format!("begun.{job}")).exists()
+    }
+
+    fn let_end(&self, job: JobId) {
+        std::fs::write(self.home.path().join(Path::new(&format!("go.{job}"))), "").unwrap();
+    }
+}
+
+/// Goal: what waits is written down before a slot could have it, and blanked before it begins or goes back;
+/// nothing that goes back is run. Method: one slot, which is at work, and three tasks for two places.
+#[test]
+fn what_waits_is_written_down_until_it_does_not() {
+    let mut world = World::new(1, true);
+    let first = world.give();
+    world.until(|world| world.has_begun(first));
+    let waiting = [world.give(), world.give(), world.give()];
+    assert!(world.pool.waits_since().is_some());
+    let noted: Vec<_> = world.notes.try_iter().collect();
+    assert_eq!(noted, [Note::Waits(0, waiting[0], 7), Note::Waits(1, waiting[1], 7)]);
+    world.let_end(first);
+    world.until(|world| world.has_begun(waiting[0]));
+    assert_eq!(world.notes.try_iter().collect::<Vec<_>>(), [Note::Leaves(0)]);
+    assert_eq!(world.pool.take_back(), waiting[1..]);
+    assert_eq!(world.notes.try_iter().collect::<Vec<_>>(), [Note::Leaves(1)]);
+    assert!(world.pool.waits_since().is_none());
+    world.let_end(waiting[0]);
+    world.pool.join();
+    let ended: Vec<_> = world.ended.iter().map(|it| (it.job, it.ended.verdict)).collect();
+    assert_eq!(ended, [(first, Verdict::Done), (waiting[0], Verdict::Done)]);
+}
+
+/// Goal: after a reload to fewer workers no more than those run. Method: three slots become one.
+#[test]
+fn fewer_slots_run_fewer_jobs() {
+    let mut world = World::new(3, true);
+    world.pool.resize(1).unwrap();
+    let first = world.give();
+    world.until(|world| world.has_begun(first));
+    let second = world.give();
+    assert!(world.pool.waits_since().is_some(), "a slot that is no more would have it");
+    world.pool.resize(2).unwrap();
+    world.until(|world| world.has_begun(second));
+    world.let_end(first);
+    world.let_end(second);
+    world.pool.join();
+    assert_eq!(world.ended.iter().count(), 2);
+}
+
+/// Goal: what cannot be said to begin does not begin: else its loss would cost it nothing, for ever.
+/// Method: notes that cannot be blanked.
+#[test]
+fn what_cannot_be_blanked_does_not_begin() {
+    let mut world = World::new(1, false);
+    let first = world.give();
+    world.until(|world| world.has_begun(first));
+    let second = world.give();
+    world.let_end(first);
+    world.pool.join();
+    assert_eq!(world.ended.iter().map(|it| it.job).collect::<Vec<_>>(), [first]);
+    assert!(!world.home.path().join(format!("begun.{second}")).exists());
+}
