@@ -397,10 +397,7 @@ fn a_poison_file_is_found() {
 const LINE_SH: &str = r#"
 echo "$INBOXD_REL $INBOXD_ATTEMPT" >> runs.txt
 case "$INBOXD_REL $INBOXD_ATTEMPT" in "b 1")
-    tries=0
-    until grep -q "\.1 " journal/waiting && [ -e done/a ] || [ $tries -gt 100 ]; do
-        tries=$((tries + 1)); sleep 0.001
-    done
+    until [ -e done/a ]; do sleep 0.001; done
     cp journal/waiting waiting.txt
     kill -9 $PPID; sleep 600
 esac
@@ -408,11 +405,17 @@ esac
 
 /// Goal: a job that a slot would have had next was not run, and the daemon's death costs it nothing, not even
 /// where a lost attempt is the last one. Method: one slot, a short job that makes a line, and one
-/// that kills the daemon while two others wait behind it; `lost = 0`.
+/// that kills the daemon while two others wait behind it; `lost = 0`. Again, where the line was cleared before.
 #[test]
 fn what_waits_in_line_is_not_lost() {
+    assert!((0..20).any(|_| is_killed_with_a_line()), "nothing ever waited");
+}
+
+/// `false`: nothing waited when it was killed.
+fn is_killed_with_a_line() -> bool {
     let spool = Spool::new(
-        "workers = 1\n[routes.main]\ncommand = [\"sh\", \"work.sh\"]\nstdout = \"none\"\nretries = { lost = 0 }\n",
+        "workers = 1\n[routes.main]\ncommand = [\"sh\", \"work.sh\"]\nstdout = \"none\"\n\
+         retries = { lost = 0 }\n",
     );
     spool.write("work.sh", LINE_SH);
     let mut last = 0;
@@ -432,10 +435,10 @@ fn what_waits_in_line_is_not_lost() {
     let code = spool.start(&["batch"]).wait().code();
     assert!(!matches!(code, Some(0 | 3)), "nothing killed it\n{}", spool.report());
     let waiting = fs::read_to_string(spool.path("waiting.txt")).unwrap();
-    assert!(waiting.contains(".1 "), "nothing waited: {waiting}");
     assert_eq!(spool.start(&["batch"]).wait().code(), Some(3), "{}", spool.report());
     let runs = fs::read_to_string(spool.path("runs.txt")).unwrap();
     assert_eq!(runs, "a 1\nb 1\nc 1\nd 1\n");
     assert_eq!(spool.names("done"), ["a", "c", "d"]);
     assert!(spool.reason("b").starts_with("lost"), "{}", spool.reason("b"));
+    waiting.contains(".1 ")
 }
