@@ -71,8 +71,6 @@ pub struct Report {
     pub resumed: u64,
     /// Of these, attempts that were lost.
     pub lost: u64,
-    /// Of these, attempts that were in line and had not begun.
-    pub waited: u64,
     /// The machine was started anew since the last record.
     pub power_cut: bool,
     /// CSVs that someone touched: left alone, and their route goes on in another one.
@@ -586,7 +584,7 @@ fn take_up<F: Filesystem>(
     for (claimed, rel, stat) in found {
         let attempt = known.attempts.get(&claimed.job);
         let take = known.takes.get(&claimed.job);
-        let mut claimed = claimed;
+        let mut claimed = as_begun(&keeper.spool, known, claimed)?;
         let is_another = known.outcomes.contains_key(&claimed.job);
         let is_known = attempt.is_some() || take.is_some() || known.inputs.contains(claimed.job);
         if is_another || report.power_cut && !is_known {
@@ -600,15 +598,6 @@ fn take_up<F: Filesystem>(
         }
         let mine = attempt.filter(|attempt| attempt.job == claimed.job);
         let ended = mine.map_or(0, |attempt| attempt.attempt);
-        if claimed.begun > ended && known.waiting.contains(&(claimed.job, claimed.begun)) {
-            let renamed = Claimed { begun: claimed.begun - 1, ..claimed };
-            keeper
-                .spool
-                .set_begun(claimed, renamed)
-                .map_err(KeeperError::spool("take an attempt back in processing/"))?;
-            report.waited += 1;
-            claimed = renamed;
-        }
         let take = take.filter(|take| take.job == claimed.job);
         let route = keeper.place_of_job(claimed, &rel, take);
         report.resumed += 1;
@@ -642,6 +631,22 @@ fn take_up<F: Filesystem>(
         keeper.adopt(recovered, info, around.now)?;
     }
     Ok(())
+}
+
+/// A claim that waited in line has its name of before: that attempt did not begin.
+fn as_begun<F: Filesystem>(
+    spool: &Spool<F>,
+    known: &Known<F>,
+    claimed: Claimed,
+) -> Result<Claimed, KeeperError> {
+    if !known.waiting.contains(&(claimed.job, claimed.begun)) {
+        return Ok(claimed);
+    }
+    let renamed = Claimed { begun: claimed.begun.saturating_sub(1), ..claimed };
+    spool
+        .set_begun(claimed, renamed)
+        .map_err(KeeperError::spool("take an attempt back in processing/"))?;
+    Ok(renamed)
 }
 
 /// Failed records that no outcome speaks of, or that were settled: they are put together again, or were.
