@@ -7,7 +7,8 @@
 //! - A record is the same bytes whatever the size of the blocks, and wherever reading began.
 //! - Memory is one block and one record of at most [`limits::RECORD`]; a longer one is passed over and
 //!   given without its bytes.
-//! - Byte for byte: header and failed records, put together, are parts of the input, in its order.
+//! - Byte for byte: header and failed records, put together, are parts of the input, in its order. A first
+//!   one that begins with what would be taken for a byte order mark gets one before it.
 //!
 //! What a record is: with `lines` and `ndjson` what ends with LF or CRLF, or at the end of the file; with
 //! `csv` what RFC 4180 says, where LF, CRLF and a lone CR end a record, as the `csv` crate has it. Empty
@@ -230,6 +231,12 @@ impl<F: Filesystem> Input<F> {
                 continue;
             }
             count += 1;
+            let mut head = [0; BOM.len()];
+            let is_first = out.written == 0 && out.buffer.is_empty();
+            if is_first && self.fs.read_at(&self.file, split.begins.offset, &mut head)? == BOM.len()
+            {
+                out.buffer.extend_from_slice(if head == BOM { BOM } else { &[] });
+            }
             // The end of its last line stands behind it in the block, or in the file.
             out.range(&self.file, split.begins.offset, split.end)?;
         }
@@ -427,6 +434,23 @@ mod tests {
         assert_eq!(input.copy(&to, &|no| no >= 2).unwrap(), 2);
         let copied = std::fs::read(file.path.join("y")).unwrap();
         assert_eq!(copied, format!("id\n\"{long}\"\n2\n").as_bytes());
+    }
+
+    /// Goal: a failed record that begins with a byte order mark keeps it when it becomes the first of a file.
+    /// Method: such a record behind another and behind an empty line, copied and read again.
+    #[test]
+    fn a_mark_in_a_record_stays_in_it() {
+        for text in ["a\n\u{feff}b\n", "\n\u{feff}b\n", "\u{feff}a\n\u{feff}b"] {
+            let file = made(text.as_bytes());
+            let (mut input, _) = open(&file, Records::Lines, 8);
+            let last = all(&mut input).len() as u64;
+            let dir = RealFs.open_root(&file.path).unwrap();
+            let to = RealFs.create(&dir, Path::new("y"), 0o600).unwrap();
+            assert_eq!(input.copy(&to, &|no| no == last).unwrap(), 1);
+            let copied = made(&std::fs::read(file.path.join("y")).unwrap());
+            let splits = all(&mut open(&copied, Records::Lines, 8).0);
+            assert_eq!(texts(&splits), ["\u{feff}b"], "{text:?}");
+        }
     }
 
     /// Goal: a file that was cut within quotes says so. Method: one such, read and copied.

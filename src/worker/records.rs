@@ -9,6 +9,7 @@
 //! - Text is UTF-8: bytes that are not fail their record, since a record, unlike a path, goes into JSON
 //!   whole, and what a function makes of half a character would be a wrong row.
 
+use std::io::Read as _;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
@@ -157,10 +158,14 @@ pub fn columns(header: &[u8]) -> Result<Vec<String>, String> {
     Ok(names)
 }
 
+const BOM: &[u8] = "\u{feff}".as_bytes();
+
 /// The cells of one CSV record.
 fn cells(record: &[u8]) -> Result<Vec<String>, String> {
+    // The crate drops a byte order mark, which in the middle of a file is part of a cell.
+    let mark: &[u8] = if record.starts_with(BOM) { BOM } else { &[] };
     let mut reader =
-        csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(record);
+        csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(mark.chain(record));
     let mut found = csv::StringRecord::new();
     match reader.read_record(&mut found) {
         Ok(_) => Ok(found.iter().map(str::to_owned).collect()),

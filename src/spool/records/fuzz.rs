@@ -66,21 +66,24 @@ fn all(input: &mut Input<RealFs>) -> Vec<Split> {
 
 /// Header and records, each read by itself, are what the crate makes of the whole.
 fn are_of_the_crate<'s>(text: &[u8], splits: impl Iterator<Item = &'s Split>) {
-    let read = |bytes: &[u8]| -> Vec<csv::ByteRecord> {
+    // The crate drops one byte order mark: that of the file, and none of a record.
+    let read = |mark: &[u8], bytes: &[u8]| -> Vec<csv::ByteRecord> {
         let mut reader = csv::ReaderBuilder::new();
-        let reader = reader.has_headers(false).flexible(true).from_reader(bytes);
+        let bytes = [mark, bytes].concat();
+        let reader = reader.has_headers(false).flexible(true).from_reader(&bytes[..]);
         reader.into_byte_records().filter_map(Result::ok).collect()
     };
     let mut found = Vec::new();
     for split in splits {
-        let mut records = read(&split.bytes);
+        let mark = if split.bytes.starts_with(super::BOM) { super::BOM } else { &[] };
+        let mut records = read(mark, &split.bytes);
         assert!(split.unfit == Some(Unfit::TooLong) || records.len() == 1, "{split:?}");
         found.append(&mut records);
     }
     let cells = |records: &[csv::ByteRecord]| -> Vec<Vec<Vec<u8>>> {
         records.iter().map(|record| record.iter().map(<[u8]>::to_vec).collect()).collect()
     };
-    assert_eq!(cells(&found), cells(&read(text.strip_prefix(super::BOM).unwrap_or(text))));
+    assert_eq!(cells(&found), cells(&read(&[], text)));
 }
 
 /// They are what `split` gives.
@@ -131,11 +134,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Text full of quotes and ends, or any bytes, behind a block.
+    /// Text full of quotes, ends and byte order marks, or any bytes, behind a block.
     fn text() -> impl Strategy<Value = Vec<u8>> {
-        let bytes = prop::sample::select(b"a,\"\"\r\n\n ".to_vec());
+        let parts = ["a", ",", "\"", "\"", "\r", "\n", "\n", " ", "\u{feff}"];
+        let text = prop::collection::vec(prop::sample::select(parts.to_vec()), 0..60);
         prop_oneof![
-            4 => prop::collection::vec(bytes, 0..60),
+            4 => text.prop_map(|parts| parts.concat().into_bytes()),
             1 => any::<Vec<u8>>(),
         ]
     }
