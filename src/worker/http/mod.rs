@@ -105,8 +105,10 @@ impl HttpPool {
             if let Some(runner) = standing.as_ref().filter(|runner| is_sound(runner, task)) {
                 let company = place.enter();
                 let asked = client.ask(task);
-                let had_company = place.leave(company);
+                // Under way until it is known: who begins meanwhile finds the same dead runner, and is
+                // in company with this one.
                 let death = death(&asked, runner, &place);
+                let had_company = place.leave(company);
                 if death.is_none() || !had_company {
                     return concluded(asked, death, runner);
                 }
@@ -124,6 +126,8 @@ impl HttpPool {
     /// Asks again about a task that may have killed its runner, with nothing else under way.
     fn ask_alone(&self, task: &Task, client: &Client, place: &Place) -> Ended {
         let mut standing = place.runner.write().unwrap_or_else(PoisonError::into_inner);
+        // A death in company is not counted: whether this task dies again is seen now.
+        drop(standing.take_if(|runner| !is_sound(runner, task)));
         if let Err((verdict, detail)) = self.start(task, place, &mut standing) {
             return ended(verdict, detail);
         }
