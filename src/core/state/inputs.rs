@@ -14,10 +14,9 @@
 //! - A suspect starts only after the line that says so is durable, and with nothing else in any slot.
 
 use super::super::records::{Loss, Past, Phase as SlipPhase, Slip, Tried, Window};
-use super::{
-    Core, Effect, FailClass, Failure, Job, JobId, Millis, Phase, RouteState, Spent, Verdict,
-    backoff, outcome, pace_by_end,
-};
+use super::super::{FailClass, Failure, JobId, Spent, Verdict, backoff};
+use super::ends::{outcome, pace_by_end};
+use super::{Core, Effect, Job, Millis, Phase, RouteState};
 
 /// What became of the wish to run a record alone.
 pub(super) enum Suspects {

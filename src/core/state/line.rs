@@ -9,7 +9,9 @@
 //! - Only whole files, of routes that have no pace, and of which none goes before the others: what
 //!   comes later and is urgent waits for no more than what runs.
 
-use super::{Core, Job, Millis, RouteState, Verdict, Work};
+use super::dispatch::Work;
+use super::{Core, Job, Millis, RouteState};
+use crate::core::Verdict;
 
 /// A job that took longer, in milliseconds, is not short.
 const SHORT_MS: Millis = 50;
@@ -49,11 +51,9 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::super::tests::{RECORDS, rules};
-    use super::super::{
-        Candidate, Core, Effect, Event, Limits, Millis, PaceRules, RouteRules, Verdict,
-    };
-    use crate::core::pace::Rate;
-    use crate::core::{JobId, RelPath};
+    use super::super::{Candidate, Core, Effect, Event, Limits, Millis, RouteRules};
+    use crate::core::pace::{PaceRules, Rate};
+    use crate::core::{JobId, RelPath, Verdict};
 
     /// One slot, a line of two, and a route for each of these rules.
     struct World {

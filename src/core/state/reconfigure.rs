@@ -6,7 +6,10 @@
 //! - No job changes its route or its phase. What runs goes on, also where fewer slots are left.
 //! - No name stays in a window or held: another route may take it now, and the next scan offers it again.
 
-use super::{BTreeMap, BTreeSet, Core, Pace, RouteRules, RouteState};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::pace::Pace;
+use super::{Core, RouteRules, RouteState};
 
 impl RouteState {
     /// A route without names and jobs.
@@ -62,9 +65,9 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::super::tests::RECORDS;
-    use super::super::{Candidate, Effect, Event, Limits, Recovered, Verdict};
+    use super::super::{Candidate, Effect, Event, Limits, Recovered};
     use super::*;
-    use crate::core::{JobId, RelPath, Spent};
+    use crate::core::{JobId, RelPath, Spent, Verdict};
 
     fn limits(slots: usize) -> Limits {
         Limits { slots, ahead: 0, window: 8, waiting: 8, incomplete_for: 1_000, records: RECORDS }

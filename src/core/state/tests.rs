@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::pace::Rate;
+use crate::core::Verdict;
+use crate::core::backoff::Backoff;
+use crate::core::pace::{PaceRules, Rate};
 
 const SLOTS: usize = 3;
 /// Places in line.
