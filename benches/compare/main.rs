@@ -14,26 +14,23 @@
 //!   inotifywait, the cost of idling, and a backlog of N (200,000) with arrivals; see [`watch`].
 //! - The durable daemon is measured as it is: start-up, recovery, commits and settling included.
 //!
-//! # Counted last
+//! # Measured last
 //!
-//! Two cores, Linux 6.18, ext4, other compilers at work, so rates are left out. Before and after folders
-//! stay open, scratch keeps its name and workers are cloned by `worker/spawn`:
+//! Two shared cores of a virtual machine, Linux 6.18, ext4, nothing else of ours running.
 //!
-//! | a job | `/bin/true` | python, a function that does nothing |
-//! |---|---|---|
-//! | system calls of the keeper | 49 → 27 | 46 → 27 |
-//! | of all inboxd's processes, under strace | 330 → 239 | 70 → 51 |
-//! | processor time in all, µs | 1260 → 1120 | 228 → 210 |
-//!
-//! A bare `posix_spawn` of `/bin/true` takes 870 to 970 µs of processor time. Of the keeper's own, half is
-//! renames (three a job: folder, claim, settling), a quarter other calls on names, a quarter its own code.
-//! The backlog of a million was stopped after 120,000 jobs: 18 MiB of peak memory, both processes.
-//!
-//! Rates of `/bin/true` with nothing else running, 10,000 files, two rounds: a `posix_spawn` loop 2360/s,
-//! xargs 0.79 of it, GNU parallel 0.15, inboxd 0.69, that is 0.87 × xargs and 4.7 × GNU parallel (wanted: 1.0 and
-//! 7). By processor time the workers themselves are 78 %, so the rest is slots that wait for the keeper.
-//! A daemon that waits beside 1,000 folders: no processor tick in 30 s, 9.1 MiB PSS with the supervisor
-//! (wanted: 8), 7 of it the program's own pages.
+//! - `/bin/true`, 10,000 files: a `posix_spawn` loop 2290 to 2490/s; xargs 0.73 to 0.78 of it, GNU parallel 0.12 to
+//!   0.13, inboxd 0.70 to 0.76: 0.90 to 1.05 × xargs over four runs (wanted: 1.0), 5.5 to 6.2 × GNU parallel (wanted:
+//!   7, which would be 0.9 of the bare loop). Of the processor time workers are 80 %, the keeper 13 %, half of
+//!   that renames, slots 5 %. 200 open descriptors cost a new process 60 µs of its 600, so few are kept open
+//!   where workers are commands.
+//! - `python`, 10,000 files: `count` 7,200/s, 0.20 × `Pool(2)` (wanted: 0.7), 0.34 of the ceiling, 41 × a process a
+//!   file (wanted: 100); `nothing` 9,100/s, 0.40 of the ceiling (wanted: 0.6). `Pool(2)`, which remembers
+//!   nothing, is at 1.7 × the ceiling here. The keeper's thread is the limit: 113 µs a job, 56 of them three
+//!   renames (folder, claim, settling), 23 its own code, 11 other calls on names, 7 waking slots.
+//! - From drop to first instruction, p50: 3.2 ms beside 1.4 of the loop on two cores, 1.7 beside 1.4 on one. Two
+//!   threads must be woken up, and here a thread on another core that idles takes half a millisecond.
+//! - Idle beside 1,000 folders: at most one processor tick in 30 s; 9.1 to 10.1 MiB PSS with the supervisor (wanted:
+//!   8), 7 of it the program's own pages. A backlog with an arrival each 50 ms: 1.01 of its rate without.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::limits;
-use crate::config::{GlobError, Route, RouteTable, Settings};
+use crate::config::{GlobError, Route, RouteTable, Settings, Worker};
 use crate::core::backoff::Backoff;
 use crate::core::pace::PaceRules;
 use crate::core::records::Past;
@@ -344,6 +344,13 @@ fn ahead(slots: usize) -> usize {
     slots.saturating_mul(limits::AHEAD_OF_SLOT).min(limits::MOST_AHEAD)
 }
 
+/// Job folders that are kept open.
+fn open_folders(settings: &Settings) -> usize {
+    let starts = |route: &Route| matches!(route.worker, Worker::Command { .. });
+    let has_commands = settings.routes.iter().any(starts);
+    if has_commands { limits::OPEN_JOB_FOLDERS_OF_COMMANDS } else { limits::OPEN_JOB_FOLDERS }
+}
+
 /// Settings in the core's terms.
 pub fn rules(route: &Route) -> RouteRules {
     let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -399,6 +406,9 @@ impl<F: Filesystem> Keeper<F> {
         };
         let core_rules = settings.routes.iter().map(rules).chain([sort::rules(&settings.routes)]);
         let routes = settings.routes.iter().cloned().chain([sort::no_route()]);
+        // As many as a group of records frees at once, and what the next ones, filled meanwhile, need.
+        let mut folders = Folders::new(4 * limits::COMMIT_RECORDS + settings.workers + ahead);
+        folders.keep_open(open_folders(settings));
         Ok(Self {
             core: Core::new(core_limits, core_rules.collect()),
             routes: routes.map(Arc::new).collect(),
@@ -410,8 +420,7 @@ impl<F: Filesystem> Keeper<F> {
             jobs: HashMap::new(),
             inputs: HashMap::new(),
             record_counts: inputs::RecordCounts::default(),
-            // As many as a group of records frees at once, and what the next ones, filled meanwhile, need.
-            folders: Folders::new(4 * limits::COMMIT_RECORDS + settings.workers + ahead),
+            folders,
             spool: parts.spool,
             journal: parts.journal,
             results: parts.results,

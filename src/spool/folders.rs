@@ -36,6 +36,8 @@ pub struct Folders<D> {
     /// Of attempts under way.
     lent: HashMap<JobId, Scratch>,
     most: usize,
+    /// Descriptors that may be open.
+    most_open: usize,
 }
 
 /// An emptied job folder.
@@ -67,7 +69,13 @@ impl<D> Folders<D> {
             scratch: Vec::new(),
             lent: HashMap::new(),
             most,
+            most_open: OPEN_JOB_FOLDERS,
         }
+    }
+
+    /// From now on at most so many descriptors are kept open.
+    pub fn keep_open(&mut self, most: usize) {
+        self.most_open = most;
     }
 
     pub(super) fn take(&mut self, parent: &[u8]) -> Option<Folder<D>> {
@@ -82,7 +90,7 @@ impl<D> Folders<D> {
         if self.count >= self.most {
             return Some(folder);
         }
-        if self.open.len() + self.open_empty >= OPEN_JOB_FOLDERS {
+        if self.open.len() + self.open_empty >= self.most_open {
             folder.dir = None;
         }
         self.count += 1;
@@ -96,7 +104,7 @@ impl<D> Folders<D> {
 
     /// The folder of a job that was claimed, for its settling.
     pub(super) fn hold(&mut self, job: JobId, dir: D) {
-        if self.open.len() + self.open_empty < OPEN_JOB_FOLDERS {
+        if self.open.len() + self.open_empty < self.most_open {
             self.open.insert(job, dir);
         }
     }

@@ -102,6 +102,9 @@ impl NotStarted {
 #[derive(Debug)]
 pub(super) struct Stack {
     base: *mut c_void,
+    /// Signals that have a handler here or are ignored: most have neither, and each is a system call in each
+    /// child. Found once: the daemon sets its handlers before it starts a worker.
+    signals: Vec<c_int>,
 }
 
 // SAFETY: the mapping belongs to no thread, and `spawn` borrows it exclusively.
@@ -124,7 +127,7 @@ impl Stack {
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let stack = Self { base };
+        let stack = Self { base, signals: changed_signals() };
         // SAFETY: the first part of the mapping just made, which nothing uses.
         match unsafe { libc::mprotect(base, GUARD, libc::PROT_NONE) } {
             0 => Ok(stack),
@@ -156,6 +159,8 @@ struct Orders {
     /// Resources and their limits, as `prlimit` takes them: soft, hard.
     limits: *const (c_long, [u64; 2]),
     limits_len: usize,
+    signals: *const c_int,
+    signals_len: usize,
     parent: libc::pid_t,
     nice: Option<c_int>,
     failed: Option<(Step, c_int)>,
@@ -191,6 +196,8 @@ pub(super) fn spawn(
         streams,
         limits: limits.as_ptr(),
         limits_len: limits.len(),
+        signals: stack.signals.as_ptr(),
+        signals_len: stack.signals.len(),
         parent: getpid().as_raw_nonzero().get(),
         nice: program.limits.nice,
         failed: None,
@@ -215,6 +222,20 @@ fn number(resource: Resource) -> c_long {
         Resource::Fsize => libc::RLIMIT_FSIZE,
         _ => libc::RLIMIT_NOFILE,
     })
+}
+
+/// Signals that are not at their default in this process.
+fn changed_signals() -> Vec<c_int> {
+    let is_changed = |signal: &c_int| {
+        let mut now = MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: `now` is filled, or stays zeroed, which stands for the default.
+        let now = unsafe {
+            libc::sigaction(*signal, null_mut(), now.as_mut_ptr());
+            now.assume_init()
+        };
+        now.sa_sigaction != libc::SIG_DFL
+    };
+    (1..=libc::SIGRTMAX()).filter(is_changed).collect()
 }
 
 /// The clone itself, with all signals blocked around it.
@@ -265,9 +286,8 @@ unsafe fn become_program(orders: &Orders) -> Step {
         // Also what std ignores for us (SIGPIPE): a program expects the defaults.
         let mut default: libc::sigaction = std::mem::zeroed();
         default.sa_sigaction = libc::SIG_DFL;
-        for signal in 1..=libc::SIGRTMAX() {
-            // KILL, STOP and the two of the C library are refused, and are at their defaults.
-            libc::sigaction(signal, &raw const default, null_mut());
+        for signal in std::slice::from_raw_parts(orders.signals, orders.signals_len) {
+            libc::sigaction(*signal, &raw const default, null_mut());
         }
         if libc::setpgid(0, 0) != 0 {
             return Step::Prepare;

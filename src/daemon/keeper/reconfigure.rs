@@ -11,7 +11,7 @@ use std::collections::HashSet;
 
 use super::{
     Arc, Event, Filesystem, JobId, JobInfo, Keeper, KeeperError, Millis, RouteTable, Settings,
-    ahead, rules, sort,
+    ahead, open_folders, rules, sort,
 };
 
 impl<F: Filesystem> Keeper<F> {
@@ -51,6 +51,7 @@ impl<F: Filesystem> Keeper<F> {
             *its = Some(sort::rules(&settings.routes));
         }
         self.core.reconfigure(settings.workers, ahead(settings.workers), new_rules);
+        self.folders.keep_open(open_folders(settings));
         // The pass that was under way knew the old globs.
         self.scan = None;
         self.route_the_unrouted(now)?;
