@@ -6,6 +6,12 @@
 //!
 //! Must not know: threads, channels, tokio, the clock (time is passed in), how a worker runs.
 //!
+//! - `message`: what it is told and asks; `error`: why it cannot go on; `job`: what it knows of a job.
+//! - `scan`, `sort`: names and their routes. `effects`: what the core decided.
+//! - `inputs`: jobs whose records are tasks of their own. `outcome`: what is recorded.
+//! - `commit`, `settle`, `checkpoint`: from appended to durable to settled to dropped.
+//! - `next`: what a worker made goes on. `reconfigure`: new settings. `view`: what others may ask.
+//!
 //! Invariants
 //! - An outcome is applied to the CSVs and settled only after the commit that made it durable.
 //! - Outcomes are applied in the order in which they were appended.
@@ -16,238 +22,53 @@
 //!   [`KeeperError`] and never tried again: the daemon ends with 1 and recovery starts over.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::limits;
-use crate::config::{GlobError, Route, RouteTable, Settings, Worker};
+use crate::config::{Route, RouteTable, Settings, Worker};
+use crate::core::JobId;
 use crate::core::backoff::Backoff;
 use crate::core::pace::PaceRules;
-use crate::core::records::Past;
 use crate::core::state::{
-    Candidate, Core, Counts, Effect, Event, Limits, Millis, RecordLimits, Recovered, RouteRules,
+    Core, Effect, Event, Limits, Millis, RecordLimits, Recovered, RouteRules,
 };
-use crate::core::{JobId, RelPath, Spent};
 use crate::fs::{FileType, Filesystem};
-use crate::journal::record::{Attempt, FileMark, Outcome, Record, Rel, SourceKey, Take};
-use crate::journal::{CommitError, EncodeError, JournalError, Sources, Writer};
-use crate::results::{Results, ResultsError};
+use crate::journal::record::{FileMark, Outcome, Record, Rel, SourceKey, Take};
+use crate::journal::{Sources, Writer};
+use crate::results::Results;
 use crate::spool::folders::Folders;
-use crate::spool::scan::{Scan, Sighting, Unreadable};
-use crate::spool::settle::Settling;
-use crate::spool::{Claimed, Place, Shape, Spool};
-use crate::worker::records::Lot;
-use crate::worker::{Ended, Task};
+use crate::spool::scan::Scan;
+use crate::spool::{Place, Shape, Spool};
 
 use super::notice::Notice;
-use super::service::{Found, Wanted};
 use super::sight::Waits;
 
 mod checkpoint;
 mod commit;
 mod effects;
+mod error;
 pub(super) mod inputs;
+mod job;
+mod message;
 pub(super) mod next;
 mod outcome;
 mod reconfigure;
+mod scan;
+mod settle;
 mod sort;
 #[cfg(test)]
 pub(in crate::daemon) mod tests;
+mod view;
 
-/// What the outside tells the keeper.
-#[derive(Debug)]
-pub enum Input {
-    /// A worker's attempt ended.
-    Ended {
-        /// The job.
-        job: JobId,
-        /// How, and what it printed.
-        ended: Ended,
-    },
-    /// A slot is done with a record of a job.
-    RecordEnded {
-        /// The job.
-        job: JobId,
-        /// The record.
-        no: u64,
-        /// How, and what it printed.
-        ended: Ended,
-        /// And the slot with the lot that it was given.
-        is_last: bool,
-    },
-    /// What [`Output::Collect`] made: the inode of the file.
-    Collected {
-        /// The job.
-        job: JobId,
-        /// Or why it could not.
-        result: Result<u64, inputs::CollectError>,
-    },
-    /// What [`Output::Compare`] found.
-    Compared {
-        /// As it was given.
-        task: Task,
-        /// It is the file of that name in `done/`.
-        is_same: bool,
-    },
-    /// A source's copy stands, durable, in `processing/ID.in/REL`.
-    Staged(Staged),
-    /// A segment's checkpoint: the sync of the filesystem asked for by [`Output::Sync`] returned.
-    Synced {
-        /// Segments below this one may go.
-        before: u64,
-    },
-    /// No more starts, no more claims.
-    Drain,
-    /// A paused route is tried again.
-    Resume {
-        /// Its name.
-        route: String,
-    },
-    /// Claims may go on, or wait: free disk.
-    Claims {
-        /// Whether they may.
-        allowed: bool,
-    },
-    /// Starts may go on, or wait, and claims with them: free memory.
-    Starts {
-        /// Whether they may.
-        allowed: bool,
-    },
-}
-
-/// A source of `batch`, copied in.
-#[derive(Clone, Debug)]
-pub struct Staged {
-    /// The id that [`Keeper::next_id`] gave.
-    pub job: JobId,
-    /// Path below the source folder.
-    pub rel: RelPath,
-    /// Which source; `None`: it was handed in (`submit`) and is no source of `batch`.
-    pub source: Option<SourceKey>,
-}
-
-/// What the keeper asks of the outside.
-#[derive(Debug)]
-pub enum Output {
-    /// Give this to a slot; one is free.
-    Start(Task),
-    /// Give these records to a slot, one after the other; one is free.
-    StartRecords(Box<(Task, Lot)>),
-    /// Put failed records together on another thread, then say [`Input::Collected`].
-    Collect(Box<inputs::Collecting>),
-    /// Compare the task's file with the one of its name in `done/`, then say [`Input::Compared`].
-    Compare(Task),
-    /// Something that people or logs may want to know.
-    Notice(Notice),
-    /// Sync the filesystem on another thread, then say [`Input::Synced`].
-    Sync {
-        /// To be given back.
-        before: u64,
-    },
-}
-
-/// The daemon cannot keep its promise any longer.
-#[derive(Debug, thiserror::Error)]
-pub enum KeeperError {
-    /// The journal said no.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// A commit failed for good.
-    #[error(transparent)]
-    Commit(#[from] CommitError),
-    /// A record does not fit into a journal line.
-    #[error(transparent)]
-    Encode(#[from] EncodeError),
-    /// A CSV.
-    #[error(transparent)]
-    Results(#[from] ResultsError),
-    /// A glob that the settings' check let pass: our bug.
-    #[error(transparent)]
-    Glob(#[from] GlobError),
-    /// A move, or a folder of ours.
-    #[error("cannot {what}: {source}")]
-    Spool {
-        /// What was tried.
-        what: String,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl KeeperError {
-    /// Waiting may help.
-    pub fn is_shortage(&self) -> bool {
-        match self {
-            Self::Results(ResultsError::Full { .. }) | Self::Commit(CommitError::Full { .. }) => {
-                true
-            }
-            Self::Spool { source, .. } => is_shortage(source),
-            _ => false,
-        }
-    }
-
-    /// The keeper's thread ended without a word: our bug.
-    pub(super) fn gone() -> Self {
-        let source = io::Error::other("the keeper's thread ended without a word");
-        Self::Spool { what: "go on".to_owned(), source }
-    }
-
-    pub(super) fn spool(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Spool { what: what.into(), source }
-    }
-}
-
-/// What the keeper knows of a claimed job besides what the core does.
-#[derive(Clone, Debug)]
-pub(super) struct JobInfo {
-    pub(super) rel: RelPath,
-    pub(super) route: usize,
-    /// Attempts begun, as the folder's name says now.
-    pub(super) begun: u32,
-    /// What the job is.
-    pub(super) shape: Shape,
-    pub(super) mark: FileMark,
-    /// How it was handed in, if it was; repeated at the head of the next journal segment.
-    pub(super) take: Option<Take>,
-    /// Its last `Attempt` line, repeated at the head of the next journal segment.
-    pub(super) attempt: Option<Attempt>,
-    /// What the last attempt printed and gave.
-    pub(super) ended: Option<Ended>,
-    /// Its route as it was when the last attempt began: a reload may have changed it since.
-    pub(super) begun_as: Option<Arc<Route>>,
-}
-
-impl JobInfo {
-    /// The folder that its file stands in, in `processing/`.
-    pub(super) fn claimed(&self, job: JobId) -> Claimed {
-        Claimed { job, begun: self.begun, shape: self.shape }
-    }
-
-    /// As the core is told of a job that was claimed before.
-    pub(super) fn recovered(
-        &self,
-        job: JobId,
-        route: Option<usize>,
-        records: Option<Past>,
-    ) -> Recovered {
-        let attempt = self.attempt.as_ref();
-        let ended = attempt.map_or(0, |attempt| attempt.attempt);
-        Recovered {
-            job,
-            route,
-            // A power cut may undo the rename of an attempt whose end is recorded.
-            begun: self.begun.max(ended),
-            ended,
-            spent: attempt.map_or_else(Spent::default, |attempt| attempt.spent),
-            not_before: attempt.map_or(0, |attempt| attempt.not_before_ms),
-            incomplete_since: attempt.and_then(|attempt| attempt.incomplete_since_ms),
-            records,
-        }
-    }
-}
+pub use error::KeeperError;
+pub(super) use error::is_shortage;
+pub(super) use job::JobInfo;
+pub use message::{Input, Output, Staged};
+pub use scan::ScanCounts;
+pub(super) use scan::describe_unreadable;
+pub(super) use settle::{settle_failed, settle_made, settle_outcome};
 
 /// See the module.
 pub struct Keeper<F: Filesystem> {
@@ -318,25 +139,6 @@ pub struct Keeper<F: Filesystem> {
     pub(super) seen: ScanCounts,
     /// What is remembered of names that may not be claimed yet.
     pub(super) waits: Waits,
-}
-
-/// What the last whole pass over `incoming/` saw.
-#[derive(Clone, Debug, Default)]
-pub struct ScanCounts {
-    /// Files offered to the core.
-    pub offered: u64,
-    /// Files no route takes.
-    pub unrouted: u64,
-    /// One of them.
-    pub unrouted_example: Option<RelPath>,
-    /// Sentinels and companions whose file is not there, and has not been for a while.
-    pub lone_sentinels: u64,
-    /// One of them.
-    pub lone_example: Option<RelPath>,
-    /// Companions whose file was looked for in their folder.
-    pub(super) searched: usize,
-    /// Folders that could not be read.
-    pub unreadable: Vec<String>,
 }
 
 /// Jobs in the line before so many slots.
@@ -478,127 +280,14 @@ impl<F: Filesystem> Keeper<F> {
         std::mem::take(&mut self.out)
     }
 
-    /// How many of each.
-    pub fn counts(&self) -> Counts {
-        self.core.counts()
-    }
-
-    /// How many files each route has, waiting and running, by its name.
-    pub fn loads(&self) -> std::collections::BTreeMap<String, super::service::RouteLoad> {
-        let of = |at: &usize| {
-            let (waiting, running) = self.core.load(*at);
-            (self.route_name(*at), super::service::RouteLoad { waiting, running })
-        };
-        self.places.iter().map(of).collect()
-    }
-
-    /// Whether a slot has a job.
-    pub fn is_busy(&self) -> bool {
-        self.core.running() > 0
-    }
-
-    /// Nothing that is known in `incoming/` could be claimed now.
-    pub fn is_dry(&self) -> bool {
-        self.core.is_dry()
-    }
-
     /// Names were offered, or time has passed: starts what may be started.
     pub fn start_more(&mut self, now: Millis) -> Result<(), KeeperError> {
         self.step(Event::Tick, now)
     }
 
-    /// What the last whole pass over `incoming/` saw.
-    pub fn seen(&self) -> &ScanCounts {
-        &self.seen
-    }
-
-    /// When the oldest name in the window came into `incoming/` or changed there, in Unix milliseconds.
-    pub fn oldest_ms(&self) -> Option<Millis> {
-        let ns = u64::try_from(self.core.oldest()?).ok()?;
-        Some(ns / 1_000_000)
-    }
-
-    /// Claimed jobs that no slot has and no record waits for.
-    pub fn idle_jobs(&self) -> usize {
-        self.jobs.len().saturating_sub(self.core.running())
-    }
-
-    /// Whether sources may become jobs now.
-    pub fn may_take(&self) -> bool {
-        self.core.may_claim()
-    }
-
-    /// Sources recorded or taken whose keys are not in the index on disk yet.
-    pub fn recent_sources(&self) -> std::collections::HashSet<SourceKey> {
-        let taken = self.jobs.values().filter_map(|info| info.take.as_ref()?.source);
-        self.new_sources.iter().copied().chain(taken).collect()
-    }
-
-    /// Whether the scan should read on: the window has room for a good part of it.
-    pub fn wants_names(&self) -> bool {
-        !self.draining && self.core.room() > limits::WINDOW / 2
-    }
-
-    /// Whether anything was recorded since the journal segment began.
-    pub fn has_news(&self) -> bool {
-        self.has_news || !self.new_sources.is_empty()
-    }
-
-    /// A checkpoint's sync has not returned.
-    pub fn is_checkpointing(&self) -> bool {
-        self.checkpointing
-    }
-
-    /// What a thread needs that syncs for a checkpoint.
-    pub fn sync_handle(&self) -> (F, F::Dir) {
-        (self.spool.fs.clone(), self.spool.root.clone())
-    }
-
-    /// When a route's program was last changed, to see that it was mended.
-    pub fn program_time(&self, route: &str) -> Option<std::time::SystemTime> {
-        let route = self.routes.iter().find(|known| known.name == route)?;
-        crate::worker::program_time(route, &self.path)
-    }
-
-    /// Free and total bytes of the spool's filesystem.
-    pub fn free_disk(&self) -> Option<(u64, u64)> {
-        crate::fs::real::free_space(&self.path).ok()
-    }
-
     /// Whether empty folders of `incoming/` are removed, from now on.
     pub fn set_prunes(&mut self, prunes: bool) {
         self.waits.set_prunes(prunes);
-    }
-
-    /// Known files that wait for a route.
-    pub fn waiting_for(&self, route: &str) -> usize {
-        let route = self.routes.iter().position(|known| known.name == route);
-        route.map_or(0, |route| self.core.waiting_for(route))
-    }
-
-    /// Whether a slot has the job of this id, as text.
-    pub fn is_running(&self, job: &[u8]) -> bool {
-        let job = std::str::from_utf8(job).ok().and_then(|text| text.parse().ok());
-        job.is_some_and(|job| self.core.is_running(job))
-    }
-
-    /// What is known of a job that is on its way.
-    pub fn find(&self, wanted: &Wanted, now: Millis) -> Option<Found> {
-        let (job, info) = match wanted {
-            Wanted::Job(job) => (job, self.jobs.get(job)?),
-            Wanted::Rel(rel) => self.jobs.iter().find(|(_, info)| info.rel == *rel)?,
-        };
-        let (state, at) = self.core.describe(*job)?;
-        Some(Found {
-            job: *job,
-            rel: info.rel.to_string(),
-            route: self.route_name(info.route),
-            state: self.waits.state_of(*job).unwrap_or(state).to_owned(),
-            attempt: info.begun,
-            reason: info.attempt.as_ref().map(|attempt| attempt.reason.clone()),
-            wait_ms: at.map(|at| at.saturating_sub(now)),
-            records: self.records_found(*job),
-        })
     }
 
     /// Takes one message in. Work that must become durable waits for [`Keeper::commit`].
@@ -720,148 +409,4 @@ impl<F: Filesystem> Keeper<F> {
     fn route_name(&self, route: usize) -> String {
         self.routes.get(route).map_or_else(String::new, |route| route.name.clone())
     }
-
-    /// Reads on in `incoming/` while there is room in the window. `true`: a pass has just ended.
-    ///
-    /// `most` bounds the entries looked at, so that messages do not wait for a large folder.
-    pub fn scan(&mut self, most: usize, now: Millis) -> Result<bool, KeeperError> {
-        self.scan_entering(most, &mut |_| true, now)
-    }
-
-    /// The same; `enters` is asked before a folder is entered.
-    pub(super) fn scan_entering(
-        &mut self,
-        most: usize,
-        enters: &mut dyn FnMut(&RelPath) -> bool,
-        now: Millis,
-    ) -> Result<bool, KeeperError> {
-        let mut scan = self.scan.take().unwrap_or_else(|| {
-            self.seen = ScanCounts::default();
-            self.waits.unrouted.clear();
-            Scan::begin(&self.spool)
-        });
-        let over = self.read_on(&mut scan, most, enters, now)?;
-        if !over {
-            self.scan = Some(scan);
-        }
-        Ok(over)
-    }
-
-    /// A sentinel whose file was never there, or went without it, would wait for ever in silence.
-    fn count_lone(&mut self, sentinel: Sighting, file: &RelPath, now: Millis) {
-        let since = u64::try_from(sentinel.stat.ctime_ns / 1_000_000).unwrap_or(u64::MAX);
-        let patience = u64::try_from(limits::LONE_SENTINEL.as_millis()).unwrap_or(u64::MAX);
-        if now.saturating_sub(since) < patience {
-            return;
-        }
-        let there = self.spool.fs.stat(&self.spool.incoming, file.as_path());
-        if there.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            self.seen.lone_sentinels += 1;
-            self.seen.lone_example.get_or_insert(sentinel.rel);
-        }
-    }
-
-    pub(super) fn sighted(&mut self, sighting: Sighting, now: Millis) {
-        let is_folder = sighting.stat.file_type == FileType::Dir;
-        if !is_folder && let Some(file) = self.table.announced(&sighting.rel) {
-            // A sentinel is looked for when its file is judged.
-            self.count_lone(sighting, &file, now);
-            return;
-        }
-        if !is_folder && self.table.companion_of(&sighting.rel).is_some() {
-            self.count_lone_companion(sighting, now);
-            return;
-        }
-        let place = if is_folder {
-            self.place_of_folder(&sighting.rel)
-        } else {
-            self.place_of(&sighting.rel)
-        };
-        match place {
-            // It was one job a moment ago, by its type or by the settings: the next pass will see.
-            None if is_folder => {}
-            None => {
-                self.seen.unrouted += 1;
-                self.seen.unrouted_example.get_or_insert(sighting.rel);
-            }
-            Some(route) => {
-                if !self.core.holds(&sighting.rel) && !self.core.is_stuck(route) {
-                    self.seen.offered += 1;
-                }
-                let candidate =
-                    Candidate { rel: sighting.rel, route, order: sighting.stat.ctime_ns };
-                self.core.offer(candidate, now);
-            }
-        }
-    }
-}
-
-/// Moves a recorded job's file, with its sidecar and what was made. Also what recovery does.
-///
-/// `claimed` is the folder that the file stands in; after a power cut it need not be the job's own, and
-/// `alone` says that what else is in it may be another job's file.
-pub(super) fn settle_outcome<F: Filesystem>(
-    spool: &Spool<F>,
-    outcome: &Outcome,
-    claimed: Claimed,
-    alone: bool,
-    folders: &mut Folders<F::Dir>,
-) -> Result<crate::spool::settle::Settled, KeeperError> {
-    let output = settle_made(spool, outcome)?;
-    let failed = settle_failed(spool, outcome)?;
-    let why = super::notice::sidecar(outcome);
-    let (job, rel) = (outcome.job, &outcome.rel.0);
-    let settling = Settling { job, claimed, rel, why: why.as_deref(), alone };
-    let rel = spool
-        .settle(&settling, folders)
-        .map_err(KeeperError::spool(format!("settle {} from processing/", outcome.rel.0)))?;
-    Ok(crate::spool::settle::Settled { rel, output, failed })
-}
-
-/// Moves the failed records of a job that is done; done already is fine.
-pub(super) fn settle_failed<F: Filesystem>(
-    spool: &Spool<F>,
-    outcome: &Outcome,
-) -> Result<Option<PathBuf>, KeeperError> {
-    let Some(why) = super::notice::records_sidecar(outcome) else { return Ok(None) };
-    spool
-        .settle_failed(outcome.job, &outcome.rel.0, &why)
-        .map_err(KeeperError::spool(format!("settle the failed records of {}", outcome.rel.0)))
-}
-
-/// Moves what a recorded job made; done already is fine.
-pub(super) fn settle_made<F: Filesystem>(
-    spool: &Spool<F>,
-    outcome: &Outcome,
-) -> Result<Option<PathBuf>, KeeperError> {
-    if !outcome.output {
-        return Ok(None);
-    }
-    let claimed = Claimed::file(outcome.job, outcome.attempts);
-    if let Some(next) = &outcome.next {
-        let hand_over = || -> io::Result<()> {
-            for file in &next.files {
-                spool.hand_over(claimed, &file.made.0, file.job, &file.rel.0)?;
-            }
-            spool.clear_handed(claimed)
-        };
-        hand_over().map_err(KeeperError::spool(format!("hand on what {} made", outcome.rel.0)))?;
-    }
-    spool
-        .settle_output(claimed, &outcome.rel.0)
-        .map_err(KeeperError::spool(format!("move what {} made", outcome.rel.0)))
-}
-
-pub(super) fn describe_unreadable(it: Unreadable) -> String {
-    let rel = it.rel.map_or_else(String::new, |rel| rel.to_string());
-    format!("incoming/{rel}: {}", it.error)
-}
-
-/// Too little of something that comes back: space, quota, descriptors, memory.
-pub(super) fn is_shortage(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let errno = Errno::from_io_error(error);
-    let shortages =
-        [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
-    errno.is_some_and(|errno| shortages.contains(&errno))
 }

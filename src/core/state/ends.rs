@@ -3,7 +3,7 @@
 //! Must not know: what starts next.
 //!
 //! Invariants
-//! - An end that counts is charged to one budget, and recorded before anything else becomes of its job.
+//! - A failure is charged to one budget at most, and recorded before anything else becomes of its job.
 //! - An attempt that did not begin costs nothing.
 //! - Nothing leaves `Phase::RecordingOutcome` but by its record.
 

@@ -12,34 +12,30 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use roaring::RoaringTreemap;
-
-use super::outcome::{error_row, route_spec};
 use super::{Keeper, KeeperError, Output, is_shortage};
-use crate::config::{Records, Route, limits};
-use crate::core::records::{InputMark, Past, Position, Tried};
-use crate::core::state::{Effect, Event, Millis};
-use crate::core::{FailClass, Failure, JobId, RelPath, Row, Verdict};
-use crate::daemon::notice::{FailedRecord, Notice};
+use crate::config::{Records, limits};
+use crate::core::records::{InputMark, Past, Position};
+use crate::core::state::{Event, Millis};
+use crate::core::{FailClass, Failure, JobId, Verdict};
+use crate::daemon::notice::Notice;
 use crate::fs::Filesystem;
-use crate::journal::record::{
-    Input as InputLine, InputOutcome, InputSet, InputTried, PieceBytes, Record, Tally,
-};
-use crate::results::{PlanError, Planned};
+use crate::journal::record::{Input as InputLine, InputSet, InputTried, Record, Tally};
 use crate::spool::records::{Input, Unfit as SplitUnfit, change};
-use crate::spool::{Claimed, Place, Spool};
+use crate::spool::{Claimed, Place};
 use crate::worker::records::{Lot, RawRecord, RecordFormat, Unfit, columns};
 use crate::worker::{Ended, Task};
 
+mod collect;
+mod recorded;
+
+pub(in crate::daemon) use collect::{CollectError, Collecting};
+
 /// Kinds of reasons that are counted of one input; what comes beyond is counted as `other`.
 const REASONS: usize = 20;
-/// Failed records of one input that are told one by one.
-const TOLD: u64 = 100;
-
 /// A job with records, as the keeper knows it. Also what recovery found of it.
 pub(in crate::daemon) struct InputInfo<F: Filesystem> {
     pub(in crate::daemon) format: Records,
@@ -76,27 +72,6 @@ struct Held {
     begins: Position,
     raw: Arc<RawRecord>,
     ended: Option<Ended>,
-}
-
-/// The failed records of an input are to be put into `processing/ID.err`, on another thread.
-#[derive(Clone, Debug)]
-pub struct Collecting {
-    /// The job.
-    pub job: JobId,
-    /// Its file, below `processing/`.
-    path: PathBuf,
-    format: Records,
-    mark: InputMark,
-    failed: RoaringTreemap,
-}
-
-/// Why failed records could not be put together.
-#[derive(Debug)]
-pub enum CollectError {
-    /// The input is not any more what it was.
-    Changed(String),
-    /// A system call failed.
-    Io(io::Error),
 }
 
 /// What is recorded of all records in this life.
@@ -158,48 +133,6 @@ impl<F: Filesystem> InputInfo<F> {
         let mut reasons: Vec<_> = self.reasons.clone().into_iter().collect();
         reasons.sort_by(|(a, n), (b, m)| m.cmp(n).then_with(|| a.cmp(b)));
         reasons
-    }
-}
-
-impl Collecting {
-    /// Does it: the file is durable under its name in `processing/` when this returns its inode.
-    pub fn run<F: Filesystem>(&self, spool: &Spool<F>) -> Result<u64, CollectError> {
-        let (mut input, _) =
-            Input::open(spool, &self.path, self.format).map_err(CollectError::Io)?;
-        let was = |found: InputMark| {
-            let other = "another file stands in its place".to_owned();
-            let moved = (found.ino != self.mark.ino).then_some(other);
-            moved.or_else(|| change(&self.mark, found.size, found.mtime_ns))
-        };
-        if let Some(how) = was(input.mark()) {
-            return Err(CollectError::Changed(how));
-        }
-        let name = Place::Failed(self.job).name();
-        let name = Path::new(&name);
-        let mut made = || -> io::Result<(u64, u64)> {
-            let (fs, dir) = (&spool.fs, &spool.processing);
-            match fs.remove_file(dir, name) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let file = fs.create(dir, name, 0o640)?;
-            let count = input.copy(&file, &|no| self.failed.contains(no))?;
-            // Durable after both: the failed records, before the outcome that sends them to error/.
-            fs.sync_file(&file)?;
-            fs.sync_dir(dir)?;
-            Ok((fs.stat_file(&file)?.ino, count))
-        };
-        let (ino, count) = made().map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => CollectError::Changed(error.to_string()),
-            _ => CollectError::Io(error),
-        })?;
-        match input.change().map_err(CollectError::Io)? {
-            Some(how) => Err(CollectError::Changed(how)),
-            None if count != self.failed.len() => {
-                Err(CollectError::Changed("its records are other ones".to_owned()))
-            }
-            None => Ok(ino),
-        }
     }
 }
 
@@ -392,241 +325,6 @@ impl<F: Filesystem> Keeper<F> {
         self.out.push(Output::StartRecords(Box::new((task, Lot { format, records }))));
     }
 
-    /// A slot is done with a record.
-    pub(super) fn record_ended(
-        &mut self,
-        job: JobId,
-        no: u64,
-        ended: Ended,
-        is_last: bool,
-        now: Millis,
-    ) -> Result<(), KeeperError> {
-        let verdict = ended.verdict.clone();
-        let took_us = u64::try_from(ended.took.as_micros()).unwrap_or(u64::MAX);
-        if let Some(held) = self.held_record(job, no) {
-            held.ended = Some(ended);
-        }
-        self.step(Event::RecordEnded { job, no, verdict, took_us, is_last }, now)
-    }
-
-    fn held_record(&mut self, job: JobId, no: u64) -> Option<&mut Held> {
-        self.inputs.get_mut(&job)?.open.as_mut()?.held.get_mut(&no)
-    }
-
-    pub(super) fn record_tried(
-        &mut self,
-        job: JobId,
-        no: u64,
-        tried: Tried,
-        (alone, reason): (bool, String),
-        now: Millis,
-    ) -> Result<(), KeeperError> {
-        let Tried { begun: attempts, spent, not_before: not_before_ms } = tried;
-        let line = InputTried { job, no, attempts, spent, not_before_ms, alone, reason };
-        self.append(Record::InputTried(line), now)
-    }
-
-    /// The one line of a record: what it says, and all that must be made before it can be written.
-    pub(super) fn record_input(
-        &mut self,
-        job: JobId,
-        no: u64,
-        attempts: u32,
-        failure: Option<Failure>,
-        now: Millis,
-    ) -> Result<(), KeeperError> {
-        let ended = self.held_record(job, no).and_then(|held| held.ended.as_mut());
-        let rows = ended.map_or_else(Vec::new, |ended| std::mem::take(&mut ended.rows));
-        let planned = self.plan_input(job, no, attempts, failure.clone(), &rows, now);
-        match planned {
-            Ok((before, outcome)) => {
-                self.rows_files.extend(outcome.rows_file);
-                for record in before {
-                    self.append(record, now)?;
-                }
-                self.append(Record::InputOutcome(outcome), now)
-            }
-            Err(error) if error.is_shortage() => {
-                // They are needed again when there is space.
-                if let Some(ended) = self.held_record(job, no).and_then(|held| held.ended.as_mut())
-                {
-                    ended.rows = rows;
-                }
-                self.deferred.push(Effect::RecordInput { job, no, attempts, failure });
-                self.disk_is_full(now)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn plan_input(
-        &mut self,
-        job: JobId,
-        no: u64,
-        attempts: u32,
-        mut failure: Option<Failure>,
-        rows: &[Row],
-        now: Millis,
-    ) -> Result<(Vec<Record>, InputOutcome), KeeperError> {
-        let info = self.jobs.get(&job);
-        let route = info.and_then(|info| self.attempted_as(info)).map(Arc::clone);
-        let rel = info.map(|info| info.rel.clone());
-        let (Some(route), Some(rel)) = (route, rel) else {
-            let source = io::Error::other("the job is unknown");
-            return Err(KeeperError::Spool { what: format!("record {job}"), source });
-        };
-        let rows_file = is_large(rows, &rel).then(|| self.next_id(now));
-        let mut planned = Planned::default();
-        if failure.is_none() {
-            match self.plan_record_rows(&route, rows, &rel, (job, rows_file), now) {
-                Ok(done) => planned = done,
-                Err(PlanError::Columns(reason)) => {
-                    failure = Some(Failure::new(FailClass::Permanent, reason));
-                }
-                Err(PlanError::Io(error)) => return Err(error.into()),
-            }
-        }
-        let mut before = planned.before;
-        let mut csv: Vec<_> = planned.piece.into_iter().collect();
-        if let Some(failure) = &failure {
-            let row = error_row(now, &rel, &route.name, (job, Some(no)), attempts, failure);
-            let errors = self.plan_error(row, &rel, job, now)?;
-            before.extend(errors.before);
-            csv.extend(errors.piece);
-        }
-        let is_big = csv.iter().any(|piece| matches!(piece.bytes, PieceBytes::File { .. }));
-        let rows_file = rows_file.filter(|_| is_big);
-        let rows = planned.rows;
-        let outcome = InputOutcome { job, no, attempts, failure, rows, csv, rows_file };
-        Ok((before, outcome))
-    }
-
-    fn plan_record_rows(
-        &mut self,
-        route: &Route,
-        rows: &[Row],
-        rel: &RelPath,
-        (job, rows_file): (JobId, Option<JobId>),
-        now: Millis,
-    ) -> Result<Planned, PlanError> {
-        self.results.plan_beside(
-            &route_spec(route),
-            rows,
-            rel,
-            (job, rows_file.unwrap_or(job)),
-            now,
-        )
-    }
-
-    /// A record's line is durable and applied.
-    pub(super) fn input_recorded(
-        &mut self,
-        outcome: InputOutcome,
-        now: Millis,
-    ) -> Result<(), KeeperError> {
-        let InputOutcome { job, no, attempts, failure, rows, .. } = outcome;
-        let failed = failure.is_some();
-        if let Some(info) = self.inputs.get_mut(&job) {
-            let held = info.open.as_mut().and_then(|open| open.held.remove(&no));
-            info.tried.remove(&no);
-            info.rows = info.rows.saturating_add(rows);
-            if let Some(failure) = failure {
-                info.count(&failure.reason);
-                if info.told < TOLD {
-                    info.told += 1;
-                    let ended = held.and_then(|held| held.ended);
-                    self.tell_failed(job, (no, attempts), failure, ended, now);
-                }
-            }
-        }
-        let counts = &mut self.record_counts;
-        counts.done += u64::from(!failed);
-        counts.failed += u64::from(failed);
-        counts.rows += rows;
-        self.step(Event::RecordRecorded { job, no, failed }, now)
-    }
-
-    fn tell_failed(
-        &mut self,
-        job: JobId,
-        (no, attempts): (u64, u32),
-        failure: Failure,
-        ended: Option<Ended>,
-        now: Millis,
-    ) {
-        let Some(info) = self.jobs.get(&job) else { return };
-        let (log, stderr, took) = ended
-            .map_or((Vec::new(), Vec::new(), Duration::ZERO), |it| (it.log, it.stderr, it.took));
-        self.out.push(Output::Notice(Notice::RecordFailed(Box::new(FailedRecord {
-            job,
-            rel: info.rel.clone(),
-            route: self.route_name(info.route),
-            no,
-            attempts,
-            reason: failure.reason,
-            at_ms: now,
-            took,
-            log,
-            stderr,
-        }))));
-    }
-
-    /// A line about an attempt at a record is durable.
-    pub(super) fn input_tried(
-        &mut self,
-        tried: InputTried,
-        now: Millis,
-    ) -> Result<(), KeeperError> {
-        let (job, no) = (tried.job, tried.no);
-        if let Some(info) = self.inputs.get_mut(&job) {
-            info.tried.insert(no, tried);
-        }
-        self.step(Event::RecordRecorded { job, no, failed: false }, now)
-    }
-
-    /// All records of a job are over: their failed ones are put together on another thread.
-    pub(super) fn collect(&mut self, job: JobId) {
-        let (Some(info), Some(input)) = (self.jobs.get(&job), self.inputs.get(&job)) else {
-            return;
-        };
-        let claimed = info.claimed(job);
-        let path = Path::new(&Place::Job(claimed).name()).join(info.rel.as_path());
-        let progress = self.core.progress(job);
-        let failed =
-            progress.map_or_else(RoaringTreemap::new, crate::core::records::Progress::failed_set);
-        let collecting = Collecting { job, path, format: input.format, mark: input.mark, failed };
-        self.out.push(Output::Collect(Box::new(collecting)));
-    }
-
-    /// What came of [`Output::Collect`].
-    pub(super) fn collected(
-        &mut self,
-        job: JobId,
-        result: Result<u64, CollectError>,
-        now: Millis,
-    ) -> Result<(), KeeperError> {
-        let verdict = match result {
-            Ok(ino) => {
-                if let Some(info) = self.inputs.get_mut(&job) {
-                    info.collected = ino;
-                }
-                Verdict::Done
-            }
-            Err(CollectError::Changed(how)) => {
-                Verdict::Failed(Failure::new(FailClass::Permanent, changed(&how)))
-            }
-            Err(CollectError::Io(error)) if is_shortage(&error) => {
-                self.deferred.push(Effect::Collect { job });
-                return self.disk_is_full(now);
-            }
-            Err(CollectError::Io(source)) => {
-                let what = format!("put the failed records of {job} together in processing/");
-                return Err(KeeperError::Spool { what, source });
-            }
-        };
-        self.step(Event::Ended { job, verdict }, now)
-    }
-
     /// How long a job with records was worked on, in this life.
     pub(super) fn input_took(&self, job: JobId, now: Millis) -> Option<Duration> {
         let opened_at = self.inputs.get(&job)?.opened_at?;
@@ -717,15 +415,6 @@ impl<F: Filesystem> Open<F> {
 
 fn changed(how: &str) -> String {
     format!("the input was changed after its first record was begun: {how}; what is recorded stays")
-}
-
-/// Whether its rows could be more than a journal line holds.
-fn is_large(rows: &[Row], rel: &RelPath) -> bool {
-    let trace = rel.as_bytes().len() + 2 * JobId::TEXT_LEN;
-    let size = |row: &Row| {
-        trace + row.0.iter().map(|(_, cell)| cell.len().saturating_mul(2) + 3).sum::<usize>()
-    };
-    rows.iter().map(size).sum::<usize>() > limits::ROWS_IN_LINE
 }
 
 /// Inputs by job.

@@ -11,6 +11,7 @@ use super::super::super::pace::{PaceRules, Rate};
 use super::super::super::records::Progress;
 use super::super::{Event, Limits, RecordLimits, Recovered, RouteRules};
 use super::*;
+use crate::core::Verdict;
 
 const SLOTS: usize = 3;
 const WINDOW: usize = 8;

@@ -1,0 +1,141 @@
+//! What is wrong between two settings of a route, or missing.
+//!
+//! Must not know: files, lines. It says the key at which to say it.
+//!
+//! Invariants
+//! - Each message says what to do: which line to add, or to take out.
+
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use crate::config::setting::{self, Place};
+use crate::config::template::{self, Part};
+use crate::config::{Route, StdoutFormat, Worker, companions, retry, suggest, units};
+
+/// What a route's worker is set by.
+pub(super) const WORKERS: [&str; 4] = ["command", "python", "warm", "http"];
+
+/// What is wrong between two settings of a route, or missing: the key at which to say it, and what.
+pub(super) fn between_settings(
+    route: &Route,
+    table: &DeTable<'_>,
+    drain_timeout: Duration,
+) -> Vec<(&'static str, String)> {
+    let mut wrong = Vec::new();
+    let given = |key: &str| table.contains_key(key);
+    let kinds: Vec<&str> = WORKERS.into_iter().filter(|key| given(key)).collect();
+    if let [first, second, ..] = *kinds {
+        let message =
+            format!("a route has one worker, and `{first}` is set too; take one of them out");
+        wrong.push((second, message));
+    }
+    // Not where one is misspelt: the unknown key is said, with the word that was meant.
+    let is_misspelt = table.keys().any(|key| {
+        let word: &str = key.get_ref();
+        setting::find(Place::Route, word).is_none() && suggest::nearest(word, WORKERS).is_some()
+    });
+    if kinds.is_empty() && !is_misspelt {
+        let name = route.name.escape_debug();
+        let message = format!(
+            "route `{name}` has no worker: set one line, such as \
+             command = [\"sha256sum\", \"{{path}}\"]"
+        );
+        wrong.push(("command", message));
+    }
+    let argv = match &route.worker {
+        Worker::Command { argv } => argv.as_slice(),
+        Worker::Warm { .. } | Worker::Python { .. } | Worker::Http { .. } => &[],
+    };
+    let asks =
+        |argument: &String| template::parse(argument).is_ok_and(|p| p.contains(&Part::Output));
+    if argv.iter().any(asks) && !route.output {
+        let message = "`{output}` is only there with the line output = true; add it";
+        wrong.push(("command", message.to_owned()));
+    }
+    let asks = |argument: &String| template::parse(argument).is_ok_and(|p| p.contains(&Part::With));
+    if argv.iter().any(asks) && route.with.is_empty() {
+        let message = "`{with}` is only there with a line such as with = [\"{stem}.xmp\"]; add it";
+        wrong.push(("command", message.to_owned()));
+    }
+    let asks =
+        |argument: &String| template::parse(argument).is_ok_and(|p| p.contains(&Part::Record));
+    if argv.iter().any(asks) && route.records.is_none() {
+        let message = "`{record}` is only there with a line such as records = \"lines\"; add it";
+        wrong.push(("command", message.to_owned()));
+    }
+    wrong.extend(around_http(route, given));
+    wrong.extend(units::fault(route, &given));
+    wrong.extend(companions::fault(route, &given));
+    let is_off = |key| table.get(key).is_some_and(|v| v.get_ref().as_bool() == Some(false));
+    if route.next.is_some() && is_off("output") {
+        let message = "`next` hands on the files that a worker makes; take out output = false";
+        wrong.push(("output", message.to_owned()));
+    }
+    if let Some(message) = against_records(route, &given) {
+        wrong.push(("records", message));
+    }
+    // The default is left alone: who shortens the drain has not asked for another grace.
+    if given("grace") && route.grace >= drain_timeout {
+        let message = format!(
+            "`grace` must be shorter than `drain_timeout`, which is {}",
+            humantime::format_duration(drain_timeout)
+        );
+        wrong.push(("grace", message));
+    }
+    if let Some(message) = retry::without_attempts(route) {
+        wrong.push(("retry_on", message));
+    }
+    if route.require_output && route.stdout == StdoutFormat::None {
+        let message = "with stdout = \"none\" there is never a row, so every job would fail; \
+                       take out one of the two lines";
+        wrong.push(("require_output", message.to_owned()));
+    }
+    let traced = |column: &&String| ["_file", "_job"].contains(&column.as_str());
+    if let Some(column) = route.columns.iter().flatten().find(traced)
+        && route.trace_columns
+    {
+        let message = format!(
+            "column `{column}` is added by inboxd; take it out, or set trace_columns = false"
+        );
+        wrong.push(("columns", message));
+    }
+    wrong
+}
+
+/// What is wrong between `http` and what goes with it.
+fn around_http(route: &Route, given: impl Fn(&str) -> bool) -> Option<(&'static str, String)> {
+    let rules = &route.http;
+    if rules.cells.is_some() && !given("http") {
+        let message =
+            "only the answers of `http` have columns by JSON pointers; write a list of names";
+        return Some(("columns", message.to_owned()));
+    }
+    if given("http") && given("body") && !rules.method.has_body() {
+        let method = rules.method.name();
+        let message = format!("a {method} sends no body; take out one of the two lines");
+        return Some(("body", message));
+    }
+    if given("http") && given("ready_url") && !given("start") {
+        let message = "`ready_url` is for a runner of `start`; add that line, or take this one out";
+        return Some(("ready_url", message.to_owned()));
+    }
+    None
+}
+
+/// What cannot go with `records`.
+fn against_records(route: &Route, given: &dyn Fn(&str) -> bool) -> Option<String> {
+    route.records?;
+    let message = if route.output {
+        "`output` is made of a whole file, and with `records` each record is a task of its own; \
+         take one of the two lines out"
+    } else if given("fields") {
+        "`fields` are those of one JSON file, and with `records` a file holds many; take one of the \
+         two lines out"
+    } else if given("call") {
+        "with `records` the function gets the record, so `call` means nothing; take it out"
+    } else {
+        return None;
+    };
+    Some(message.to_owned())
+}

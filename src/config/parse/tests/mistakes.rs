@@ -1,0 +1,267 @@
+//! Mistakes in a route: whoever makes one learns where, and what to do.
+
+use super::*;
+
+/// Goal: the same for a route whose files come with others.
+/// Method: names that are none, and each line that does not go with them.
+#[test]
+fn mistakes_in_a_route_with_companions() {
+    for (lines, start) in [
+        ("with = 'x.xmp'", ":3:8: \"x.xmp\" is no name beside a file's; write a name with {stem}"),
+        ("with = ['{stem}.x', 'a/{name}']", ":3:21: \"a/{name}\" is no name beside a file's"),
+        ("with = '{stem}.x'\nrecords = 'lines'", ":4:11: `records` is about one file"),
+        ("with = '{stem}.x'\non_repeat = 'skip'", ":4:13: `on_repeat` is about one file"),
+        (
+            "with = '{stem}.x'\nunit = 'folder'\ndone_file = '{name}.ok'",
+            ":3:8: with unit = \"folder\" all that is in the folder comes along",
+        ),
+    ] {
+        let why = refused(&format!("[routes.r]\ncommand = ['true']\n{lines}")).join("\n");
+        assert!(why.contains(start), "{lines}\n{why}");
+    }
+    let why = refused("[routes.r]\ncommand = ['true', '{with}']").join("\n");
+    assert!(why.contains(":2:11: `{with}` is only there with a line such as"), "{why}");
+    accepted("[routes.r]\ncommand = ['true', '{with}']\nwith = ['{stem}.x', '{stem}_b.{ext}']");
+}
+
+/// Goal: the same for a route whose jobs are folders.
+/// Method: what is missing, and each line that is about what is in one file.
+#[test]
+fn mistakes_in_a_route_for_folders() {
+    let said = |lines: &str| refused(&format!("[routes.r]\n{lines}\nunit = 'folder'")).join("\n");
+    let why = said("command = ['true']");
+    assert!(why.contains(":3:8: nothing tells when a folder is complete"), "{why}");
+    for (lines, start) in [
+        ("command = ['true']\nstdin = true", ":4:9: `stdin` is about what is in one file"),
+        ("command = ['true']\nfields = { a = 'b' }", ":4:10: `fields` is about what is"),
+        ("command = ['true']\nrecords = 'lines'", ":4:11: `records` is about what is in"),
+        ("python = 'a.py:b'\ncall = 'kwargs'", ":4:8: with unit = \"folder\" there is no JSON"),
+        ("http = 'http://h'", ":3:8: with unit = \"folder\" there is no one file to send"),
+        ("http = 'http://h/{id}'\nmethod = 'GET'", ":3:8: with unit = \"folder\" there is no"),
+        ("http = 'http://h'\nbody = { a = '{/b}' }", ":3:8: with unit = \"folder\" there is no"),
+    ] {
+        let why = said(&format!("done_file = '{{name}}.ok'\n{lines}"));
+        assert!(why.contains(start), "{lines}\n{why}");
+    }
+    let sound =
+        "http = 'http://h'\nbody = { a = '{path}' }\nunit = 'folder'\ndone_file = '{name}.ok'";
+    accepted(&format!("[routes.r]\n{sound}"));
+}
+
+/// Goal: the same for what stands in a route.
+/// Method: one line a mistake, below a sound command.
+#[test]
+fn mistakes_in_a_route() {
+    for (line, message) in [
+        ("  timout = '1s'", "3:3: unknown key `timout` in [routes.r]; did you mean `timeout`?"),
+        (
+            "rescan = '1s'",
+            "3:1: unknown key `rescan` in [routes.r]; it belongs to the spool, above the first \
+                 [routes.NAME] of inboxd.toml",
+        ),
+        (
+            "http = 'http://h'",
+            "3:8: a route has one worker, and `command` is set too; take one of them out",
+        ),
+        (
+            "columns = { a = '/a' }",
+            "3:11: only the answers of `http` have columns by JSON pointers; write a list of \
+                 names",
+        ),
+        (
+            "rows = 'details'",
+            "3:8: `rows` = \"details\" is no JSON pointer; write a JSON pointer, such as \
+                 \"/details\"",
+        ),
+        ("headers = { Host = 'x' }", "3:13: \"Host\" cannot be set as a header"),
+        (
+            "body = 'jsn'",
+            "3:8: `body` = \"jsn\" is unknown; write \"file\", \"json\" or a table, such as \
+                 { text = \"{/text}\", file = \"{name}\" }",
+        ),
+        (
+            "python = 'a.py:b'",
+            "3:10: a route has one worker, and `command` is set too; take one of them out",
+        ),
+        ("timeout = '0s'", "3:11: `timeout` is 0s; it must be 1ms to 30days"),
+        ("grace = '30s'", "3:9: `grace` must be shorter than `drain_timeout`, which is 30s"),
+        ("stdout = 'jsn'", "3:10: `stdout` = \"jsn\" is unknown; did you mean \"json\"?"),
+        (
+            "stdout = 'yaml'",
+            "3:10: `stdout` = \"yaml\" is unknown; write \"json\", \"csv\", \"text\", \
+                 \"prefixed\" or \"none\"",
+        ),
+        (
+            "stdout = 'none'\nrequire_output = true",
+            "4:18: with stdout = \"none\" there is never a row, so every job would fail; take \
+                 out one of the two lines",
+        ),
+        (
+            "records = 'lines'\noutput = true",
+            "3:11: `output` is made of a whole file, and with `records` each record is a task of \
+                 its own; take one of the two lines out",
+        ),
+        (
+            "fields = { a = 'b' }\nrecords = 'ndjson'",
+            "4:11: `fields` are those of one JSON file, and with `records` a file holds many; take \
+                 one of the two lines out",
+        ),
+        (
+            "call = 'path'\nrecords = 'csv'",
+            "4:11: with `records` the function gets the record, so `call` means nothing; take it \
+                 out",
+        ),
+        ("glob = []", "3:8: `glob` is empty; leave it out to take every file"),
+        ("glob = 3", "3:8: `glob` must be a glob, or a list of them, not an integer"),
+        (
+            "glob = './x'",
+            "3:8: bad glob \"./x\": it never matches; write the path below incoming/, without \
+                 `.`, `..` or `//`",
+        ),
+        ("retries = -1", "3:11: `retries` is -1; it must be 0 to 1000"),
+        (
+            "retries = { timout = 1 }",
+            "3:13: unknown key `timout` in `retries`; did you mean `timeout`?",
+        ),
+        (
+            "retries = { fail = true }",
+            "3:20: `fail` must be a whole number from 0 to 1000, not a boolean",
+        ),
+        (
+            "[routes.r.retries]\nall = 1",
+            "4:1: unknown key `all` in `retries`; there are fail, timeout, oom, crash, \
+                 lost, try_again, first_wait, longest_wait, jitter",
+        ),
+        (
+            "try_again_after = []",
+            "3:19: `try_again_after` lists 1 to 16 times, such as [\"10s\", \"1m\"]",
+        ),
+        ("columns = ['a', 'a']", "3:17: column \"a\" is there twice; take one of them out"),
+        (
+            "columns = ['a', '_job']",
+            "3:11: column `_job` is added by inboxd; take it out, or set trace_columns = false",
+        ),
+        ("env = { A = 1 }", "3:13: variable A must be a string, in quotes"),
+        ("env = { INBOXD_JOB = 'x' }", "3:9: INBOXD_JOB is set by inboxd; choose another name"),
+        ("pass_env = ['A=b']", "3:13: \"A=b\" is no name of a variable; write it without `=`"),
+        ("priority = 1001", "3:12: `priority` is 1001; it must be -1000 to 1000"),
+        ("workers = 0", "3:11: `workers` is 0; it must be 1 to 1024"),
+    ] {
+        let text = format!("[routes.r]\ncommand = ['true']\n{line}");
+        assert_eq!(refused(&text), [format!("inboxd.toml:{message}")], "{line}");
+    }
+}
+
+/// Goal: what is said of further attempts and of the pace is what can be kept.
+/// Method: one line a mistake, the exact message.
+#[test]
+fn mistakes_in_attempts_and_pace() {
+    for (line, message) in [
+        ("retries = { jitter = 101 }", "3:22: `jitter` is 101; it must be 0 to 100"),
+        (
+            "retries = { first_wait = '10m' }",
+            "3:11: `first_wait` is longer than `longest_wait`, which is 5m",
+        ),
+        (
+            "retry_on = [3]",
+            "3:12: `retry_on` has 3, and `retries` no attempt for it; add retries = { fail = 3 }",
+        ),
+        (
+            "retry_on = ['crash', 'timeout']",
+            "3:12: `retry_on` has \"timeout\", and `retries` no attempt for it; add retries = { \
+                 timeout = 3 }",
+        ),
+        (
+            "retry_on = [66]",
+            "3:13: exit 66 says that the file is incomplete, and is always tried again; take 66 out",
+        ),
+        ("retry_on = ['crsh']", "3:13: `retry_on` = \"crsh\" is unknown; did you mean \"crash\"?"),
+        ("retry_on = []", "3:12: `retry_on` is empty; write retries = 0 for no further attempt"),
+        (
+            "rate = '10'",
+            "3:8: `rate` = \"10\" is no rate; write a number in a time, such as \"10/s\" or \
+                 \"100/min\"",
+        ),
+        ("rate = '0/s'", "3:8: `rate` = \"0/s\": it must be 1 to 10000 in 1ms to 1day"),
+        ("nice = 20", "3:8: `nice` is 20; it must be -20 to 19"),
+    ] {
+        let text = format!("[routes.r]\ncommand = ['true']\n{line}");
+        assert_eq!(refused(&text), [format!("inboxd.toml:{message}")], "{line}");
+    }
+}
+
+/// Goal: a command that cannot run as meant is refused before it runs.
+/// Method: one command a mistake, the exact message.
+#[test]
+fn mistakes_in_a_command() {
+    for (command, message) in [
+        (
+            "'python3 count.py {path}'",
+            "2:11: `command` must be a list, since no shell takes it apart: write command = \
+                 [\"python3\", \"count.py\", \"{path}\"]",
+        ),
+        (
+            "[]",
+            "2:11: `command` is empty; write a list of strings, such as [\"python3\", \
+                 \"count.py\", \"{path}\"]",
+        ),
+        ("['sh', '{pth}']", "2:18: unknown placeholder `{pth}`; did you mean `{path}`?"),
+        ("['sh', 'a}']", "2:18: a single `}`; write `}}` for a plain brace"),
+        (
+            "['{path}']",
+            "2:12: the first element is the program and has no placeholder: write its \
+                 name or path",
+        ),
+        (
+            "['']",
+            "2:12: the first element is the program and has no placeholder: write its \
+                 name or path",
+        ),
+        ("['sh', \"\\u0000\"]", "2:18: no program takes an argument with \\u0000"),
+        (
+            "['sh', 3]",
+            "2:18: `command` must be a list of strings, such as [\"python3\", \"count.py\", \
+                 \"{path}\"], not an integer",
+        ),
+        (
+            "['sh', '{output}/x']",
+            "2:11: `{output}` is only there with the line output = true; add it",
+        ),
+    ] {
+        let text = format!("[routes.r]\ncommand = {command}");
+        assert_eq!(refused(&text), [format!("inboxd.toml:{message}")], "{command}");
+    }
+}
+
+/// Goal: a route has a worker and a name that files can be called by. Method: exact messages.
+#[test]
+fn mistakes_in_a_header() {
+    let no_worker = "has no worker: set one line, such as command = [\"sha256sum\", \"{path}\"]";
+    let command = "command = ['true']";
+    for (text, message) in [
+        ("\n[routes.main]".to_owned(), format!("2:9: route `main` {no_worker}")),
+        (
+            format!("[routes.Main]\n{command}"),
+            "1:9: a route cannot be called `Main`: its name is of a-z, 0-9, _ and -".to_owned(),
+        ),
+        (
+            format!("[routes.errors]\n{command}"),
+            "1:9: a route cannot be called `errors`: results/errors.csv is for failures".to_owned(),
+        ),
+        (
+            "routes.main = 'true'".to_owned(),
+            "1:15: route `main` must be a table: write [routes.main]".to_owned(),
+        ),
+        (
+            "[routes]\nprune = true".to_owned(),
+            "2:1: unknown key `prune` in [routes]; it belongs to the spool, above the first \
+                 [routes.NAME] of inboxd.toml"
+                .to_owned(),
+        ),
+    ] {
+        assert_eq!(refused(&text), [format!("inboxd.toml:{message}")], "{text}");
+    }
+    let long = "x".repeat(limits::ROUTE_NAME + 1);
+    let message = &refused(&format!("[routes.{long}]\n{command}"))[0];
+    assert!(message.ends_with("its name has at most 64 letters"), "{message}");
+}

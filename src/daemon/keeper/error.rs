@@ -1,0 +1,70 @@
+//! Why the daemon cannot keep its promise any longer, and what of it passes by waiting.
+//!
+//! Must not know: what is done about it.
+
+use std::io;
+
+use crate::config::GlobError;
+use crate::journal::{CommitError, EncodeError, JournalError};
+use crate::results::ResultsError;
+
+/// The daemon cannot keep its promise any longer.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// The journal said no.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A commit failed for good.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// A record does not fit into a journal line.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// A CSV.
+    #[error(transparent)]
+    Results(#[from] ResultsError),
+    /// A glob that the settings' check let pass: our bug.
+    #[error(transparent)]
+    Glob(#[from] GlobError),
+    /// A move, or a folder of ours.
+    #[error("cannot {what}: {source}")]
+    Spool {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl KeeperError {
+    /// Waiting may help.
+    pub fn is_shortage(&self) -> bool {
+        match self {
+            Self::Results(ResultsError::Full { .. }) | Self::Commit(CommitError::Full { .. }) => {
+                true
+            }
+            Self::Spool { source, .. } => is_shortage(source),
+            _ => false,
+        }
+    }
+
+    /// The keeper's thread ended without a word: our bug.
+    pub(in crate::daemon) fn gone() -> Self {
+        let source = io::Error::other("the keeper's thread ended without a word");
+        Self::Spool { what: "go on".to_owned(), source }
+    }
+
+    pub(in crate::daemon) fn spool(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Spool { what: what.into(), source }
+    }
+}
+
+/// Too little of something that comes back: space, quota, descriptors, memory.
+pub(in crate::daemon) fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    let shortages =
+        [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+    errno.is_some_and(|errno| shortages.contains(&errno))
+}

@@ -1,0 +1,129 @@
+//! The failed records of an input, put together into a file of their own once all are over.
+//!
+//! Must not know: why they failed, on which thread it runs.
+//!
+//! Invariants
+//! - The file is durable before the outcome that sends it to `error/`.
+//! - It is made only of the input that the records were read from: a changed one is said to be.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use roaring::RoaringTreemap;
+
+use super::changed;
+use crate::config::Records;
+use crate::core::records::{InputMark, Progress};
+use crate::core::state::{Effect, Event, Millis};
+use crate::core::{FailClass, Failure, JobId, Verdict};
+use crate::daemon::keeper::{Keeper, KeeperError, Output, is_shortage};
+use crate::fs::Filesystem;
+use crate::spool::records::{Input, change};
+use crate::spool::{Place, Spool};
+
+/// The failed records of an input are to be put into `processing/ID.err`, on another thread.
+#[derive(Clone, Debug)]
+pub struct Collecting {
+    /// The job.
+    pub job: JobId,
+    /// Its file, below `processing/`.
+    path: PathBuf,
+    format: Records,
+    mark: InputMark,
+    failed: RoaringTreemap,
+}
+
+/// Why failed records could not be put together.
+#[derive(Debug)]
+pub enum CollectError {
+    /// The input is not any more what it was.
+    Changed(String),
+    /// A system call failed.
+    Io(io::Error),
+}
+
+impl Collecting {
+    /// Does it: the file is durable under its name in `processing/` when this returns its inode.
+    pub fn run<F: Filesystem>(&self, spool: &Spool<F>) -> Result<u64, CollectError> {
+        let (mut input, _) =
+            Input::open(spool, &self.path, self.format).map_err(CollectError::Io)?;
+        let was = |found: InputMark| {
+            let other = "another file stands in its place".to_owned();
+            let moved = (found.ino != self.mark.ino).then_some(other);
+            moved.or_else(|| change(&self.mark, found.size, found.mtime_ns))
+        };
+        if let Some(how) = was(input.mark()) {
+            return Err(CollectError::Changed(how));
+        }
+        let name = Place::Failed(self.job).name();
+        let name = Path::new(&name);
+        let mut made = || -> io::Result<(u64, u64)> {
+            let (fs, dir) = (&spool.fs, &spool.processing);
+            match fs.remove_file(dir, name) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let file = fs.create(dir, name, 0o640)?;
+            let count = input.copy(&file, &|no| self.failed.contains(no))?;
+            // Durable after both: the failed records, before the outcome that sends them to error/.
+            fs.sync_file(&file)?;
+            fs.sync_dir(dir)?;
+            Ok((fs.stat_file(&file)?.ino, count))
+        };
+        let (ino, count) = made().map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => CollectError::Changed(error.to_string()),
+            _ => CollectError::Io(error),
+        })?;
+        match input.change().map_err(CollectError::Io)? {
+            Some(how) => Err(CollectError::Changed(how)),
+            None if count != self.failed.len() => {
+                Err(CollectError::Changed("its records are other ones".to_owned()))
+            }
+            None => Ok(ino),
+        }
+    }
+}
+
+impl<F: Filesystem> Keeper<F> {
+    /// All records of a job are over: their failed ones are put together on another thread.
+    pub(in crate::daemon::keeper) fn collect(&mut self, job: JobId) {
+        let (Some(info), Some(input)) = (self.jobs.get(&job), self.inputs.get(&job)) else {
+            return;
+        };
+        let claimed = info.claimed(job);
+        let path = Path::new(&Place::Job(claimed).name()).join(info.rel.as_path());
+        let progress = self.core.progress(job);
+        let failed = progress.map_or_else(RoaringTreemap::new, Progress::failed_set);
+        let collecting = Collecting { job, path, format: input.format, mark: input.mark, failed };
+        self.out.push(Output::Collect(Box::new(collecting)));
+    }
+
+    /// What came of [`Output::Collect`].
+    pub(in crate::daemon::keeper) fn collected(
+        &mut self,
+        job: JobId,
+        result: Result<u64, CollectError>,
+        now: Millis,
+    ) -> Result<(), KeeperError> {
+        let verdict = match result {
+            Ok(ino) => {
+                if let Some(info) = self.inputs.get_mut(&job) {
+                    info.collected = ino;
+                }
+                Verdict::Done
+            }
+            Err(CollectError::Changed(how)) => {
+                Verdict::Failed(Failure::new(FailClass::Permanent, changed(&how)))
+            }
+            Err(CollectError::Io(error)) if is_shortage(&error) => {
+                self.deferred.push(Effect::Collect { job });
+                return self.disk_is_full(now);
+            }
+            Err(CollectError::Io(source)) => {
+                let what = format!("put the failed records of {job} together in processing/");
+                return Err(KeeperError::Spool { what, source });
+            }
+        };
+        self.step(Event::Ended { job, verdict }, now)
+    }
+}

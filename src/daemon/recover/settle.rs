@@ -1,0 +1,158 @@
+//! Step 4 of recovery: what is recorded and still stands in `processing/`, or in `incoming/` again.
+//!
+//! Must not know: claims of which nothing is recorded.
+//!
+//! Invariants
+//! - A file is settled under an outcome only if it is the very file that the outcome names.
+
+use super::{Known, Report, list_places, unstage};
+use crate::core::JobId;
+use crate::core::state::Millis;
+use crate::daemon::keeper::{Keeper, KeeperError, settle_failed, settle_made, settle_outcome};
+use crate::daemon::notice;
+use crate::fs::{Filesystem, Stat};
+use crate::journal::record::Outcome;
+use crate::spool::claim::Claim;
+use crate::spool::folders::Folders;
+use crate::spool::{Claimed, Place, Spool};
+
+/// A sidecar is written before its file moves, but a power cut may keep the move and lose the sidecar.
+pub(super) fn restore_sidecars<F: Filesystem>(
+    spool: &Spool<F>,
+    known: &Known<F>,
+) -> Result<(), KeeperError> {
+    for outcome in known.marks.values() {
+        let of_records = notice::records_sidecar(outcome);
+        let failed = outcome.records.as_ref().map_or(0, |tally| tally.ino);
+        let (ino, why) = match (notice::sidecar(outcome), of_records) {
+            (Some(why), _) => (outcome.file.ino, why),
+            (None, Some(why)) => (failed, why),
+            (None, None) => continue,
+        };
+        spool
+            .restore_why(outcome.job, &outcome.rel.0, ino, || why)
+            .map_err(KeeperError::spool(format!("write the reason of {}", outcome.rel.0)))?;
+    }
+    Ok(())
+}
+
+/// A power cut may undo the renames of a copy that is recorded already: it becomes `ID.0` again.
+pub(super) fn unstage_recorded<F: Filesystem>(
+    spool: &Spool<F>,
+    known: &Known<F>,
+    mut places: Vec<Place>,
+) -> Result<Vec<Place>, KeeperError> {
+    for place in &mut places {
+        if let Place::Staging(job) = *place
+            && known.outcomes.contains_key(&job)
+        {
+            unstage(spool, job)?;
+            *place = Place::Job(Claimed::file(job, 0));
+        }
+    }
+    Ok(places)
+}
+
+/// What recorded jobs made and handed on becomes the jobs that their records name.
+pub(super) fn hand_over_recorded<F: Filesystem>(
+    spool: &Spool<F>,
+    known: &Known<F>,
+    places: Vec<Place>,
+) -> Result<Vec<Place>, KeeperError> {
+    let mut is_moved = false;
+    for place in &places {
+        let Place::Output(claimed) = *place else { continue };
+        let outcome = known.outcomes.get(&claimed.job).filter(|it| it.attempts == claimed.begun);
+        if let Some(outcome) = outcome.filter(|outcome| outcome.next.is_some()) {
+            settle_made(spool, outcome)?;
+            is_moved = true;
+        }
+    }
+    if is_moved { list_places(spool) } else { Ok(places) }
+}
+
+/// Step 4.
+pub(super) fn settle_recorded<F: Filesystem>(
+    keeper: &mut Keeper<F>,
+    known: &Known<F>,
+    places: &[Place],
+    report: &mut Report,
+) -> Result<(), KeeperError> {
+    // Emptied folders go: step 5 looks at all that stand here.
+    let mut none = Folders::new(0);
+    for place in places {
+        match *place {
+            Place::Job(claimed) if claimed.is_own() => {
+                // Its place is its own: no other job ever had this name.
+                let Some(outcome) = known.outcomes.get(&claimed.job) else { continue };
+                settle_outcome(&keeper.spool, outcome, claimed, false, &mut none)?;
+                report.settled += 1;
+            }
+            Place::Job(claimed) => {
+                let files = keeper.spool.files_of(claimed);
+                let files = files.map_err(KeeperError::spool("read processing/"))?;
+                // Whatever the folder is called: after a power cut it may have the name that it had
+                // before it was used again, and hold a file whose last move was lost, and another.
+                for (_, stat) in files {
+                    let Some(outcome) = known.marks.get(&stat.ino) else { continue };
+                    if is_marked(outcome, claimed.job, &stat) {
+                        let alone = report.power_cut;
+                        settle_outcome(&keeper.spool, outcome, claimed, alone, &mut none)?;
+                        report.settled += 1;
+                    }
+                }
+            }
+            Place::Output(claimed) => {
+                let Some(outcome) = known.outcomes.get(&claimed.job) else { continue };
+                if outcome.output && outcome.attempts == claimed.begun {
+                    settle_made(&keeper.spool, outcome)?;
+                }
+            }
+            Place::Failed(job) => {
+                let Some(outcome) = known.outcomes.get(&job) else { continue };
+                settle_failed(&keeper.spool, outcome)?;
+            }
+            Place::Scratch(_) | Place::Staging(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Rule 7: recorded jobs whose very file stands in `incoming/` again.
+///
+/// Now, and not when a scan gets there: a checkpoint drops their records.
+pub(super) fn settle_reappeared<F: Filesystem>(
+    keeper: &mut Keeper<F>,
+    known: &Known<F>,
+    now: Millis,
+    report: &mut Report,
+) -> Result<(), KeeperError> {
+    let mut none = Folders::new(0);
+    for outcome in known.marks.values() {
+        let rel = &outcome.rel.0;
+        // A folder that cannot be read is met again by the scan, which compares as well.
+        let Ok(stat) = keeper.spool.fs.stat(&keeper.spool.incoming, rel.as_path()) else {
+            continue;
+        };
+        if !outcome.file.is_before_or_after_claim(&stat) {
+            continue;
+        }
+        let claimed = Claimed::file(keeper.next_id(now), 0);
+        match keeper.spool.claim(rel, claimed, None, &mut none) {
+            Claim::Made(_) => {
+                settle_outcome(&keeper.spool, outcome, claimed, true, &mut none)?;
+                report.settled += 1;
+            }
+            Claim::Gone | Claim::Refused(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether this is the file that the outcome is about.
+fn is_marked(outcome: &Outcome, job: JobId, stat: &Stat) -> bool {
+    let mark = &outcome.file;
+    // Without a birth time an inode number alone could be another file's by now.
+    let certain = mark.btime_ns != 0 || outcome.job == job || mark.is_before_or_after_claim(stat);
+    mark.ino == stat.ino && mark.btime_ns == stat.btime_ns && certain
+}
