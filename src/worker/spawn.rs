@@ -102,8 +102,8 @@ impl NotStarted {
 #[derive(Debug)]
 pub(super) struct Stack {
     base: *mut c_void,
-    /// Signals that have a handler here or are ignored: most have neither, and each is a system call in each
-    /// child. Found once: the daemon sets its handlers before it starts a worker.
+    /// Signals that are caught here or ignored: most are neither, and each is a system call in each
+    /// child. Found once: the daemon says what it catches before it starts a worker.
     signals: Vec<c_int>,
 }
 
