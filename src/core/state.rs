@@ -3,17 +3,17 @@
 //! Must not know: the disk, the clock, the runtime, logging. The keeper carries the effects out, in
 //! their order, and reports what became of them as further events.
 //!
-//! - [`event`], [`effect`], [`limits`]: what goes in, what comes out, what bounds it.
-//! - [`window`]: the names that could be claimed.
-//! - [`dispatch`], [`line`]: what starts next, and what starts though no slot is free.
-//! - [`ends`]: how attempts end.
-//! - [`inputs`]: jobs whose records are tasks of their own.
-//! - [`reconfigure`]: new limits and rules on the way.
-//! - [`view`]: what others may ask.
+//! - `event`, `effect`, `limits`: what goes in, what comes out, what bounds it.
+//! - `window`: the names that could be claimed.
+//! - `dispatch`, `line`: what starts next, and what starts though no slot is free.
+//! - `ends`: how attempts end.
+//! - `inputs`: jobs whose records are tasks of their own.
+//! - `reconfigure`: new limits and rules on the way.
+//! - `view`: what others may ask.
 //!
 //! Invariants
 //! - At most `slots` jobs run, at most `max_running` of a route, none of a paused route.
-//! - While jobs are short, a few more are started than there are slots, and wait in line ([`line`]).
+//! - While jobs are short, a few more are started than there are slots, and wait in line (`line`).
 //! - A job that was lost twice runs alone.
 //! - A permit is there before a claim: a free slot, or a place in that line.
 //! - Each job gets one `RecordOutcome`, and after it no `Start`.

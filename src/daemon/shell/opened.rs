@@ -21,7 +21,7 @@ use crate::spool::lock::Lock;
 use crate::spool::{Spool, layout};
 use crate::worker::orphans;
 
-/// The spool opened for one owner: what [`serve`] and commands that change it without a daemon share.
+/// The spool opened for one owner: what `serve` and commands that change it without a daemon share.
 pub struct Opened {
     /// Held until dropped.
     pub lock: Lock,
