@@ -125,6 +125,11 @@ impl Pace {
         self.next_trial.is_some()
     }
 
+    /// A job crashed its worker, and no worker has answered since.
+    pub(super) fn has_crashed(&self) -> bool {
+        !self.crashed.is_empty()
+    }
+
     /// It starts less than its slots could.
     pub(super) fn is_slow(&self) -> bool {
         self.is_open() || self.rules.rate.is_some()

@@ -8,6 +8,8 @@
 //!   goes first, for a gap between two jobs that nobody would notice.
 //! - Only whole files, of routes that have no pace, and of which none goes before the others: what
 //!   comes later and is urgent waits for no more than what runs.
+//! - Nothing of a route that may be about to pause, for crashes or failures in a row: what stood in line
+//!   would end in `error/` after the one that paused it.
 
 use super::dispatch::Work;
 use super::{Core, Job, Millis, RouteState};
@@ -40,7 +42,10 @@ impl Core {
             Work::Candidate(route) => route,
             Work::Records(_) => return None,
         };
-        let has_pace = |route: &RouteState| route.rules.records || route.pace.is_slow();
+        let has_pace = |route: &RouteState| {
+            let may_pause = route.rules.pause_after_failures.is_some() && route.failures_in_row > 0;
+            route.rules.records || route.pace.is_slow() || route.pace.has_crashed() || may_pause
+        };
         let fits = Some(priority) == top && !self.routes.get(at).is_some_and(has_pace);
         fits.then_some(work)
     }
@@ -53,7 +58,7 @@ mod tests {
     use super::super::tests::{RECORDS, rules};
     use super::super::{Candidate, Core, Effect, Event, Limits, Millis, RouteRules};
     use crate::core::pace::{PaceRules, Rate};
-    use crate::core::{JobId, RelPath, Verdict};
+    use crate::core::{FailClass, Failure, JobId, RelPath, Spent, Verdict};
 
     /// One slot, a line of two, and a route for each of these rules.
     struct World {
@@ -137,6 +142,25 @@ mod tests {
         assert_eq!(world.core.counts().ready, 2);
         assert_eq!(world.end(5, Verdict::Done, 61), 3, "what had to go back goes first");
         assert_eq!(world.started[8..10], [world.started[6], world.started[7]]);
+    }
+
+    /// Goal: a route that may be about to pause eats no more files than its slots have. Method: a crash, and a
+    /// failure where failures pause; each is followed by an answer.
+    #[test]
+    fn nothing_waits_behind_a_crash() {
+        let crash = Verdict::Failed(Failure::new(FailClass::Crash, "no"));
+        let fail = Verdict::Failed(Failure::new(FailClass::Permanent, "no"));
+        let crashes = PaceRules { rate: None, crashes: Some(3) };
+        let retries = Spent::default();
+        let breaks = RouteRules { pace: crashes, retries, ..plain() };
+        let pauses = RouteRules { pause_after_failures: Some(9), retries, ..plain() };
+        for (rules, bad) in [(breaks, crash), (pauses, fail)] {
+            let mut world = World::new(vec![rules]);
+            world.offer(0, 9);
+            assert_eq!(world.step(Event::Tick, 0), 1);
+            assert_eq!(world.end(0, bad, 1), 1, "one for the slot, none in line");
+            assert_eq!(world.end(1, Verdict::Done, 2), 3);
+        }
     }
 
     /// Goal: nothing in line stands before what is more urgent, and what has a pace keeps it. Method: the only
