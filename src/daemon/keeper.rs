@@ -55,7 +55,7 @@ mod message;
 pub(super) mod next;
 mod outcome;
 mod reconfigure;
-mod scan;
+pub(super) mod scan;
 mod settle;
 mod sort;
 #[cfg(test)]

@@ -20,6 +20,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 
+use crate::config::Route;
 use crate::core::JobId;
 use crate::worker::http::HttpPool;
 use crate::worker::records::Lot;
@@ -60,6 +61,13 @@ pub struct Notes {
     pub leaves: Arc<dyn Fn(usize) -> bool + Send + Sync>,
 }
 
+impl Notes {
+    /// Nothing is written down.
+    pub fn none() -> Self {
+        Self { places: 0, waits: Arc::new(|_, _, _| ()), leaves: Arc::new(|_| true) }
+    }
+}
+
 /// Orders that no slot has taken yet, the oldest first.
 struct Line {
     notes: Notes,
@@ -71,7 +79,7 @@ struct Line {
 /// An order in line.
 struct Waiting {
     order: Order,
-    /// When it came, if all slots were at work.
+    /// When it came, if it can go back and all slots were at work.
     since: Option<Instant>,
     /// Where that is written down.
     place: Option<usize>,
@@ -112,13 +120,11 @@ impl Line {
         let mut state = self.lock();
         let wakes = state.resting > 0 && state.busy + state.orders.len() < state.most;
         let mut waiting = Waiting { order, since: None, place: None };
-        if !wakes {
+        if let (false, Order::Task(task)) = (wakes, &waiting.order) {
             waiting.since = Some(Instant::now());
-            if let Order::Task(task) = &waiting.order {
-                waiting.place = state.blank.pop();
-                if let Some(place) = waiting.place {
-                    (self.notes.waits)(place, task.job, task.attempt);
-                }
+            waiting.place = state.blank.pop();
+            if let Some(place) = waiting.place {
+                (self.notes.waits)(place, task.job, task.attempt);
             }
         }
         state.orders.push_back(waiting);
@@ -226,10 +232,19 @@ impl Pool {
         self.line.push(Order::Lot(lot));
     }
 
-    /// Since when the oldest order waits that found all slots at work.
+    /// Since when the oldest task waits that found all slots at work. No lot: it could not go back, and who
+    /// waits for that would wait without end.
     pub fn waits_since(&self) -> Option<Instant> {
-        let state = self.line.lock();
-        state.orders.front().and_then(|waiting| waiting.since)
+        self.line.lock().orders.iter().find_map(|waiting| waiting.since)
+    }
+
+    /// The routes of the tasks that no slot has taken, one for each.
+    pub fn in_line(&self) -> Vec<Arc<Route>> {
+        let route = |waiting: &Waiting| match &waiting.order {
+            Order::Task(task) => Some(Arc::clone(&task.route)),
+            Order::Lot(_) => None,
+        };
+        self.line.lock().orders.iter().filter_map(route).collect()
     }
 
     /// Takes back the tasks that no slot has taken: they have not begun. Lots stay.

@@ -356,9 +356,10 @@ impl<L: Listener> Service<RealFs, L> {
             Message::StopNow => {
                 self.state.draining = true;
                 self.grants = None;
+                // First: whatever else fails, no worker goes on.
+                self.stop.now().map_err(KeeperError::spool("stop the workers"))?;
                 self.keeper.handle(Input::Drain, now)?;
-                self.clear_line()?;
-                self.stop.now().map_err(KeeperError::spool("stop the workers"))
+                self.clear_line()
             }
             Message::Ask(answer) => {
                 answer(&self.status());

@@ -153,7 +153,7 @@ fn notes(journal: &RealDir, sender: &Sender<Message>) -> Result<Notes, ShellErro
     let places = limits::MOST_AHEAD;
     let table = Waiting::create(&RealFs, journal, &boot_id()?, places)
         .map_err(ShellError::start("to write journal/waiting"))?;
-    let table = Arc::new(table);
+    let Some(table) = table.map(Arc::new) else { return Ok(Notes::none()) };
     let (noted, sender) = (Arc::clone(&table), sender.clone());
     let waits = move |place, job, attempt| drop(noted.enter(place, job, attempt));
     let leaves = move |place| match table.leave(place) {

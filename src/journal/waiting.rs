@@ -11,8 +11,10 @@
 //! - What stands here has certainly not begun. What does not may have: then it is charged.
 //! - Written is what the page cache has: it outlives the daemon, not the machine. So each entry names
 //!   the boot that it was written in, and one of any other boot says nothing.
-//! - The places are written once, blank, before anything waits: to overwrite them needs no space.
-//! - It is made anew only when recovery is over: one that is interrupted finds the old one again.
+//! - The places are written once, blank, before anything waits: to overwrite them needs no space. On a full
+//!   disk there is no table, and each attempt counts.
+//! - It is made anew only when recovery is over: one that is interrupted finds the old one again. And the
+//!   old one is gone before anything begins: what it says of an attempt may be untrue of the next one.
 
 use std::collections::HashSet;
 use std::io;
@@ -39,12 +41,17 @@ pub struct Waiting<F: Filesystem> {
 }
 
 impl<F: Filesystem> Waiting<F> {
-    /// A new table with so many blank places, instead of the last one.
-    pub fn create(fs: &F, journal: &F::Dir, boot: &str, places: usize) -> io::Result<Self> {
+    /// A new table with so many blank places, instead of the last one. `None`: there is no room for one.
+    pub fn create(fs: &F, journal: &F::Dir, boot: &str, places: usize) -> io::Result<Option<Self>> {
         super::remove(fs, journal, NAME.as_ref())?;
-        let file = fs.create(journal, Path::new(NAME), MODE)?;
-        fs.write_at(&file, 0, &entry("").repeat(places))?;
-        Ok(Self { fs: fs.clone(), file, boot: boot.to_owned() })
+        let written = fs.create(journal, Path::new(NAME), MODE).and_then(|file| {
+            fs.write_at(&file, 0, &entry("").repeat(places))?;
+            Ok(Self { fs: fs.clone(), file, boot: boot.to_owned() })
+        });
+        match written {
+            Err(error) if super::is_shortage(&error) => Ok(None),
+            other => other.map(Some),
+        }
     }
 
     /// The attempt waits, at a place that is blank.
@@ -105,7 +112,10 @@ fn parse(entry: &[u8], boot: &str) -> Option<(JobId, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::io::Errno;
+
     use crate::fs::RealFs;
+    use crate::fs::faults::{Faults, Op, Then};
 
     /// Goal: an attempt costs nothing only while it is certain that it did not begin: a file that kills
     /// the daemon or the machine must not be tried for ever. Method: two that wait, of which one begins;
@@ -121,7 +131,7 @@ mod tests {
             all
         };
         assert_eq!(seen("boot"), [], "no table");
-        let table = Waiting::create(&RealFs, &at, "boot", 3).unwrap();
+        let table = Waiting::create(&RealFs, &at, "boot", 3).unwrap().unwrap();
         assert_eq!(seen("boot"), []);
         table.enter(2, first, 1).unwrap();
         table.enter(0, second, 4).unwrap();
@@ -137,7 +147,22 @@ mod tests {
             assert_eq!(seen("boot"), [], "{damaged:?}");
         }
         std::fs::write(&path, &whole).unwrap();
-        Waiting::create(&RealFs, &at, "boot", 1).unwrap();
+        Waiting::create(&RealFs, &at, "boot", 1).unwrap().unwrap();
         assert_eq!(seen("boot"), [], "made anew");
+    }
+
+    /// Goal: a daemon starts on a full disk, too, and then nothing that an older one wrote is left to be
+    /// believed. Method: no room for the new table, after an old one.
+    #[test]
+    fn on_a_full_disk_there_is_no_table() {
+        let sim = crate::fs::sim::SimFs::new();
+        let at = sim.root();
+        let job = JobId::MIN;
+        let table = Waiting::create(&sim, &at, "boot", 1).unwrap().unwrap();
+        table.enter(0, job, 1).unwrap();
+        let full = Faults::new(sim.clone());
+        full.arm_for(Op::takes_space, 1, Errno::NOSPC, Then::Works);
+        assert!(Waiting::create(&full, &at, "boot", 1).unwrap().is_none());
+        assert!(read(&sim, &at, "boot").unwrap().is_empty());
     }
 }

@@ -51,6 +51,33 @@ fn a_crashing_route_pauses_alone() {
     assert_eq!(daemon.end().code(), Some(0));
 }
 
+/// Goal: `status` says of no more jobs than there are workers that they run: those in line for a slot wait.
+/// Method: one worker, short jobs, and the status again and again until a line was there.
+#[test]
+fn status_tells_running_from_waiting_in_line() {
+    let spool = Spool::new(
+        "workers = 1\n[routes.short]\ncommand = [\"sleep\", \"0.02\"]\nstdout = \"none\"\n",
+    );
+    for n in 0..2000 {
+        spool.drop_file(format!("{n}"), "");
+    }
+    let daemon = spool.daemon();
+    let has_line = || {
+        let table = std::fs::read_to_string(spool.path("journal/waiting")).unwrap_or_default();
+        table.contains(".1 ")
+    };
+    let mut seen = 0;
+    spool.wait_until("ten statuses with a line", || {
+        let was_there = has_line();
+        let status = spool.run(&["status", "--json"]).ok().stdout();
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        assert!(status["running"].as_u64().unwrap() <= 1, "{status}");
+        seen += u32::from(was_there);
+        seen >= 10
+    });
+    assert_eq!(daemon.end().code(), Some(0));
+}
+
 /// Goal: `batch` ends although a paused route has more files than are claimed ahead.
 /// Method: three hundred files for a program that is not there.
 #[test]

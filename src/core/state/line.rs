@@ -132,7 +132,7 @@ mod tests {
         world.offer(0, 20);
         assert_eq!(world.step(Event::Tick, 0), 1, "nothing is known of how long they are");
         assert_eq!(world.end(0, Verdict::Done, 10), 3, "one for the slot, two in line");
-        assert_eq!(world.core.counts().running, 1, "two of them wait");
+        assert_eq!(world.core.counts().running, 3, "those in line are started, too");
         assert_eq!(world.end(1, Verdict::Done, 59), 1);
         assert_eq!(world.end(2, Verdict::Done, 60), 0, "fifty milliseconds are long");
         assert_eq!(world.end(3, Verdict::Done, 60), 0);

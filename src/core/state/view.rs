@@ -23,7 +23,7 @@ pub struct Counts {
     pub incomplete: usize,
     /// Open, for their records.
     pub open: usize,
-    /// In a slot.
+    /// In a slot, or in line for one.
     pub running: usize,
     /// Waiting for the journal.
     pub recording: usize,
@@ -34,12 +34,12 @@ pub struct Counts {
 }
 
 impl Core {
-    /// Whether a slot has this job.
+    /// Whether a slot has this job, or takes it next.
     pub fn is_running(&self, job: JobId) -> bool {
         self.jobs.get(&job).is_some_and(|job| job.phase == Phase::Running)
     }
 
-    /// Jobs that a slot has.
+    /// Jobs that a slot has, or takes next.
     pub fn running(&self) -> usize {
         self.running
     }
@@ -104,7 +104,7 @@ impl Core {
         let mut counts = Counts {
             candidates: self.known.len(),
             held: self.held.len(),
-            running: self.running.min(self.limits.slots),
+            running: self.running,
             recording: self.recording,
             ..Counts::default()
         };

@@ -63,9 +63,7 @@ impl<F: Filesystem> Keeper<F> {
 
     /// A sentinel whose file was never there, or went without it, would wait for ever in silence.
     fn count_lone(&mut self, sentinel: Sighting, file: &RelPath, now: Millis) {
-        let since = u64::try_from(sentinel.stat.ctime_ns / 1_000_000).unwrap_or(u64::MAX);
-        let patience = u64::try_from(limits::LONE_SENTINEL.as_millis()).unwrap_or(u64::MAX);
-        if now.saturating_sub(since) < patience {
+        if has_time(&sentinel, now) {
             return;
         }
         let there = self.spool.fs.stat(&self.spool.incoming, file.as_path());
@@ -113,4 +111,11 @@ impl<F: Filesystem> Keeper<F> {
 pub(in crate::daemon) fn describe_unreadable(it: Unreadable) -> String {
     let rel = it.rel.map_or_else(String::new, |rel| rel.to_string());
     format!("incoming/{rel}: {}", it.error)
+}
+
+/// What it announces, or comes with, may still come.
+pub(in crate::daemon) fn has_time(sighting: &Sighting, now: Millis) -> bool {
+    let since = u64::try_from(sighting.stat.ctime_ns / 1_000_000).unwrap_or(u64::MAX);
+    let patience = u64::try_from(limits::LONE_SENTINEL.as_millis()).unwrap_or(u64::MAX);
+    now.saturating_sub(since) < patience
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Input, Keeper};
+use super::{Input, Keeper, ScanCounts};
 use crate::config::companions::Companion;
 use crate::config::{Route, Settings};
 use crate::daemon::recover::{Surroundings, recover};
@@ -28,44 +28,43 @@ pub(in crate::daemon) fn settings() -> Settings {
     Settings { workers: 1, routes: vec![route], ..Settings::default() }
 }
 
+/// What a scan counts of these names that came just now, and an hour later.
+fn counted(settings: &Settings, names: &[&str]) -> [ScanCounts; 2] {
+    let home = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(home.path(), settings);
+    for name in names {
+        std::fs::write(home.path().join("incoming").join(name), "").unwrap();
+    }
+    keeper.handle(Input::Claims { allowed: false }, now_ms()).unwrap();
+    [0, 3_600_000].map(|later| {
+        while !keeper.scan(1000, now_ms() + later).unwrap() {}
+        keeper.seen().clone()
+    })
+}
+
 /// Goal: a sentinel that announces nothing is told of, once its file has had its time to come.
 /// Method: one alone, one with its file; seen at once, and an hour later.
 #[test]
 fn a_lone_sentinel_is_told_of() {
-    let home = tempfile::tempdir().unwrap();
     let mut settings = settings();
     settings.routes[0].done_file = Some("{name}.ok".to_owned());
-    let mut keeper = keeper(home.path(), &settings);
-    for name in ["alone.ok", "x", "x.ok"] {
-        std::fs::write(home.path().join("incoming").join(name), "").unwrap();
-    }
-    keeper.handle(Input::Claims { allowed: false }, now_ms()).unwrap();
-    while !keeper.scan(1000, now_ms()).unwrap() {}
-    assert_eq!(keeper.seen().lone_sentinels, 0, "it may still come");
-    while !keeper.scan(1000, now_ms() + 3_600_000).unwrap() {}
-    let seen = keeper.seen();
-    assert_eq!(seen.lone_sentinels, 1);
-    assert_eq!(seen.lone_example.as_ref().unwrap().to_string(), "alone.ok");
+    let [before, after] = counted(&settings, &["alone.ok", "x", "x.ok"]);
+    assert_eq!(before.lone_sentinels, 0, "it may still come");
+    assert_eq!(after.lone_sentinels, 1);
+    assert_eq!(after.lone_example.unwrap().to_string(), "alone.ok");
 }
 
 /// Goal: the same for a companion, whose file may have any extension. Method: one alone, one with its file.
 #[test]
 fn a_lone_companion_is_told_of() {
-    let home = tempfile::tempdir().unwrap();
     let mut settings = settings();
     settings.routes[0].glob = vec!["*.jpg".to_owned(), "*.tif".to_owned()];
     settings.routes[0].with = vec![Companion::parse("{stem}.xmp").unwrap()];
-    let mut keeper = keeper(home.path(), &settings);
-    for name in ["alone.xmp", "alone.doc", "x.tif", "x.xmp"] {
-        std::fs::write(home.path().join("incoming").join(name), "").unwrap();
-    }
-    keeper.handle(Input::Claims { allowed: false }, now_ms()).unwrap();
-    while !keeper.scan(1000, now_ms()).unwrap() {}
-    assert_eq!(keeper.seen().lone_sentinels, 0, "it may still come");
-    while !keeper.scan(1000, now_ms() + 3_600_000).unwrap() {}
-    let seen = keeper.seen();
-    assert_eq!((seen.lone_sentinels, seen.unrouted), (1, 1));
-    assert_eq!(seen.lone_example.as_ref().unwrap().to_string(), "alone.xmp");
+    let names = ["alone.xmp", "alone.doc", "x.tif", "x.xmp"];
+    let [before, after] = counted(&settings, &names);
+    assert_eq!(before.lone_sentinels, 0, "it may still come");
+    assert_eq!((after.lone_sentinels, after.unrouted), (1, 1));
+    assert_eq!(after.lone_example.unwrap().to_string(), "alone.xmp");
 }
 
 /// Goal: `prune` removes folders that are empty and have been left alone, and nothing else; without it

@@ -95,6 +95,7 @@ fn what_waits_is_written_down_until_it_does_not() {
     world.until(|world| world.has_begun(first));
     let waiting = [world.give(), world.give(), world.give()];
     assert!(world.pool.waits_since().is_some());
+    assert_eq!(world.pool.in_line().len(), 3);
     let noted: Vec<_> = world.notes.try_iter().collect();
     assert_eq!(noted, [Note::Waits(0, waiting[0], 7), Note::Waits(1, waiting[1], 7)]);
     world.let_end(first);
@@ -103,6 +104,7 @@ fn what_waits_is_written_down_until_it_does_not() {
     assert_eq!(world.pool.take_back(), waiting[1..]);
     assert_eq!(world.notes.try_iter().collect::<Vec<_>>(), [Note::Leaves(1)]);
     assert!(world.pool.waits_since().is_none());
+    assert!(world.pool.in_line().is_empty());
     world.let_end(waiting[0]);
     world.pool.join();
     let ended: Vec<_> = world.ended.iter().map(|it| (it.job, it.ended.verdict)).collect();

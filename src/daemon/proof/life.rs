@@ -81,7 +81,7 @@ pub(super) struct Life<'a, F: Disk> {
     line: Vec<(JobId, usize)>,
     /// All starts find all slots at work.
     pub(super) is_busy: bool,
-    waiting: Waiting<F>,
+    waiting: Option<Waiting<F>>,
     /// What slots have of records: the rest of each lot.
     lots: Vec<RunningLot>,
     /// Failed records to be put together.
@@ -152,7 +152,12 @@ impl<'a, F: Disk> Life<'a, F> {
             Err(_) if is_out(sim) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let Ok(waiting) = waiting(&keeper, &around.boot) else { return Ok(None) };
+        let (fs, journal) = (&keeper.spool.fs, &keeper.spool.journal);
+        let waiting = match Waiting::create(fs, journal, &around.boot, PLACES) {
+            Ok(waiting) => waiting,
+            Err(_) if is_out(sim) => return Ok(None),
+            Err(source) => return Err(KeeperError::spool("make journal/waiting")(source)),
+        };
         let (sim, running) = (sim.clone(), Vec::new());
         let mut life = Self {
             sim,
@@ -460,7 +465,8 @@ impl<'a, F: Disk> Life<'a, F> {
         if self.line.len() < PLACES && (self.rng.below(2) == 0 || self.is_busy) {
             let taken = |place: &usize| self.line.iter().any(|(_, at)| at == place);
             let place = (0..PLACES).find(|place| !taken(place)).unwrap();
-            if self.waiting.enter(place, task.job, task.attempt).is_ok() {
+            let noted = self.waiting.as_ref().map(|it| it.enter(place, task.job, task.attempt));
+            if noted.is_some_and(|noted| noted.is_ok()) {
                 self.line.push((task.job, place));
             }
         }
@@ -476,7 +482,7 @@ impl<'a, F: Disk> Life<'a, F> {
         let (job, id) = (task.job, id.clone());
         let here = self.line.iter().position(|(other, _)| *other == job).unwrap();
         let (_, place) = self.line.swap_remove(here);
-        if let Err(source) = self.waiting.leave(place) {
+        if let Some(Err(source)) = self.waiting.as_ref().map(|it| it.leave(place)) {
             return Err(KeeperError::Spool { what: "leave the line".to_owned(), source });
         }
         if self.rng.below(4) == 0 {
@@ -587,11 +593,6 @@ impl<'a, F: Disk> Life<'a, F> {
             }
         }
     }
-}
-
-/// A new table, as the daemon makes it once recovery is over.
-fn waiting<F: Disk>(keeper: &Keeper<F>, boot: &str) -> std::io::Result<Waiting<F>> {
-    Waiting::create(&keeper.spool.fs, &keeper.spool.journal, boot, PLACES)
 }
 
 /// Never input: what has not arrived yet.

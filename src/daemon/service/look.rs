@@ -116,7 +116,7 @@ impl<L: Listener> Service<RealFs, L> {
             None => Notice::MemoryIsBack,
         });
         self.keeper.handle(Input::Starts { allowed: low.is_none() }, now_ms())?;
-        self.state.clears_line = low.is_some();
+        self.state.clears_line |= low.is_some();
         self.outputs()
     }
 

@@ -128,6 +128,13 @@ impl<L: Listener> Service<RealFs, L> {
         status.waiting = counts.candidates + counts.ready + counts.waiting;
         status.running = counts.running;
         status.routes = self.keeper.loads();
+        for route in self.pool.in_line() {
+            // The core calls them running; no worker has them.
+            (status.running, status.waiting) = moved(status.running, status.waiting);
+            if let Some(load) = status.routes.get_mut(&route.name) {
+                (load.running, load.waiting) = moved(load.running, load.waiting);
+            }
+        }
         status.held = counts.held;
         status.incomplete = counts.incomplete;
         status.held_files = self.keeper.held(limits::HELD_SHOWN, now_ms());
@@ -143,4 +150,9 @@ impl<L: Listener> Service<RealFs, L> {
         status.stuck = counts.stuck + counts.stuck_candidates;
         status
     }
+}
+
+/// One less, one more. A route that a reload took away is counted nowhere.
+fn moved(from: usize, to: usize) -> (usize, usize) {
+    if from == 0 { (from, to) } else { (from - 1, to + 1) }
 }

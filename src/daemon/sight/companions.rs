@@ -18,6 +18,7 @@ use crate::config::limits;
 use crate::core::complete::{Arrival, Facts, Judgement, Why, Writer, again, judge};
 use crate::core::state::{Candidate, Millis};
 use crate::core::{FailClass, Failure, JobId, RelPath};
+use crate::daemon::keeper::scan::has_time;
 use crate::daemon::keeper::{Keeper, KeeperError, Output};
 use crate::daemon::notice::Notice;
 use crate::fs::{FileType, Filesystem};
@@ -216,10 +217,7 @@ impl<F: Filesystem> Keeper<F> {
 
     /// A companion whose file was never there, or went without it, would wait for ever in silence.
     pub(in crate::daemon) fn count_lone_companion(&mut self, sighting: Sighting, now: Millis) {
-        let since = u64::try_from(sighting.stat.ctime_ns / 1_000_000).unwrap_or(u64::MAX);
-        let patience = u64::try_from(limits::LONE_SENTINEL.as_millis()).unwrap_or(u64::MAX);
-        let is_young = now.saturating_sub(since) < patience;
-        if is_young || self.seen.searched >= SEARCHED {
+        if has_time(&sighting, now) || self.seen.searched >= SEARCHED {
             return;
         }
         self.seen.searched += 1;
