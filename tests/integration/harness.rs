@@ -455,6 +455,12 @@ impl Running {
         self.wait()
     }
 
+    /// The same, and it ends as a drained daemon does.
+    #[track_caller]
+    pub(crate) fn end_well(self) {
+        assert_eq!(self.end().code(), Some(0));
+    }
+
     /// SIGKILL to supervisor, daemon and workers at once, and waits until they are gone.
     pub(crate) fn kill_all(&mut self) {
         let mut pids = vec![self.child.id()];

@@ -60,12 +60,15 @@ fn all_done_whole(spool: &Spool, dropped: &BTreeMap<Vec<u8>, Vec<u8>>) {
     assert_eq!(spool.errors(), Vec::<String>::new(), "{}", spool.report());
 }
 
-fn dropped(files: &[(&str, &[u8])]) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    files.iter().map(|(name, bytes)| (name.as_bytes().to_vec(), bytes.to_vec())).collect()
+/// The file gets done with these bytes, and then the daemon ends.
+fn is_done_whole(spool: &Spool, daemon: Running, rel: &str, content: &[u8]) {
+    spool.wait_until("it is done", || spool.has(&format!("done/{rel}")));
+    assert_eq!(spool.files("done")[rel.as_bytes()], content, "{}", spool.report());
+    daemon.end_well();
 }
 
-fn end(daemon: Running) {
-    assert_eq!(daemon.end().code(), Some(0));
+fn dropped(files: &[(&str, &[u8])]) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    files.iter().map(|(name, bytes)| (name.as_bytes().to_vec(), bytes.to_vec())).collect()
 }
 
 /// Goal: a file is noticed by its event, not by the clock. Method: rescan once a day; a drop into
@@ -81,7 +84,7 @@ fn events_are_enough() {
     fs::hard_link(spool.home().join("inbox/inboxd.toml"), spool.incoming("linked")).unwrap();
     spool.wait_done(4);
     assert_eq!(spool.status()["events"], "ok");
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: nothing in new trees is missed. Method: 300 trees of three nested folders, made and filled at
@@ -109,7 +112,7 @@ fn new_trees_are_seen_to_the_bottom() {
     spool.wait_done(expected);
     spool.wait_until("nothing is left", || spool.count("incoming") == 0);
     assert_eq!(spool.count("done"), expected);
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: a burst larger than the kernel's queue loses nothing and doubles nothing. Method: renames as fast
@@ -139,7 +142,7 @@ fn a_burst_is_taken_whole() {
     spool.wait_until("no more than were dropped", || spool.count("incoming") == count - go);
     assert_eq!(spool.count("done"), go);
     assert_eq!(spool.count("error"), 0);
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: `incoming/` may be removed and made again, and folders may come, go and come again.
@@ -158,7 +161,7 @@ fn folders_that_go_and_come_again_are_watched_again() {
         spool.drop_file(format!("top{round}"), "x");
         spool.wait_done(2 * round + 2);
     }
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: a file that is being written waits, others do not wait for it, and people are told why and by
@@ -179,9 +182,7 @@ fn an_open_file_waits_alone_and_says_why() {
     spool.run(&["explain", "big"]).ok().says(&us);
     writer.write_all(b" and half").unwrap();
     drop(writer);
-    spool.wait_done(2);
-    assert_eq!(spool.files("done")[&b"big"[..]], b"half and half");
-    end(daemon);
+    is_done_whole(&spool, daemon, "big", b"half and half");
 }
 
 /// Goal: a rename into place does not make a file whole that is still open. Method: written under a hidden
@@ -196,9 +197,7 @@ fn renamed_while_open_waits_for_its_writer() {
     spool.wait_until("it is held", || spool.held() == 1);
     writer.write_all(b" two").unwrap();
     drop(writer);
-    spool.wait_done(1);
-    assert_eq!(spool.files("done")[&b"x"[..]], b"one two");
-    end(daemon);
+    is_done_whole(&spool, daemon, "x", b"one two");
 }
 
 /// Goal: a writer with nothing but a mapping left is waited for. Method: Python maps a file, closes it,
@@ -217,9 +216,7 @@ fn a_mapping_is_a_writer() {
     spool.wait_until("it is held", || spool.held() == 1);
     writer.stdin.take().unwrap().write_all(b"go\n").unwrap();
     assert!(writer.wait().unwrap().success());
-    spool.wait_done(1);
-    assert_eq!(spool.files("done")[&b"x"[..]], b"mapped too");
-    end(daemon);
+    is_done_whole(&spool, daemon, "x", b"mapped too");
 }
 
 /// Goal: `batch` waits for a file that is still written and leaves one that merely stays open, and says
@@ -275,7 +272,7 @@ fn a_sentinel_is_waited_for_and_moves_along() {
         ]),
     );
     assert_eq!(spool.csv("size").rows.len(), 2);
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: after a crash a sentinel is never run in its file's place, and is never lost. Method: what a killed
@@ -295,7 +292,7 @@ fn a_sentinel_is_no_file_after_a_crash() {
     let mut files = spool.csv("size").column("_file");
     files.sort();
     assert_eq!(files, ["a", "b"]);
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Two megabytes that no tool can send with a hole or a shortcut, and a small file.
@@ -349,7 +346,7 @@ fn rsync_in_every_way_is_whole() {
         tool(&mut rsync(&spool, way));
         all_done_whole(&spool, &files);
         assert_eq!(spool.csv("size").rows.len(), files.len(), "{way:?}");
-        end(daemon);
+        daemon.end_well();
     }
 }
 
@@ -369,7 +366,7 @@ fn rsync_run_twice_sends_twice() {
     spool.drop_file("last", "x");
     spool.wait_done(2 * files.len() + 1);
     assert_eq!(spool.csv("size").rows.len(), 2 * files.len() + 1);
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: a repeated delivery is settled without a worker where the route says so; a file that differs in
@@ -388,7 +385,7 @@ fn a_repeated_delivery_can_be_skipped() {
     tool(&mut rsync(&spool, &["--include=sub/***", "--exclude=*"]));
     spool.wait_done(2 * files.len() + 1);
     assert_eq!(spool.csv("size").rows.len(), files.len() + 1);
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: what cannot be known is what the producers' page says it is: a partial file that rsync leaves under
@@ -410,7 +407,7 @@ fn an_interrupted_partial_rsync_is_taken_short() {
     let (done, big) = (spool.files("done"), &files[&b"big"[..]]);
     let part = &done[&b"big"[..]];
     assert!(part.len() < big.len() && big.starts_with(part), "{}", part.len());
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: what people do at a shell is whole. Method: `cp -p`, `mv`, `ln`, a shell that appends for a while.
@@ -430,7 +427,7 @@ fn shells_are_whole() {
         &spool,
         &dropped(&[("copied", big), ("moved", big), ("linked", big), ("slow", slow)]),
     );
-    end(daemon);
+    daemon.end_well();
 }
 
 /// An sshd of our own on loopback, with its own keys; ended when dropped.
@@ -524,7 +521,7 @@ fn scp_and_sftp_are_whole_unless_killed() {
     spool.wait_done(4);
     let part = &spool.files("done")[&b"killed"[..]];
     assert!(part.len() < big.len() && big.starts_with(part), "{}", part.len());
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: what is no regular file is never followed, opened or deleted, and stops nobody. Method: links to a
@@ -559,7 +556,7 @@ fn what_is_no_file_is_set_aside() {
     assert_eq!(spool.csv("size").rows.len(), 1);
     assert_eq!(fs::read(spool.home().join("secrets/secret")).unwrap(), b"secret");
     drop(socket);
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: a folder swapped for a link between sighting and claim leads nowhere. Method: a folder and a link to
@@ -600,7 +597,7 @@ fn a_folder_swapped_for_a_link_leads_nowhere() {
     let done = spool.files("done");
     assert!(done.values().all(Vec::is_empty), "a secret was taken\n{}", spool.report());
     assert_eq!(fs::read_dir(spool.home().join("secrets")).unwrap().count(), 100);
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: deep trees, long names, empty files, files that vanish and names that come again are nothing special.
@@ -634,7 +631,7 @@ fn odd_but_lawful_files_pass() {
     let again = again.filter(|entry| entry.file_name().to_string_lossy().starts_with("again"));
     assert_eq!(again.count(), 10);
     assert_eq!(spool.errors(), Vec::<String>::new());
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: a file rewritten through a descriptor that was open all along is taken once it is closed, with its last
@@ -653,7 +650,7 @@ fn a_file_rewritten_in_place_is_taken_at_its_end() {
     drop(file);
     spool.wait_done(1);
     assert_eq!(spool.files("done")[&b"x"[..]], b"round 7");
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: a folder of another user that does not let us claim is held, told of once with its reason, and taken as
@@ -682,5 +679,5 @@ fn a_folder_of_another_user_is_held_and_told_of_once() {
     status.says("once: chgrp -R root theirs && chmod -R g+rwX,g+s theirs");
     fs::set_permissions(&theirs, fs::Permissions::from_mode(0o777)).unwrap();
     spool.wait_done(21);
-    end(daemon);
+    daemon.end_well();
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::checks::{is_sealed_name, most_at_once};
-use crate::harness::Spool;
+use crate::harness::{Csv, Spool, python};
 
 const PREFIXED: &str = r#"
 workers = 10
@@ -210,4 +210,39 @@ fn fixed_columns_refuse_others() {
     let (missing, further) = (spool.reason("missing.json"), spool.reason("further.json"));
     assert!(missing.contains("vegetables"), "{missing}");
     assert!(further.contains("fish"), "{further}");
+}
+
+/// Goal: a cell that begins with U+FEFF is no byte order mark, wherever it stands: at the very start of a
+/// segment, at that of a row. Method: a column and values with it, over two
+/// segments, read back by Python, which takes marks away, and by the reader of the other tests.
+#[test]
+fn a_cell_that_begins_like_a_mark_keeps_it() {
+    const READ: &str = "import csv, json, sys\n\
+        print(json.dumps([list(csv.reader(open(p, encoding='utf-8-sig', newline=''))) for p in sys.argv[1:]]))";
+    let spool = Spool::new(
+        "workers = 1\n[routes.marks]\ncommand = [\"cat\", \"{path}\"]\nstdout = \"json\"\n\
+         trace_columns = false\nsegment_rows = 1\n",
+    );
+    for n in 0..2 {
+        let row = format!("{{\"\u{feff}id\":\"\u{feff}{n}\",\"b\":\"\u{feff}\"}}");
+        spool.drop_file(format!("{n}.json"), row);
+    }
+    spool.run(&["batch"]).ok();
+    let names = spool.names("results");
+    let segments: Vec<&String> = names.iter().filter(|it| it.starts_with("marks.")).collect();
+    assert_eq!(segments.len(), 2, "{}", spool.report());
+    let mut command = std::process::Command::new(python());
+    command.args(["-c", READ]).args(&segments).current_dir(spool.path("results"));
+    let said = command.output().unwrap();
+    let read: Vec<Vec<Vec<String>>> = serde_json::from_slice(&said.stdout).unwrap();
+    for segment in segments {
+        let csv = Csv::parse(&std::fs::read(spool.path("results").join(segment)).unwrap());
+        let lines = [csv.header.clone(), csv.sorted()[0].split(',').map(str::to_owned).collect()];
+        assert!(read.contains(&lines.to_vec()), "{lines:?} is not in {read:?}");
+        assert_eq!(csv.header, ["\u{feff}id", "b"]);
+    }
+    let mut rows: Vec<&Vec<String>> = read.iter().flat_map(|lines| &lines[1..]).collect();
+    rows.sort();
+    assert_eq!(rows, [&["\u{feff}0", "\u{feff}"], &["\u{feff}1", "\u{feff}"]]);
+    assert!(read.iter().all(|lines| lines[0] == ["\u{feff}id", "b"]), "{read:?}");
 }

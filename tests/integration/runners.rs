@@ -272,6 +272,25 @@ fn a_runner_that_dies_is_started_again() {
     assert_eq!(spool.errors().len(), 1);
 }
 
+/// Goal: a runner that dies on everything does not eat its files for ever: after as many deaths as failed
+/// starts are allowed its route pauses, people are told how it died, and it goes on once it is mended.
+/// Method: a file that ends its runner, with budget for many more; the same spool with a runner that lives.
+#[test]
+fn a_runner_that_dies_again_and_again_pauses_the_route() {
+    let port = free_port();
+    let budget = "retries = { crash = 20, first_wait = \"10ms\", longest_wait = \"10ms\" }\n";
+    let spool = asking(port, &format!("{}{budget}", starting(port)));
+    spool.drop_file("die.json", "{\"die\":true}");
+    let said = "route echo PAUSED: the runner died 5 times in a row: exit 3";
+    let output = spool.run(&["batch"]).code(1).says(said).says("1 file waits");
+    assert_eq!((starts(&spool).len(), requests(&spool).len()), (5, 5), "{output}");
+    assert_eq!((spool.errors(), spool.names("done")), (Vec::new(), Vec::new()));
+    assert_eq!(spool.processes(), Vec::<String>::new());
+    spool.write("runner.py", &RUNNER.replace("os._exit(3)", "pass"));
+    spool.run(&["batch"]).ok();
+    assert_eq!((spool.names("done"), starts(&spool).len()), (vec!["die.json".to_owned()], 6));
+}
+
 /// Goal: who killed a runner of ours is found, and those who were asked about beside it pay nothing. Method:
 /// one file that ends it while three others hang in it; no budget for a crash; attempts are the first.
 #[test]
