@@ -357,6 +357,13 @@ fn left_over(summary: &Summary) {
         let files = show::plural(unrouted, one, many);
         print_line(&format!("{files} behind, such as {example}"));
     }
+    let sources = &summary.sources;
+    if sources.lacking > 0 {
+        let (one, many) = ("file lacks what comes with it", "files lack what comes with them");
+        let files = show::plural(sources.lacking, one, many);
+        let example = sources.lacking_example.clone().unwrap_or_default();
+        print_line(&format!("{files}, such as {example}"));
+    }
     if status.incomplete > 0 {
         let files = show::plural(status.incomplete as u64, "file is", "files are");
         print_line(&format!("{files} incomplete, says the worker; the next run asks again"));

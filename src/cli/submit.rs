@@ -1,32 +1,37 @@
-//! `inboxd submit FILE…`: files become jobs whose ids are known at once.
+//! `inboxd submit FILE…`: files, and folders that are one job, become jobs whose ids are known at once.
 //!
 //! Must not know: how a job is made. It names the file, and prints the id.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::wait::{Awaited, Waiter};
 use super::{Failed, SpoolArg, print_json, print_line};
-use crate::config::RouteTable;
+use crate::config::{RouteTable, Settings};
 use crate::core::RelPath;
+use crate::daemon::along::bring_along;
 use crate::daemon::control::Ask;
 use crate::daemon::hand_in::{Bytes, HandInError, Taker};
 use crate::daemon::shell::ShellError;
+use crate::spool::Shape;
+use crate::spool::import;
 
 /// Hand files in and print their job ids
 ///
 /// Each file is copied into the spool and is not touched itself. When the id is printed the job is
 /// durable: it runs once, even if the machine stops now. Without a running daemon it waits for the
-/// next `inboxd run` or `inboxd batch`.
+/// next `inboxd run` or `inboxd batch`. What a route takes along (`with`) is copied from beside the
+/// file; a folder is handed in whole where a route takes it as one job (`unit = "folder"`).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   inboxd submit report.pdf
   inboxd submit --wait --name orders/7.json order.json
   pg_dump shop | inboxd submit --name shop.sql -")]
 pub(crate) struct Args {
-    /// Files; `-` is standard input and needs --name
+    /// Files or folders; `-` is standard input and needs --name
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// The path below incoming/ that the file is to have, such as orders/7.json; one FILE only
@@ -45,14 +50,25 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     if args.name.is_some() && args.files.len() > 1 {
         return Err(Failed::usage("--name is for one FILE, and there are several"));
     }
+    let has_daemon = spool.ask(&Ask::Status)?.is_some();
+    let table = match (spool.load(), has_daemon) {
+        (Ok(loaded), _) => {
+            RouteTable::new(&loaded.settings).map_err(|error| Failed::usage(error.to_string()))?
+        }
+        // It goes on with settings of its own, and says what it does not take.
+        (Err(_), true) => RouteTable::new(&Settings::default())
+            .map_err(|error| Failed::usage(error.to_string()))?,
+        (Err(failed), false) => return Err(failed),
+    };
     let inputs = args
         .files
         .iter()
-        .map(|file| input(file, args.name.as_deref()))
+        .map(|file| input(file, args.name.as_deref(), &table))
         .collect::<Result<Vec<_>, _>>()?;
-    let has_daemon = spool.ask(&Ask::Status)?.is_some();
-    if !has_daemon {
-        check_routes(spool, &inputs)?;
+    // A daemon says it itself; without one nothing should be copied in vain.
+    let is_taken = |bytes: &Bytes, rel: &RelPath| is_folder(bytes) || table.find(rel).is_some();
+    if !has_daemon && let Some((_, rel)) = inputs.iter().find(|(it, rel)| !is_taken(it, rel)) {
+        return Err(Failed::usage(format!("no route takes {rel}")));
     }
     let waiter = if args.wait { Some(Waiter::begin(spool, args.json)?) } else { None };
     let settings = || {
@@ -81,8 +97,12 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     }
 }
 
+fn is_folder(bytes: &Bytes) -> bool {
+    matches!(bytes, Bytes::Source(source) if matches!(source.shape, Shape::Folder(_)))
+}
+
 /// What is read, and the path that it gets.
-fn input(file: &Path, name: Option<&Path>) -> Result<(Bytes, RelPath), Failed> {
+fn input(file: &Path, name: Option<&Path>, table: &RouteTable) -> Result<(Bytes, RelPath), Failed> {
     let named = name.map(rel_of).transpose()?;
     if file == Path::new("-") {
         let Some(rel) = named else {
@@ -91,21 +111,35 @@ fn input(file: &Path, name: Option<&Path>) -> Result<(Bytes, RelPath), Failed> {
         return Ok((Bytes::Stdin, rel));
     }
     let shown = file.display();
-    let meta = std::fs::metadata(file)
-        .map_err(|error| Failed::usage(format!("cannot read {shown}: {error}")))?;
-    if meta.is_dir() {
-        return Err(Failed::usage(format!(
-            "{shown} is a folder\n  All files below it: inboxd batch {shown}"
-        )));
-    }
-    if !meta.is_file() {
+    let cannot = |error: io::Error| Failed::usage(format!("cannot read {shown}: {error}"));
+    let meta = std::fs::metadata(file).map_err(cannot)?;
+    if !(meta.is_file() || meta.is_dir()) {
         let Some(rel) = named else {
             return Err(Failed::usage(format!("{shown} is no regular file: add --name NAME")));
         };
         return Ok((Bytes::Stream(file.to_owned()), rel));
     }
     let own = || rel_of(Path::new(file.file_name().unwrap_or(OsStr::new(""))));
-    Ok((Bytes::File(file.to_owned()), named.map_or_else(own, Ok)?))
+    let rel = named.map_or_else(own, Ok)?;
+    let source = if meta.is_dir() {
+        if table.find_folder(&rel).is_none() {
+            return Err(Failed::usage(format!(
+                "{shown} is a folder, and no route takes it as one job\n  \
+                 All files below it: inboxd batch {shown}"
+            )));
+        }
+        import::whole_folder(file, rel.clone()).map_err(cannot)?
+    } else {
+        let mut source = import::one(file, rel.clone()).map_err(cannot)?;
+        if let Err(missing) = bring_along(&mut source, table).map_err(cannot)? {
+            let missing = missing.file_name().unwrap_or_default().display();
+            return Err(Failed::usage(format!(
+                "{shown} comes with {missing} (`with`), which is not beside it"
+            )));
+        }
+        source
+    };
+    Ok((Bytes::Source(Box::new(source)), rel))
 }
 
 fn rel_of(name: &Path) -> Result<RelPath, Failed> {
@@ -115,21 +149,6 @@ fn rel_of(name: &Path) -> Result<RelPath, Failed> {
             name.display()
         ))
     })
-}
-
-/// A daemon says it itself; without one nothing should be copied in vain.
-fn check_routes(spool: &SpoolArg, inputs: &[(Bytes, RelPath)]) -> Result<(), Failed> {
-    let settings = spool.load()?.settings;
-    let table = RouteTable::new(&settings).map_err(|error| Failed::usage(error.to_string()))?;
-    match inputs.iter().find(|(_, rel)| table.find(rel).is_none()) {
-        Some((_, rel)) => Err(Failed::usage(format!("no route takes {rel}"))),
-        None => match inputs.iter().find(|(_, rel)| table.has_companions(rel)) {
-            Some((_, rel)) => Err(Failed::usage(format!(
-                "{rel} comes with others (with): move them into incoming/"
-            ))),
-            None => Ok(()),
-        },
-    }
 }
 
 fn failed(spool: &SpoolArg, error: HandInError) -> Failed {

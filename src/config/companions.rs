@@ -209,11 +209,22 @@ impl RouteTable {
         }
     }
 
-    /// Whether a file of this name comes with others, by the first route that takes it.
-    pub fn has_companions(&self, rel: &RelPath) -> bool {
-        let of =
-            |route: usize| self.companions().get(route).is_some_and(|of| !of.templates.is_empty());
-        !self.companions().is_empty() && self.find(rel).is_some_and(of)
+    /// What comes with a file of this name, by the route that takes it; where that depends on what is in
+    /// it, `content` is asked.
+    pub fn comes_with(
+        &self,
+        rel: &RelPath,
+        content: impl FnOnce() -> Option<Vec<u8>>,
+    ) -> &[Companion] {
+        if self.companions().is_empty() {
+            return &[];
+        }
+        let route = if self.is_by_content(rel) {
+            content().and_then(|content| self.choose(rel, &content).ok())
+        } else {
+            self.find(rel)
+        };
+        route.and_then(|at| self.companions().get(at)).map_or(&[], |of| of.templates.as_slice())
     }
 
     /// The names of the companions of a file, beside it, by the first route that takes it.
@@ -325,7 +336,8 @@ mod tests {
         assert_eq!(exact.find(&rel("x.jpg.json")), Some(1));
         assert_eq!(exact.find(&rel("x_b.jpg")), Some(1));
         assert_eq!(exact.companions_of(&rel("x.tif")), [&b"x.tif.json"[..], b"x_b.tif"]);
-        assert!(exact.has_companions(&rel("x.tif")) && !exact.has_companions(&rel("x.jpg")));
+        assert_eq!(exact.comes_with(&rel("x.tif"), || None).len(), 2);
+        assert!(exact.comes_with(&rel("x.jpg"), || None).is_empty());
     }
 
     /// Goal: a companion has no companions of its own. Method: a route that takes everything.

@@ -39,6 +39,7 @@ use super::service::guest::{GuestSeen, Request};
 use super::service::{Message, Wanted};
 use super::sight::Held;
 use super::writers;
+use crate::spool::Shape;
 use crate::spool::import::How;
 
 /// A request.
@@ -69,6 +70,9 @@ pub enum Ask {
         job: JobId,
         /// Its path.
         rel: Rel,
+        /// What it is, as the staging name says.
+        #[serde(default)]
+        shape: Shape,
     },
     /// `batch [SRC…]` beside this daemon.
     Batch {
@@ -184,8 +188,8 @@ async fn answer(
                 Err(_) => Ok(()),
             }
         }
-        Ask::Submit { job, rel } => {
-            let staged = Staged { job, rel: rel.0, source: None };
+        Ask::Submit { job, rel, shape } => {
+            let staged = Staged { job, rel: rel.0, shape, source: None };
             drop(keeper.send(Message::Input(Input::Staged(staged))));
             loop {
                 match notices.recv().await.as_deref() {

@@ -1,4 +1,5 @@
-//! Handing in: a file becomes a job whose id is known at once. S2 without ever being in `incoming/`.
+//! Handing in: a file, with what comes with it, or a folder that is one job, becomes a job whose id is known
+//! at once. S2 without ever being in `incoming/`.
 //!
 //! With a daemon the copy is made here and the daemon is asked to take it. Without one the spool is
 //! opened, recovered and left again with the job in it, to be run by whoever starts next.
@@ -18,9 +19,9 @@ use crate::config::Settings;
 use crate::core::{JobId, RelPath};
 use crate::fs::{self, RealFs, real::RealDir};
 use crate::journal::record::Rel;
-use crate::spool::Place;
-use crate::spool::import::{self, How};
+use crate::spool::import::{self, How, Source};
 use crate::spool::lock::LockError;
+use crate::spool::{Place, Shape};
 
 use super::control::{Ask, Client, Fresh, Refusal, Taken};
 use super::keeper::{Input, Keeper, Output, Staged};
@@ -36,12 +37,21 @@ const ASK_EVERY: Duration = Duration::from_millis(20);
 /// Where the bytes come from.
 #[derive(Clone, Debug)]
 pub enum Bytes {
-    /// A regular file, which is only read.
-    File(PathBuf),
+    /// A regular file with what comes with it, or a folder, which are only read.
+    Source(Box<Source>),
     /// A pipe or a device, read to its end.
     Stream(PathBuf),
     /// Standard input, read to its end.
     Stdin,
+}
+
+impl Bytes {
+    fn shape(&self) -> Shape {
+        match self {
+            Self::Source(source) => source.shape,
+            Self::Stream(_) | Self::Stdin => Shape::File,
+        }
+    }
 }
 
 /// Why a file did not become a job.
@@ -128,10 +138,11 @@ impl Taker {
                 let fresh = ask::<Fresh>(path, &Ask::Id)?;
                 let Some(Fresh { job }) = fresh else { return Err(gone()) };
                 stage(path, processing, job, bytes, rel)?;
-                let ask = Ask::Submit { job, rel: Rel(rel.clone()) };
+                let shape = bytes.shape();
+                let ask = Ask::Submit { job, rel: Rel(rel.clone()), shape };
                 let taken = self::ask::<Taken>(path, &ask).inspect_err(|error| {
                     if matches!(error, HandInError::Refused(_)) {
-                        drop(unstage(processing, job));
+                        drop(unstage(processing, job, shape));
                     }
                 })?;
                 taken.map(|taken| taken.taken).ok_or(HandInError::Unknown { job })
@@ -139,7 +150,8 @@ impl Taker {
             Self::Alone { opened, keeper } => {
                 let job = keeper.next_id(now_ms());
                 stage(&opened.path, &opened.spool.processing, job, bytes, rel)?;
-                let staged = Staged { job, rel: rel.clone(), source: None };
+                let (rel, shape) = (rel.clone(), bytes.shape());
+                let staged = Staged { job, rel, shape, source: None };
                 let taken = keeper
                     .handle(Input::Staged(staged), now_ms())
                     .and_then(|()| keeper.commit(now_ms()));
@@ -201,9 +213,8 @@ fn stage(
     let staged = || -> io::Result<()> {
         let stream = |path: &Path| std::fs::File::open(path);
         match bytes {
-            Bytes::File(file) => {
-                let source = import::one(file, rel.clone())?;
-                import::stage(&processing, job, &source, How::Copy, &mut |_| ())?;
+            Bytes::Source(source) => {
+                import::stage(&processing, job, source, How::Copy, &mut |_| ())?;
             }
             Bytes::Stream(file) => {
                 import::stage_reader(&processing, job, rel, &mut stream(file)?)?;
@@ -213,19 +224,20 @@ fn stage(
             }
         }
         // Durable after it: the whole copy under its staging name.
-        fs::sync_tree(&RealFs, folder, Path::new(&Place::Staging(job).name()))
+        fs::sync_tree(&RealFs, folder, Path::new(&Place::Staging(job, bytes.shape()).name()))
     };
     staged().map_err(|source| {
         // It would be removed by the next recovery; a full disk wants it gone now.
-        drop(unstage(folder, job));
+        drop(unstage(folder, job, bytes.shape()));
         let what = match bytes {
-            Bytes::File(file) | Bytes::Stream(file) => file.display().to_string(),
+            Bytes::Source(source) => source.path.display().to_string(),
+            Bytes::Stream(file) => file.display().to_string(),
             Bytes::Stdin => "standard input".to_owned(),
         };
         HandInError::Copy { what, source }
     })
 }
 
-fn unstage(processing: &RealDir, job: JobId) -> io::Result<()> {
-    fs::remove_tree(&RealFs, processing, Path::new(&Place::Staging(job).name()))
+fn unstage(processing: &RealDir, job: JobId, shape: Shape) -> io::Result<()> {
+    fs::remove_tree(&RealFs, processing, Path::new(&Place::Staging(job, shape).name()))
 }

@@ -7,7 +7,7 @@
 //! Must not know: threads, channels, tokio, the clock (time is passed in), how a worker runs.
 //!
 //! - `message`: what it is told and asks; `error`: why it cannot go on; `job`: what it knows of a job.
-//! - `scan`, `sort`: names and their routes. `effects`: what the core decided.
+//! - `scan`, `sort`: names and their routes. `staged`: what is handed in. `effects`: what the core decided.
 //! - `inputs`: jobs whose records are tasks of their own. `outcome`: what is recorded.
 //! - `commit`, `settle`, `checkpoint`: from appended to durable to settled to dropped.
 //! - `next`: what a worker made goes on. `reconfigure`: new settings. `view`: what others may ask.
@@ -34,15 +34,14 @@ use crate::core::pace::PaceRules;
 use crate::core::state::{
     Core, Effect, Event, Limits, Millis, RecordLimits, Recovered, RouteRules,
 };
-use crate::fs::{FileType, Filesystem};
-use crate::journal::record::{FileMark, Outcome, Record, Rel, SourceKey, Take};
+use crate::fs::Filesystem;
+use crate::journal::record::{Outcome, Record, SourceKey};
 use crate::journal::{Sources, Writer};
 use crate::results::Results;
+use crate::spool::Spool;
 use crate::spool::folders::Folders;
 use crate::spool::scan::Scan;
-use crate::spool::{Place, Shape, Spool};
 
-use super::notice::Notice;
 use super::sight::Waits;
 
 mod checkpoint;
@@ -58,6 +57,7 @@ mod reconfigure;
 pub(super) mod scan;
 mod settle;
 mod sort;
+mod staged;
 #[cfg(test)]
 pub(in crate::daemon) mod tests;
 mod view;
@@ -309,42 +309,7 @@ impl<F: Filesystem> Keeper<F> {
             }
             Input::Collected { job, result } => self.collected(job, result, now),
             Input::Compared { task, is_same: false } => self.begin(task, now),
-            Input::Staged(staged) => {
-                let Some(route) = self.place_of(&staged.rel) else {
-                    return self.refuse(&staged, format!("no route takes {}", staged.rel));
-                };
-                if self.table.has_companions(&staged.rel) {
-                    let rel = &staged.rel;
-                    let reason = format!("{rel} comes with others: move them into incoming/");
-                    return self.refuse(&staged, reason);
-                }
-                // Who speaks on the socket may be wrong, and a `Take` without its copy would end us.
-                if staged.source.is_none() && !self.is_staged(&staged) {
-                    let reason = format!("there is no copy of {} in processing/", staged.rel);
-                    self.out.push(Output::Notice(Notice::TakeRefused { job: staged.job, reason }));
-                    return Ok(());
-                }
-                self.last_id = self.last_id.max(staged.job);
-                let take = Take {
-                    job: staged.job,
-                    source: staged.source,
-                    rel: Rel(staged.rel.clone()),
-                    route: None,
-                };
-                let info = JobInfo {
-                    rel: staged.rel,
-                    route,
-                    begun: 0,
-                    shape: Shape::File,
-                    mark: FileMark::default(),
-                    take: Some(take.clone()),
-                    attempt: None,
-                    ended: None,
-                    begun_as: None,
-                };
-                self.jobs.insert(staged.job, info);
-                self.append(Record::Take(take), now)
-            }
+            Input::Staged(staged) => self.take_in(staged, now),
             Input::Synced { before } => {
                 self.checkpointing = false;
                 self.checkpointed = Some(self.checkpoint_began);
@@ -382,23 +347,6 @@ impl<F: Filesystem> Keeper<F> {
         }
         self.write_left_over(now)?;
         self.step(Event::Tick, now)
-    }
-
-    /// Its copy stands under its staging name, and it is no job yet.
-    fn is_staged(&self, staged: &Staged) -> bool {
-        let path = PathBuf::from(Place::Staging(staged.job).name()).join(staged.rel.as_path());
-        let stat = self.spool.fs.stat(&self.spool.processing, &path);
-        !self.jobs.contains_key(&staged.job)
-            && stat.is_ok_and(|stat| stat.file_type == FileType::File)
-    }
-
-    /// The copy goes, its source stands where it was.
-    fn refuse(&mut self, staged: &Staged, reason: String) -> Result<(), KeeperError> {
-        let name = Place::Staging(staged.job).name();
-        crate::fs::remove_tree(&self.spool.fs, &self.spool.processing, name.as_ref())
-            .map_err(KeeperError::spool(format!("remove processing/{name}")))?;
-        self.out.push(Output::Notice(Notice::TakeRefused { job: staged.job, reason }));
-        Ok(())
     }
 
     /// The route by which a job's last attempt was run.

@@ -9,7 +9,7 @@
 //!   `sight`: whether a name that was seen may be claimed; `writers`: who still writes; `repeat`:
 //!   whether a file came before; `refusal`: why a claim cannot be made, in words.
 //! - [`pool`]: one thread a slot.
-//! - [`stager`]: brings the sources of `batch` in.
+//! - [`stager`]: brings the sources of `batch` in; [`along`]: and what comes with them.
 //! - [`hand_in`]: a file handed in by `submit` becomes a job, with a daemon or without.
 //! - [`retention`]: when old files of `done/` and `output/` go.
 //! - [`history`]: the log of recent jobs. [`notice`]: what there is to tell.
@@ -73,6 +73,7 @@
 //! | `old files cannot be removed` | warn | files, error | they stay; the next pass tries again |
 //! | `draining` | info | running | a signal: no new starts |
 
+pub mod along;
 pub mod children;
 pub mod control;
 pub mod free_memory;

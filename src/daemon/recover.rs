@@ -196,9 +196,13 @@ fn open_up<F: Filesystem>(spool: &Spool<F>, places: &[Place]) -> Result<(), Keep
     Ok(())
 }
 
-/// A staged copy becomes `ID.0`; done already is fine.
-pub(super) fn unstage<F: Filesystem>(spool: &Spool<F>, job: JobId) -> Result<(), KeeperError> {
-    let (from, to) = (Place::Staging(job).name(), Place::Job(Claimed::file(job, 0)).name());
+/// A staged copy becomes this claim, `ID.0`; done already is fine.
+pub(super) fn unstage<F: Filesystem>(
+    spool: &Spool<F>,
+    claimed: Claimed,
+) -> Result<(), KeeperError> {
+    let from = Place::Staging(claimed.job, claimed.shape).name();
+    let to = Place::Job(claimed).name();
     let moved =
         spool.fs.rename(&spool.processing, Path::new(&from), &spool.processing, Path::new(&to));
     match moved {
@@ -212,10 +216,10 @@ pub(super) fn unstage<F: Filesystem>(spool: &Spool<F>, job: JobId) -> Result<(),
 /// What tells an unstaged copy from other files of its name.
 pub(super) fn mark_unstaged<F: Filesystem>(
     spool: &Spool<F>,
-    job: JobId,
+    claimed: Claimed,
     rel: &RelPath,
 ) -> Result<FileMark, KeeperError> {
-    let to = Place::Job(Claimed::file(job, 0)).name();
+    let to = Place::Job(claimed).name();
     let stat = spool
         .fs
         .stat(&spool.processing, &Path::new(&to).join(rel.as_path()))

@@ -24,6 +24,7 @@ use crate::spool::import::How;
 use crate::spool::lock::LockError;
 use crate::worker::Stop;
 
+use super::along::Followers;
 use super::children;
 use super::control;
 use super::history::History;
@@ -487,6 +488,7 @@ fn start_stager(
         ids: Vec::new(),
         group: Vec::new(),
         spool: opened.path.clone(),
+        followers: Followers::default(),
     };
     std::thread::Builder::new()
         .name("stager".to_owned())

@@ -5,6 +5,8 @@
 //!
 //! Invariants
 //! - A source whose key is recorded or taken is not taken again (unless asked for).
+//! - A folder that is one job, and a file with what comes with it, are taken whole or not at all. That a
+//!   folder is complete is said by who names it: its sentinel is not asked for.
 //! - What the keeper is told of is durable under its staging name.
 //! - The look-ahead is bounded by the ids the keeper granted.
 
@@ -15,12 +17,14 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use crate::config::RouteTable;
-use crate::core::JobId;
+use crate::core::{JobId, RelPath};
 use crate::fs::{Filesystem, RealFs, real::RealDir};
 use crate::journal::record::SourceKey;
 use crate::journal::{JournalError, Sources};
 use crate::spool::import::{self, How, Source};
+use crate::spool::{Place, Shape};
 
+use super::along::{Followers, bring_along};
 use super::keeper::{Input, Staged};
 use super::service::{Message, SourcesSeen};
 
@@ -59,6 +63,8 @@ pub struct Stager {
     pub group: Vec<Staged>,
     /// The spool itself, whose files are no sources.
     pub spool: PathBuf,
+    /// Companions and sentinels met so far.
+    pub followers: Followers,
 }
 
 impl Stager {
@@ -79,29 +85,41 @@ impl Stager {
 
     fn take_all(&mut self, named: &Path) -> bool {
         let mut goes_on = true;
-        let walked = import::walk(named, &mut |found| {
+        let (table, spool) = (self.table.clone(), self.spool.clone());
+        // The spool itself is never part of a job of its own.
+        let is_job = |path: &Path, rel: &RelPath| {
+            table.find_folder(rel).is_some()
+                && table.ignored(rel).is_none()
+                && !spool.starts_with(path)
+                && !is_own(&spool, path)
+        };
+        let walked = import::walk(named, &is_job, &mut |found| {
             match found {
                 Err(reason) => self.seen.failed.push(reason),
-                Ok(source) => goes_on = self.take(&source),
+                Ok(source) => goes_on = self.take(source),
             }
             (self.progress)(&self.seen);
             goes_on
         });
         self.seen.failed.extend(walked.err());
+        for lone in self.followers.take_lone() {
+            self.is_unrouted(&lone);
+        }
         goes_on
     }
 
+    fn is_unrouted(&mut self, path: &Path) {
+        self.seen.unrouted += 1;
+        self.seen.unrouted_example.get_or_insert_with(|| path.display().to_string());
+    }
+
     /// `false`: the daemon is ending.
-    fn take(&mut self, source: &Source) -> bool {
-        if source.path.starts_with(&self.spool) && !self.is_sample(&source.path) {
+    fn take(&mut self, mut source: Source) -> bool {
+        if is_own(&self.spool, &source.path) {
             // Its own folders are not input: the CSVs of the last run, the journal.
             return true;
         }
-        // One that comes with others is not taken in without them.
-        let is_alone = !self.table.has_companions(&source.rel);
-        if self.table.find(&source.rel).is_none() || !is_alone {
-            self.seen.unrouted += 1;
-            self.seen.unrouted_example.get_or_insert_with(|| source.path.display().to_string());
+        if !matches!(source.shape, Shape::Folder(_)) && !self.is_fit(&mut source) {
             return true;
         }
         if !self.again {
@@ -118,21 +136,42 @@ impl Stager {
             }
         }
         let Some(job) = self.next_id() else { return false };
-        if !self.copy(job, source) {
+        if !self.copy(job, &source) {
             return true;
         }
-        let staged = Staged { job, rel: source.rel.clone(), source: Some(source.key) };
-        self.group.push(staged);
+        let (rel, shape) = (source.rel, source.shape);
+        self.group.push(Staged { job, rel, shape, source: Some(source.key) });
         self.seen.taken += 1;
         true
     }
 
-    /// Sources may lie in the spool's folder (`inbox/samples`), but not in its state folders.
-    fn is_sample(&self, path: &Path) -> bool {
-        let first = path.strip_prefix(&self.spool).ok().and_then(|below| below.components().next());
-        let ours =
-            ["incoming", "processing", "done", "error", "output", "results", "journal", "log"];
-        first.is_some_and(|first| !ours.iter().any(|name| first.as_os_str() == *name))
+    /// Whether a file is one that a route takes, and all that comes with it stands beside it; it has that then.
+    fn is_fit(&mut self, source: &mut Source) -> bool {
+        match self.followers.is_one(&source.path, &source.rel, &self.table) {
+            Ok(true) => return false,
+            Ok(false) if self.table.find(&source.rel).is_some() => {}
+            Ok(false) | Err(()) => {
+                self.is_unrouted(&source.path);
+                return false;
+            }
+        }
+        match bring_along(source, &self.table) {
+            Ok(Ok(())) => {
+                self.followers.brought(source);
+                true
+            }
+            Ok(Err(missing)) => {
+                self.seen.lacking += 1;
+                let shown = || format!("{} without {}", source.path.display(), missing.display());
+                self.seen.lacking_example.get_or_insert_with(shown);
+                false
+            }
+            Err(error) => {
+                let path = source.path.display();
+                self.seen.failed.push(format!("cannot take in what comes with {path}: {error}"));
+                false
+            }
+        }
     }
 
     fn is_known(&mut self, key: &SourceKey) -> Result<bool, JournalError> {
@@ -152,12 +191,12 @@ impl Stager {
             match import::stage(&self.processing, job, source, self.how, &mut |_| ()) {
                 Ok(()) => return true,
                 Err(error) if super::keeper::is_shortage(&error) => {
-                    self.remove(job);
+                    self.remove(job, source.shape);
                     self.hand_over();
                     std::thread::park_timeout(FULL_AGAIN);
                 }
                 Err(error) => {
-                    self.remove(job);
+                    self.remove(job, source.shape);
                     let path = source.path.display();
                     self.seen.failed.push(format!("cannot take in {path}: {error}"));
                     return false;
@@ -166,8 +205,8 @@ impl Stager {
         }
     }
 
-    fn remove(&mut self, job: JobId) {
-        let name = crate::spool::Place::Staging(job).name();
+    fn remove(&mut self, job: JobId, shape: Shape) {
+        let name = Place::Staging(job, shape).name();
         let name = Path::new("processing").join(name);
         if let Err(error) = crate::fs::remove_tree(&RealFs, &self.root, &name) {
             self.seen.failed.push(format!("cannot remove {}: {error}", name.display()));
@@ -189,6 +228,14 @@ impl Stager {
             drop(self.keeper.send(Message::Input(Input::Staged(staged))));
         }
     }
+}
+
+/// Sources may lie in the spool's folder (`inbox/samples`), but not in its state folders.
+fn is_own(spool: &Path, path: &Path) -> bool {
+    let ours = ["incoming", "processing", "done", "error", "output", "results", "journal", "log"];
+    let Ok(below) = path.strip_prefix(spool) else { return false };
+    let first = below.components().next();
+    first.is_none_or(|first| ours.iter().any(|name| first.as_os_str() == *name))
 }
 
 fn covers(outer: &Path, inner: &Path) -> bool {

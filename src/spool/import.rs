@@ -1,6 +1,8 @@
-//! Import: a source of `batch` becomes a copy in `processing/ID.in/`, and is not touched itself.
+//! Import: what `batch` and `submit` are given becomes a copy in `processing/ID.in/`, and is not touched itself.
 //!
-//! Must not know: the journal, the core, who gives ids.
+//! `folder`: a folder that is one job, copied whole.
+//!
+//! Must not know: the journal, the core, who gives ids, routes: it is told what is one job.
 //!
 //! Invariants
 //! - A source is only read; with hard links, only its link count changes.
@@ -19,19 +21,42 @@ use std::path::{Path, PathBuf};
 use crate::core::{JobId, RelPath};
 use crate::journal::record::SourceKey;
 
-use super::Place;
+use super::{Place, Shape};
 
-/// A file that `batch` may take in.
+mod folder;
+
+/// A file, or a folder that is one job, that may be taken in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// Where it is, absolute.
     pub path: PathBuf,
     /// Its path below the folder that was named, or its name.
     pub rel: RelPath,
-    /// Bytes.
+    /// Bytes, in all.
     pub size: u64,
-    /// Which file, as it is now.
+    /// Which it is, as it is now, with all that comes with it.
     pub key: SourceKey,
+    /// What its place will tell of it.
+    pub shape: Shape,
+    /// What comes with it: where it is, and its name beside it.
+    pub with: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl Source {
+    fn file(path: PathBuf, rel: RelPath, meta: &std::fs::Metadata) -> Self {
+        let key = key_of(&path, meta);
+        Self { path, rel, size: meta.len(), key, shape: Shape::File, with: Vec::new() }
+    }
+
+    /// From now on this file comes with it, under this name.
+    pub fn bring(&mut self, path: PathBuf, name: Vec<u8>) -> io::Result<()> {
+        let meta = std::fs::metadata(&path)?;
+        self.size = self.size.saturating_add(meta.len());
+        self.key = both(self.key, key_of(&path, &meta));
+        self.shape = Shape::main(&self.rel);
+        self.with.push((path, name));
+        Ok(())
+    }
 }
 
 /// How bytes come in.
@@ -43,21 +68,32 @@ pub enum How {
     Link,
 }
 
-/// Walks what the user named, in name order, telling each file once.
+/// Walks what the user named, in name order, telling each file once, and each folder for which `is_job`
+/// holds instead of what is in it.
 ///
 /// Symbolic links to files count as files, links to folders are not entered. `entry` gets an error
 /// for what cannot be read and says whether to go on.
 pub fn walk(
     named: &Path,
+    is_job: &dyn Fn(&Path, &RelPath) -> bool,
     entry: &mut dyn FnMut(Result<Source, String>) -> bool,
 ) -> Result<(), String> {
     let root = std::fs::canonicalize(named)
         .map_err(|error| format!("cannot read {}: {error}", named.display()))?;
-    let walker = walkdir::WalkDir::new(&root).sort_by_file_name().follow_root_links(true);
-    for found in walker {
+    let mut walker =
+        walkdir::WalkDir::new(&root).sort_by_file_name().follow_root_links(true).into_iter();
+    while let Some(found) = walker.next() {
         let source = match found {
             Err(error) => Err(format!("cannot read {error}")),
-            Ok(found) if found.file_type().is_dir() => continue,
+            Ok(found) if found.file_type().is_dir() => {
+                let path = found.path();
+                let below = path.strip_prefix(&root).ok().map(|below| below.as_os_str().as_bytes());
+                let rel = below.and_then(RelPath::new).filter(|rel| is_job(path, rel));
+                let Some(rel) = rel else { continue };
+                walker.skip_current_dir();
+                folder::describe(path, rel)
+                    .map_err(|error| format!("cannot take in {}: {error}", path.display()))
+            }
             Ok(found) => match describe(found.path(), &root) {
                 None => continue,
                 Some(source) => source,
@@ -72,10 +108,15 @@ pub fn walk(
 
 /// One file as a source, whatever its path below the spool is to be.
 pub fn one(path: &Path, rel: RelPath) -> io::Result<Source> {
-    let path = std::fs::canonicalize(path)?;
+    // Its own name stays, also where it is a symbolic link: what comes with it is called by that.
+    let path = std::path::absolute(path)?;
     let meta = std::fs::metadata(&path)?;
-    let key = key_of(&path, &meta);
-    Ok(Source { path, rel, size: meta.len(), key })
+    Ok(Source::file(path, rel, &meta))
+}
+
+/// A folder that is one job, likewise.
+pub fn whole_folder(path: &Path, rel: RelPath) -> io::Result<Source> {
+    folder::describe(&std::fs::canonicalize(path)?, rel)
 }
 
 fn describe(path: &Path, root: &Path) -> Option<Result<Source, String>> {
@@ -85,13 +126,15 @@ fn describe(path: &Path, root: &Path) -> Option<Result<Source, String>> {
     match std::fs::metadata(path) {
         Err(error) => Some(Err(format!("cannot read {}: {error}", path.display()))),
         Ok(meta) if !meta.is_file() => None,
-        Ok(meta) => Some(Ok(Source {
-            rel,
-            size: meta.len(),
-            key: key_of(path, &meta),
-            path: path.to_owned(),
-        })),
+        Ok(meta) => Some(Ok(Source::file(path.to_owned(), rel, &meta))),
     }
+}
+
+/// The key of what is made of two, in whatever order.
+fn both(one: SourceKey, other: SourceKey) -> SourceKey {
+    let mut mixed = one.0;
+    mixed.iter_mut().zip(other.0).for_each(|(byte, other)| *byte ^= other);
+    SourceKey(mixed)
 }
 
 fn key_of(path: &Path, meta: &std::fs::Metadata) -> SourceKey {
@@ -99,9 +142,10 @@ fn key_of(path: &Path, meta: &std::fs::Metadata) -> SourceKey {
     SourceKey::of(path, meta.ino(), meta.len(), mtime_ns)
 }
 
-/// Brings a source into `processing/ID.in/REL`. Not durable when it returns; the caller syncs a group.
+/// Brings a source into `processing/ID.in/REL`, with all that comes with it. Not durable when it returns;
+/// the caller syncs a group.
 ///
-/// `moved` is told the bytes copied so far.
+/// `moved` is told the bytes copied so far of one file.
 pub fn stage(
     processing: &Path,
     job: JobId,
@@ -109,14 +153,16 @@ pub fn stage(
     how: How,
     moved: &mut dyn FnMut(u64),
 ) -> io::Result<()> {
-    let mut folder = processing.join(Place::Staging(job).name());
-    folder.push(OsStr::from_bytes(source.rel.parent()));
-    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&folder)?;
-    let target = folder.join(OsStr::from_bytes(source.rel.name()));
-    if how == How::Link {
-        return std::fs::hard_link(&source.path, &target);
+    let parent = make_parent(processing, Place::Staging(job, source.shape), &source.rel)?;
+    let target = parent.join(OsStr::from_bytes(source.rel.name()));
+    if matches!(source.shape, Shape::Folder(_)) {
+        return folder::bring(&source.path, &target, how, moved);
     }
-    copy(&source.path, &target, moved)
+    bring(&source.path, &target, how, moved)?;
+    for (path, name) in &source.with {
+        bring(path, &parent.join(OsStr::from_bytes(name)), how, moved)?;
+    }
+    Ok(())
 }
 
 /// Writes what a reader gives into `processing/ID.in/REL`. Not durable when it returns.
@@ -126,12 +172,24 @@ pub fn stage_reader(
     rel: &RelPath,
     reader: &mut dyn io::Read,
 ) -> io::Result<()> {
-    let mut folder = processing.join(Place::Staging(job).name());
-    folder.push(OsStr::from_bytes(rel.parent()));
-    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&folder)?;
-    let target = folder.join(OsStr::from_bytes(rel.name()));
+    let parent = make_parent(processing, Place::Staging(job, Shape::File), rel)?;
+    let target = parent.join(OsStr::from_bytes(rel.name()));
     let mut file = File::options().write(true).create_new(true).mode(0o640).open(target)?;
     io::copy(reader, &mut file).map(drop)
+}
+
+/// The folder that a copy is to stand in.
+fn make_parent(processing: &Path, place: Place, rel: &RelPath) -> io::Result<PathBuf> {
+    let folder = processing.join(place.name()).join(OsStr::from_bytes(rel.parent()));
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&folder)?;
+    Ok(folder)
+}
+
+fn bring(from: &Path, to: &Path, how: How, moved: &mut dyn FnMut(u64)) -> io::Result<()> {
+    match how {
+        How::Link => std::fs::hard_link(from, to),
+        How::Copy => copy(from, to, moved),
+    }
 }
 
 fn copy(from: &Path, to: &Path, moved: &mut dyn FnMut(u64)) -> io::Result<()> {
@@ -182,7 +240,7 @@ mod tests {
         let before = std::fs::metadata(&file).unwrap();
 
         let mut sources = Vec::new();
-        walk(&temp.path().join("src"), &mut |it| {
+        walk(&temp.path().join("src"), &|_, _| false, &mut |it| {
             sources.push(it.unwrap());
             true
         })

@@ -9,7 +9,7 @@
 //! | `ID.N.wM` | the same of a file that came with others: M, in hex, is the crc32c of REL |
 //! | `ID.N.out` | made files of attempt N, where the route asks for them |
 //! | `ID.N.tmp` | scratch of attempt N |
-//! | `ID.in` | a source being copied in; no job yet |
+//! | `ID.in`, `ID.in.dK`, `ID.in.wM` | what is being copied in, and what it will be; no job yet |
 //!
 //! Invariant: every name given out parses back to what it was made of.
 
@@ -34,7 +34,10 @@ pub struct Claimed {
 }
 
 /// What a job is, as far as its place must tell: what stands there beside it may be older than itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
 pub enum Shape {
     /// A file.
     #[default]
@@ -54,6 +57,25 @@ impl Shape {
     /// Of the file of this path, which came with others.
     pub fn main(rel: &RelPath) -> Self {
         Self::Main(crc32c::crc32c(rel.as_bytes()))
+    }
+
+    /// As a name ends with it.
+    fn text(self) -> String {
+        match self {
+            Self::File => String::new(),
+            Self::Folder(levels) => format!(".d{levels}"),
+            Self::Main(crc) => format!(".w{crc:08x}"),
+        }
+    }
+
+    /// What stands behind the dot, if there is one.
+    fn parse(text: Option<&str>) -> Option<Self> {
+        let Some(text) = text else { return Some(Self::File) };
+        match (text.strip_prefix('d'), text.strip_prefix('w')) {
+            (Some(digits), _) => digits.parse().ok().filter(|n| *n > 0).map(Self::Folder),
+            (_, Some(digits)) => u32::from_str_radix(digits, 16).ok().map(Self::Main),
+            (None, None) => None,
+        }
     }
 }
 
@@ -97,8 +119,8 @@ pub enum Place {
     Output(Claimed),
     /// `ID.N.tmp`
     Scratch(Claimed),
-    /// `ID.in`
-    Staging(JobId),
+    /// `ID.in`, and behind it what will be behind `ID.0`, which it will be.
+    Staging(JobId, Shape),
     /// `ID.err`: a file, the failed records of an input.
     Failed(JobId),
 }
@@ -113,14 +135,10 @@ impl Place {
 
     fn text(self) -> String {
         match self {
-            Self::Job(c) => match c.shape {
-                Shape::File => format!("{}.{}", c.job, c.begun),
-                Shape::Folder(levels) => format!("{}.{}.d{levels}", c.job, c.begun),
-                Shape::Main(crc) => format!("{}.{}.w{crc:08x}", c.job, c.begun),
-            },
+            Self::Job(c) => format!("{}.{}{}", c.job, c.begun, c.shape.text()),
             Self::Output(c) => format!("{}.{}.out", c.job, c.begun),
             Self::Scratch(c) => format!("{}.{}.tmp", c.job, c.begun),
-            Self::Staging(job) => format!("{job}.in"),
+            Self::Staging(job, shape) => format!("{job}.in{}", shape.text()),
             Self::Failed(job) => format!("{job}.err"),
         }
     }
@@ -138,7 +156,7 @@ impl Place {
     pub fn job(self) -> JobId {
         match self {
             Self::Job(c) | Self::Output(c) | Self::Scratch(c) => c.job,
-            Self::Staging(job) | Self::Failed(job) => job,
+            Self::Staging(job, _) | Self::Failed(job) => job,
         }
     }
 
@@ -146,7 +164,7 @@ impl Place {
     pub fn begun(self) -> u32 {
         match self {
             Self::Job(c) | Self::Output(c) | Self::Scratch(c) => c.begun,
-            Self::Staging(_) | Self::Failed(_) => 0,
+            Self::Staging(..) | Self::Failed(_) => 0,
         }
     }
 
@@ -155,9 +173,6 @@ impl Place {
         let text = name.to_str()?;
         let (id, rest) = text.split_once('.')?;
         let job: JobId = id.parse().ok()?;
-        if rest == "in" {
-            return Some(Self::Staging(job));
-        }
         if rest == "err" {
             return Some(Self::Failed(job));
         }
@@ -165,27 +180,18 @@ impl Place {
             None => (rest, None),
             Some((number, kind)) => (number, Some(kind)),
         };
-        let begun: u32 = number.parse().ok()?;
-        // "+1" and "01" parse as numbers, but no name of ours looks so.
-        if begun.to_string() != number {
-            return None;
-        }
-        let claimed = Claimed::file(job, begun);
-        match kind {
-            None => Some(Self::Job(claimed)),
-            Some("out") => Some(Self::Output(claimed)),
-            Some("tmp") => Some(Self::Scratch(claimed)),
-            Some(other) => {
-                let shape = match (other.strip_prefix('d'), other.strip_prefix('w')) {
-                    (Some(digits), _) => Shape::Folder(digits.parse().ok().filter(|n| *n > 0)?),
-                    (_, Some(digits)) => Shape::Main(u32::from_str_radix(digits, 16).ok()?),
-                    (None, None) => return None,
-                };
-                let place = Self::Job(Claimed { shape, ..claimed });
-                // "+1" and "01" parse as numbers, but no name of ours looks so.
-                (place.text() == text).then_some(place)
+        let place = if number == "in" {
+            Self::Staging(job, Shape::parse(kind)?)
+        } else {
+            let claimed = Claimed::file(job, number.parse().ok()?);
+            match kind {
+                Some("out") => Self::Output(claimed),
+                Some("tmp") => Self::Scratch(claimed),
+                shape => Self::Job(Claimed { shape: Shape::parse(shape)?, ..claimed }),
             }
-        }
+        };
+        // "+1" and "01" parse as numbers, but no name of ours looks so.
+        (place.text() == text).then_some(place)
     }
 }
 
@@ -244,8 +250,13 @@ mod tests {
         fn places_round_trip(ms in 0u64..1 << 48, begun: u32, levels in 1u16.., crc: u32, text in "[0-9a-z.+]{0,40}") {
             let claimed = Claimed::file(job(ms), begun);
             let [folder, main] = [Shape::Folder(levels), Shape::Main(crc)].map(|shape| Claimed { shape, ..claimed });
-            for place in [Place::Job(folder), Place::Job(main), Place::Job(claimed), Place::Output(claimed), Place::Scratch(claimed), Place::Staging(claimed.job), Place::Failed(claimed.job)] {
+            for place in [Place::Output(claimed), Place::Scratch(claimed), Place::Failed(claimed.job)] {
                 prop_assert_eq!(Place::parse(OsStr::new(&place.name())), Some(place));
+            }
+            for of in [folder, main, claimed] {
+                for place in [Place::Job(of), Place::Staging(of.job, of.shape)] {
+                    prop_assert_eq!(Place::parse(OsStr::new(&place.name())), Some(place));
+                }
             }
             if let Some(place) = Place::parse(OsStr::new(&text)) { prop_assert_eq!(place.name(), text); }
         }

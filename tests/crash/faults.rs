@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::process::Command;
 
+use crate::folders;
 use crate::harness::Spool;
 use crate::history::{History, WORK_SH};
 use crate::strace::{self, Point};
@@ -125,6 +126,21 @@ fn any_durable_call_fails_once_over_records() {
             judge_records(spool)
         };
         (prepared_records(), judge)
+    });
+}
+
+/// Goal: the same of folders that are one job, and of files that come with others. Method: as above.
+#[test]
+fn any_durable_call_fails_once_over_sets() {
+    if !strace::is_there() {
+        return;
+    }
+    fails_once(POINTS / 2, || {
+        let judge = |spool: &Spool| {
+            spool.run(&["batch"]).ok();
+            folders::judge(spool, false, false)
+        };
+        (folders::prepared(false), judge)
     });
 }
 

@@ -58,33 +58,43 @@ pub(crate) fn is_there() -> bool {
 
 /// Runs `batch` to its end and counts its calls.
 pub(crate) fn count(spool: &Spool) -> Counts {
+    count_of(spool, &["batch"])
+}
+
+/// Runs a command to its end and counts its calls.
+pub(crate) fn count_of(spool: &Spool, args: &[&str]) -> Counts {
     let log = spool.home().join("strace.log");
     let trace = format!("trace={}", with_opens());
     let path = log.to_str().unwrap();
     let wrapper = ["strace", "-f", "--seccomp-bpf", "-o", path, "-e", &trace, "-e", "signal=none"];
-    let output = spool.run_under(&wrapper, &["batch"], b"");
+    let output = spool.run_under(&wrapper, args, b"");
     assert!(matches!(output.status.code(), Some(0 | 3)), "{output}");
     counts(&fs::read_to_string(log).unwrap())
 }
 
 /// Runs `batch`, killed before the call.
 pub(crate) fn kill_before(spool: &Spool, point: Point) -> Traced {
-    run(spool, point, "signal=KILL")
+    kill_of_before(spool, &["batch"], point)
+}
+
+/// Runs a command, killed before the call.
+pub(crate) fn kill_of_before(spool: &Spool, args: &[&str], point: Point) -> Traced {
+    run(spool, args, point, "signal=KILL")
 }
 
 /// Runs `batch`, the call failing with this error, once.
 pub(crate) fn fail(spool: &Spool, point: Point, errno: &str) -> Traced {
-    run(spool, point, &format!("error={errno}"))
+    run(spool, &["batch"], point, &format!("error={errno}"))
 }
 
-fn run(spool: &Spool, point: Point, what: &str) -> Traced {
+fn run(spool: &Spool, args: &[&str], point: Point, what: &str) -> Traced {
     let log = spool.home().join("strace.log");
     let (trace, inject) =
         (format!("trace={}", point.call), format!("inject={}:{what}:when={}", point.call, point.n));
     let path = log.to_str().unwrap();
     // Without --seccomp-bpf: it is faster, and strace 6.1 then injects nothing.
     let wrapper = ["strace", "-f", "-o", path, "-e", &trace, "-e", &inject];
-    let output = spool.run_under(&wrapper, &["batch"], b"");
+    let output = spool.run_under(&wrapper, args, b"");
     Traced { output, hit: is_hit(&log) }
 }
 

@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use crate::harness::{Running, Spool};
+use crate::harness::Spool;
 
 /// The worker reads both. The first route would take every file.
 const PHOTOS: &str = r#"
@@ -18,10 +18,6 @@ glob = "photos/*.jpg"
 with = "{stem}.xmp"
 command = ["sh", "-c", "cat \"$0\" \"$1\" && test \"$(cat \"$1\")\" != bad", "{path}", "{with}"]
 "#;
-
-fn end(daemon: Running) {
-    assert_eq!(daemon.end().code(), Some(0));
-}
 
 /// Goal: a file waits for its companion, in whatever order they come, and both are one job; a companion is
 /// nobody's job. Method: each order, with a catch-all before the route; a lone companion.
@@ -51,7 +47,7 @@ fn a_file_and_its_companion_are_one_job() {
     assert_eq!(spool.names("incoming"), ["photos/3.xmp"]);
     assert_eq!(spool.csv("other").rows.len(), 0);
     spool.run(&["routes", "photos/3.xmp"]).code(1).says("comes with a file of route photos");
-    end(daemon);
+    daemon.end_well();
     assert_eq!(fs::read_dir(spool.path("processing")).unwrap().count(), 0);
 }
 
@@ -72,7 +68,7 @@ fn a_companion_must_be_whole() {
     drop(companion);
     spool.wait_until("both are done", || spool.names("done").len() == 2);
     assert_eq!(spool.csv("photos").column("text"), ["aA"]);
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: a failure is one, and `retry` and `rerun` bring all of it back; nothing is overwritten.
@@ -105,7 +101,7 @@ fn companions_fail_and_come_back_together() {
     assert_eq!(fs::read(spool.path(&format!("done/photos/1~{job}.xmp"))).unwrap(), b"new");
     spool.run(&["rerun", "--wait", &job]).ok();
     assert_eq!(spool.names("incoming"), Vec::<String>::new(), "{}", spool.report());
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: several companions, with a sentinel, are one job; links are not handed over; sources are not taken
@@ -134,8 +130,9 @@ command = ["cat", "{path}", "{with}"]
     assert_eq!(spool.names("done"), ["x.tif", "x.tif.json", "x.tif.ok", "x_b.tif"]);
     assert_eq!(spool.csv("scans").column("text"), ["123"]);
     assert!(spool.has("incoming/y_b.tif") && spool.has("incoming/y.tif"));
-    spool.run(&["batch", "src"]).says("1 file matches no route");
-    spool.run(&["submit", "src/z.tif"]).code(2).says("comes with others");
+    spool.run(&["batch", "src"]).says("1 file lacks what comes with it, such as ");
+    let lacks = "src/z.tif comes with z.tif.json (`with`), which is not beside it";
+    spool.run(&["submit", "src/z.tif"]).code(2).says(lacks);
     assert!(spool.names("processing").is_empty() && spool.errors().is_empty());
 }
 
@@ -163,5 +160,5 @@ fn claimed_companions_outlive_their_daemon() {
     let mut rows = spool.csv("photos").column("text");
     rows.sort();
     assert_eq!(rows, ["aA", "bB", "cC"]);
-    end(daemon);
+    daemon.end_well();
 }

@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use crate::harness::{Running, Spool};
+use crate::harness::Spool;
 
 /// The worker lists what it got. The first route would take every file.
 const SCANS: &str = r#"
@@ -39,10 +39,6 @@ impl Spool {
     fn seal(&self, rel: &str) {
         fs::write(self.path("incoming").join(format!("{rel}.ok")), "").unwrap();
     }
-}
-
-fn end(daemon: Running) {
-    assert_eq!(daemon.end().code(), Some(0));
 }
 
 /// Goal: a folder is one job from its sentinel on: one row, one last move with all that is in it, while its
@@ -87,7 +83,7 @@ fn a_folder_is_one_job_once_its_sentinel_is_there() {
     jobs.sort();
     assert_eq!(jobs, ["scan-1", "scan-3", "site/box/scan-2"]);
     spool.run(&["explain", "scan-1"]).ok().says("DONE");
-    end(daemon);
+    daemon.end_well();
     // Nothing of them is left where jobs are: neither folders nor what led to them.
     let left = fs::read_dir(spool.path("processing")).unwrap().count();
     assert_eq!(left, 0, "{}", spool.report());
@@ -105,7 +101,7 @@ fn an_older_sentinel_says_nothing() {
     spool.run(&["explain", "scan-1"]).ok().says("scan-1.ok is older than the folder");
     spool.seal("scan-1");
     spool.wait_until("it is done", || spool.has("done/scan-1/a.tif"));
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: a failed folder is one failure, and runs again with what makes it complete. Method: folders that
@@ -147,7 +143,7 @@ fn a_failed_folder_is_retried_with_its_sentinel() {
     spool.run(&["rerun", "--wait", "scan-2"]).ok();
     assert_eq!(spool.csv("scans").column("_file").iter().filter(|it| *it == "scan-2").count(), 2);
     assert!(spool.has("done/scan-2/a.tif") && spool.has("done/scan-2.ok"));
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: nothing is overwritten or mixed, and any name will do. Method: names that are taken in done/ by a
@@ -293,14 +289,16 @@ command = ["cp", "-r", "{path}", "{output}/copy"]
     assert!(spool.has("done/ready-py-1") && spool.has("output/made-1/copy/a"));
 }
 
-/// Goal: `batch SRC` and `submit` take no folder apart that is one job. Method: a source with such a folder.
+/// Goal: `batch SRC` and `submit` take no folder apart that is one job. Method: a source with such a folder,
+/// a file that would be in it.
 #[test]
 fn sources_are_not_taken_apart() {
     let spool = Spool::new(&SCANS.replace("\"*.tif\"", "\"**\""));
     spool.write_home("src/scan-1/a.tif", "a");
     spool.write_home("src/b.tif", "b");
-    spool.run(&["batch", "src"]).ok().says("1 done");
-    assert_eq!(spool.names("done"), ["b.tif"]);
+    spool.run(&["batch", "src"]).ok().says("2 done");
+    assert_eq!(spool.names("done"), ["b.tif", "scan-1/a.tif"]);
+    assert_eq!(spool.csv("scans").column("text"), ["./a.tif "]);
     spool.run(&["submit", "--name", "scan-1/a.tif", "src/b.tif"]).code(2).says("no route takes");
 }
 
@@ -323,7 +321,7 @@ fn a_route_for_folders_may_come_later() {
     );
     spool
         .wait_until("it is done", || spool.has("done/scan-1/a.tif") && spool.has("done/scan-1.ok"));
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: what a dead daemon leaves of a folder is taken up whole. Method: a claimed folder whose attempt
@@ -351,7 +349,7 @@ fn a_claimed_folder_outlives_its_daemon() {
     // No route takes it: it stays claimed, and that is said.
     assert!(spool.has("processing/01m80qyy60e008jxzwp3sh0b3s.1.d1/lost-1/c.tif"));
     spool.run(&["explain", "lost-1"]).ok().says("no route takes it");
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: old folders go whole: the age of a set is that of its last move, not of what is in it.
@@ -374,7 +372,7 @@ fn a_set_is_as_old_as_its_last_move() {
         !spool.has("done/scan-1")
     });
     assert!(seen > 0);
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: an attempt that died with its daemon is made again, on the whole folder. Method: kill -9 under a
@@ -394,7 +392,7 @@ fn a_killed_daemon_runs_the_folder_again() {
     spool
         .wait_until("it is done", || spool.has("done/scan-1/a.tif") && spool.has("done/scan-1.ok"));
     assert_eq!(spool.csv("scans").rows.len(), 1);
-    end(daemon);
+    daemon.end_well();
 }
 
 /// Goal: a folder of another user that we may not move is held with what to type, and one that we may not look
@@ -432,5 +430,5 @@ fn folders_of_another_user_are_held_or_fail() {
     spool.seal("scan-1");
     let daemon = spool.daemon_as_nobody();
     spool.wait_until("the other one is done", || spool.has("done/scan-1/a.tif"));
-    end(daemon);
+    daemon.end_well();
 }

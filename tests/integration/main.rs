@@ -24,6 +24,9 @@ mod examples;
 /// Folders that are one job.
 #[cfg(test)]
 mod folders;
+/// What is handed in by `batch SRC` and `submit`: folders that are one job, files with others.
+#[cfg(test)]
+mod handed_in;
 /// Temporary spools, children and waiting.
 #[cfg(test)]
 mod harness;

@@ -15,7 +15,7 @@ use crate::config::limits;
 use crate::core::state::{Event, Millis};
 use crate::daemon::notice::{Finished, Notice};
 use crate::fs::Filesystem;
-use crate::journal::record::{Attempt, Outcome, Record, Take};
+use crate::journal::record::{Attempt, FileMark, Outcome, Record, Take};
 use crate::journal::{CommitError, Group};
 use crate::results::{ResultsError, Touched};
 
@@ -246,8 +246,13 @@ impl<F: Filesystem> Keeper<F> {
     /// The staged copy becomes a job: S2. Its `Take` is durable, so recovery would do the same.
     pub(super) fn taken(&mut self, take: &Take, now: Millis) -> Result<(), KeeperError> {
         let Some(info) = self.jobs.get_mut(&take.job) else { return Ok(()) };
-        crate::daemon::recover::unstage(&self.spool, take.job)?;
-        info.mark = crate::daemon::recover::mark_unstaged(&self.spool, take.job, &take.rel.0)?;
+        if info.mark != FileMark::default() {
+            // It was, before too little of something stood in the way of what follows.
+            return Ok(());
+        }
+        let claimed = info.claimed(take.job);
+        crate::daemon::recover::unstage(&self.spool, claimed)?;
+        info.mark = crate::daemon::recover::mark_unstaged(&self.spool, claimed, &take.rel.0)?;
         let route = info.route;
         self.out.push(Output::Notice(Notice::Taken { job: take.job }));
         self.step(Event::Taken { job: take.job, route }, now)

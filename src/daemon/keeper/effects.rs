@@ -210,7 +210,8 @@ impl<F: Filesystem> Keeper<F> {
         let expected = if is_folder { FileType::Dir } else { FileType::File };
         if file.stat.file_type == expected {
             self.claimed_with(job, claimed, proof, &file);
-            self.bring_companions(job);
+            // What could not be brought is told, and asked for again before the first attempt.
+            self.bring_companions(job).unwrap_or(());
             return self.step(Event::Claimed { job, route }, now);
         }
         let reason = if is_folder { "not a folder" } else { "not a regular file" };
@@ -241,6 +242,11 @@ impl<F: Filesystem> Keeper<F> {
         match self.companions_are_there(job, attempt, now)? {
             Companions::Ready => {}
             Companions::Busy(until) => return self.step(Event::Busy { job, until }, now),
+            Companions::Later(rel, error) => {
+                let reason = error.to_string();
+                self.out.push(Output::Notice(Notice::StartRefused { rel, reason }));
+                return self.step(Event::StartFailed { job }, now);
+            }
             Companions::Unfit(failure) => {
                 return self.step(Event::Ended { job, verdict: Verdict::Failed(failure) }, now);
             }
@@ -312,7 +318,9 @@ impl<F: Filesystem> Keeper<F> {
     /// error is one of this job.
     fn make_claim_durable(&mut self, job: JobId) -> Result<io::Result<()>, KeeperError> {
         let Some(info) = self.jobs.get(&job) else { return Ok(Ok(())) };
-        if !info.claimed(job).is_own() || info.begun_as.is_some() {
+        // What was handed in never stood in `incoming/`, and its `Take` is durable.
+        let is_durable = info.take.is_some() || info.begun_as.is_some();
+        if !info.claimed(job).is_own() || is_durable {
             return Ok(Ok(()));
         }
         match self.spool.sync_claim(info.claimed(job), &info.rel) {

@@ -230,6 +230,9 @@ impl<F: Filesystem> Keeper<F> {
         if known.is_none() {
             // Durable after it: where the file stands now, and that it is no longer in `incoming/`.
             self.spool.sync_claim(claimed, &task.rel).map_err(|source| {
+                if is_shortage(&source) {
+                    return OpenError::Later(source);
+                }
                 let what = format!("sync the claim of {}", task.rel);
                 OpenError::Fatal(KeeperError::Spool { what, source })
             })?;

@@ -9,6 +9,7 @@ use super::inputs;
 use crate::core::{JobId, RelPath};
 use crate::daemon::notice::Notice;
 use crate::journal::record::SourceKey;
+use crate::spool::Shape;
 use crate::worker::records::Lot;
 use crate::worker::{Ended, Task};
 
@@ -47,7 +48,7 @@ pub enum Input {
         /// It is the file of that name in `done/`.
         is_same: bool,
     },
-    /// A source's copy stands, durable, in `processing/ID.in/REL`.
+    /// A source's copy stands, durable, in `processing/ID.in/REL`, with all that comes with it.
     Staged(Staged),
     /// A segment's checkpoint: the sync of the filesystem asked for by [`Output::Sync`] returned.
     Synced {
@@ -73,13 +74,15 @@ pub enum Input {
     },
 }
 
-/// A source of `batch`, copied in.
+/// What was handed in, copied.
 #[derive(Clone, Debug)]
 pub struct Staged {
     /// The id that [`Keeper::next_id`](super::Keeper::next_id) gave.
     pub job: JobId,
     /// Path below the source folder.
     pub rel: RelPath,
+    /// What it is, as the staging name says.
+    pub shape: Shape,
     /// Which source; `None`: it was handed in (`submit`) and is no source of `batch`.
     pub source: Option<SourceKey>,
 }

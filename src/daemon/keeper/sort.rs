@@ -119,6 +119,14 @@ impl<F: Filesystem> Keeper<F> {
         }
     }
 
+    /// What is in a copied file below `processing/`, to choose its route by; `None`: that cannot be told now.
+    pub(super) fn read_to_choose(&self, path: &Path) -> Option<Vec<u8>> {
+        match self.look(&self.spool.processing, path) {
+            Look::Content(content) => Some(content),
+            Look::Gone | Look::Later | Look::Never(_) => None,
+        }
+    }
+
     /// What is to be said instead of claiming a whole file; `None`: it is claimed, and sorted out.
     pub(super) fn sort_candidate(&mut self, candidate: &Candidate, now: Millis) -> Option<Event> {
         let held = |until| Event::Held { candidate: candidate.clone(), until };

@@ -16,18 +16,33 @@ use crate::fs::sim::{Mode, Pick, SimFs};
 
 /// Steps after which there is space again.
 const SHORTAGE_STEPS: u32 = 60;
+/// Steps after which a disk that failed does so no more: it may be waited for where nothing is owed to it.
+const FAILING_STEPS: u32 = 1_000;
 
 /// The story of inputs whose records are tasks of their own; those before it are of whole files.
 const RECORDS: u64 = 3;
+/// Of folders that are one job, and of files with companions.
+const SETS: u64 = 4;
+const PAIRS: u64 = 5;
 
 fn short(seed: u64) -> (SimFs, Story) {
     let sim = spool();
-    let (deeds, names, source) = if seed == RECORDS {
+    let (deeds, names, source) = match seed {
         // Its records end on both sides of a checkpoint, some of them failed.
-        (vec![Deed::Checkpoint], vec![], "recs-src")
-    } else {
-        let deeds = vec![Deed::Drop("ok-2"), Deed::Checkpoint, Deed::Drop("wide-1"), Deed::Seal];
-        (deeds, vec!["two-1", "made-1", "fail-1", "sub/flaky-1"], "src-1")
+        RECORDS => (vec![Deed::Checkpoint], vec![], "recs-src"),
+        SETS => {
+            let deeds = vec![Deed::Drop("sub/set-2"), Deed::Checkpoint];
+            (deeds, vec!["setflaky-1", "setperm-1"], "sub/set-src")
+        }
+        PAIRS => {
+            let deeds = vec![Deed::Drop("sub/pair-2"), Deed::Checkpoint];
+            (deeds, vec!["pairflaky-1", "pairperm-1"], "sub/pair-src")
+        }
+        _ => {
+            let deeds =
+                vec![Deed::Drop("ok-2"), Deed::Checkpoint, Deed::Drop("wide-1"), Deed::Seal];
+            (deeds, vec!["two-1", "made-1", "fail-1", "sub/flaky-1"], "src-1")
+        }
     };
     let mut story = Story::new(seed, deeds);
     for name in names {
@@ -47,7 +62,8 @@ fn fail_once(seed: u64, nth: u64, (counts, errno, then): Fault) -> Option<bool> 
             let mut steps = 0;
             life.run_with(&mut || {
                 steps += u32::from(faults.failed() > 0);
-                if steps == SHORTAGE_STEPS && errno != Errno::IO {
+                let most = if errno == Errno::IO { FAILING_STEPS } else { SHORTAGE_STEPS };
+                if steps == most {
                     faults.disarm();
                 }
             })
@@ -75,7 +91,7 @@ type Fault = (fn(Op) -> bool, Errno, Then);
 
 fn fail_at_each(fault: Fault) -> (u64, u64) {
     let (mut lives, mut gave_up) = (0, 0);
-    for seed in 1..=RECORDS {
+    for seed in 1..=PAIRS {
         for nth in 1.. {
             let Some(did) = fail_once(seed, nth, fault) else { break };
             lives += 1;

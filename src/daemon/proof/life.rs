@@ -7,10 +7,8 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use super::sets::{is_pair, is_sentinel, main_of};
-use super::story::{
-    BY_HAND, Deed, SPOOL, Source, Story, content_of, in_sim, rel, settings, work, work_record,
-};
+use super::sets::{is_pair, is_sentinel, main_of, plant, shape_of};
+use super::story::{BY_HAND, Deed, SPOOL, Source, Story, in_sim, rel, settings, work, work_record};
 use crate::core::{JobId, Verdict};
 use crate::daemon::keeper::inputs::Collecting;
 use crate::daemon::keeper::{Input, Keeper, KeeperError, Output, Staged};
@@ -395,11 +393,12 @@ impl<'a, F: Disk> Life<'a, F> {
         }
         let Some(source) = self.next_source().cloned() else { return Ok(()) };
         let job = self.keeper.next_id(self.story.now);
-        let path = format!("processing/{}/{}", Place::Staging(job).name(), source.rel);
-        self.sim.plant(&path, &content_of(&source.id));
+        let shape = shape_of(&source.rel);
+        let path = format!("processing/{}/{}", Place::Staging(job, shape).name(), source.rel);
+        plant(&self.sim, &path, &source);
         self.staged.push(source.id.clone());
         self.story.jobs.insert(job, source.id.clone());
-        let staged = Staged { job, rel: rel(&source.rel), source: Some(source.key) };
+        let staged = Staged { job, rel: rel(&source.rel), shape, source: Some(source.key) };
         self.keeper.handle(Input::Staged(staged), self.story.now)
     }
 

@@ -111,9 +111,7 @@ fn everything(seed: u64) -> (SimFs, Story) {
     for name in names {
         story.drop_file(&sim, name);
     }
-    for source in ["src-1", "fail-src"].into_iter().take(usize::try_from(rng.below(3)).unwrap()) {
-        story.add_source(source);
-    }
+    take_in(&mut story, ["src-1", "fail-src"], &mut rng);
     (sim, story)
 }
 
@@ -160,7 +158,14 @@ fn sets(seed: u64) -> (SimFs, Story) {
     for name in names {
         story.drop_file(&sim, name);
     }
+    take_in(&mut story, ["set-src", "sub/setperm-src"], &mut rng);
     (sim, story)
+}
+
+/// Some of these are sources.
+fn take_in(story: &mut Story, sources: [&str; 2], rng: &mut SplitMix) {
+    let count = usize::try_from(rng.below(3)).unwrap();
+    sources.into_iter().take(count).for_each(|source| story.add_source(source));
 }
 
 /// Files with companions, and little else.
@@ -186,6 +191,7 @@ fn pairs(seed: u64) -> (SimFs, Story) {
     for name in names {
         story.drop_file(&sim, name);
     }
+    take_in(&mut story, ["pair-src", "sub/pairperm-src"], &mut rng);
     (sim, story)
 }
 

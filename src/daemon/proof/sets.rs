@@ -10,11 +10,12 @@
 
 use std::path::Path;
 
-use super::story::{Story, first_word, write_new};
+use super::story::{Source, Story, content_of, first_word, rel, write_new};
 use crate::config::companions::Companion;
 use crate::config::{Route, Unit};
 use crate::fs::Filesystem;
 use crate::fs::sim::{Seen, SimDir, SimFs};
+use crate::spool::Shape;
 
 /// Begins what stands in `part`.
 const PART: &str = "part of ";
@@ -96,6 +97,25 @@ pub(super) fn folder_of(path: &str) -> &str {
 /// Where the file stands that says what a job is about.
 pub(super) fn main_of(path: &str, rel: &str) -> String {
     if is_set(rel) { format!("{path}/main") } else { path.to_owned() }
+}
+
+/// What the place of a job must tell of it.
+pub(super) fn shape_of(of: &str) -> Shape {
+    if is_set(of) {
+        Shape::folder(&rel(of))
+    } else if is_pair(of) {
+        Shape::main(&rel(of))
+    } else {
+        Shape::File
+    }
+}
+
+/// A source's copy, durable, with all that comes with it.
+pub(super) fn plant(sim: &SimFs, path: &str, source: &Source) {
+    sim.plant(&main_of(path, &source.rel), &content_of(&source.id));
+    if is_set(&source.rel) || is_pair(&source.rel) {
+        sim.plant(&part_at(&source.id, path), format!("{PART}{}", source.id).as_bytes());
+    }
 }
 
 fn is_there(sim: &SimFs, rel: &str) -> bool {

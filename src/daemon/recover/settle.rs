@@ -43,11 +43,12 @@ pub(super) fn unstage_recorded<F: Filesystem>(
     mut places: Vec<Place>,
 ) -> Result<Vec<Place>, KeeperError> {
     for place in &mut places {
-        if let Place::Staging(job) = *place
+        if let Place::Staging(job, shape) = *place
             && known.outcomes.contains_key(&job)
         {
-            unstage(spool, job)?;
-            *place = Place::Job(Claimed::file(job, 0));
+            let claimed = Claimed { job, begun: 0, shape };
+            unstage(spool, claimed)?;
+            *place = Place::Job(claimed);
         }
     }
     Ok(places)
@@ -112,7 +113,7 @@ pub(super) fn settle_recorded<F: Filesystem>(
                 let Some(outcome) = known.outcomes.get(&job) else { continue };
                 settle_failed(&keeper.spool, outcome)?;
             }
-            Place::Scratch(_) | Place::Staging(_) => {}
+            Place::Scratch(_) | Place::Staging(..) => {}
         }
     }
     Ok(())

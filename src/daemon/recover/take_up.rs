@@ -16,7 +16,7 @@ use crate::daemon::keeper::{JobInfo, Keeper, KeeperError, Output};
 use crate::daemon::notice::Notice;
 use crate::fs::{self, Filesystem, Stat};
 use crate::journal::record::FileMark;
-use crate::spool::{Claimed, Place, Spool};
+use crate::spool::{Claimed, Place, Shape, Spool};
 
 /// Step 5.
 pub(super) fn take_up<F: Filesystem>(
@@ -38,16 +38,20 @@ pub(super) fn take_up<F: Filesystem>(
                 // An empty folder is no job.
                 None => remove(&keeper.spool, *place)?,
             },
-            Place::Staging(job) => {
+            Place::Staging(job, shape) => {
                 // A take is durable before its copy leaves the staging name; a copy without one is no
                 // job, and its source stands untouched where it was.
                 if !known.takes.contains_key(&job) {
                     remove(&keeper.spool, *place)?;
                     continue;
                 }
-                unstage(&keeper.spool, job)?;
-                let claimed = Claimed::file(job, 0);
-                match file_of(&keeper.spool, claimed)? {
+                let claimed = Claimed { job, begun: 0, shape };
+                unstage(&keeper.spool, claimed)?;
+                let there = match shape {
+                    Shape::File => file_of(&keeper.spool, claimed)?,
+                    Shape::Folder(_) | Shape::Main(_) => own_input_of(keeper, claimed)?,
+                };
+                match there {
                     Some((rel, stat)) => found.push((claimed, rel, stat)),
                     None => remove(&keeper.spool, Place::Job(claimed))?,
                 }
@@ -68,7 +72,10 @@ pub(super) fn take_up<F: Filesystem>(
         }
     }
     for (claimed, rel, _) in &found {
-        fetch_sentinel(keeper, *claimed, rel);
+        // What was handed in never stood in `incoming/`: what stands there is another one's.
+        if !known.takes.contains_key(&claimed.job) {
+            fetch_sentinel(keeper, *claimed, rel);
+        }
     }
     if !found.is_empty() {
         // Durable after it: these claims. The ctime of before such a claim is not known any more, so

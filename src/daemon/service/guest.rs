@@ -22,6 +22,7 @@ use super::{
     SourcesSeen, Status, Wanted, now_ms,
 };
 use crate::config::limits;
+use crate::daemon::along::Followers;
 use crate::daemon::notice::{Finished, Paused};
 use crate::daemon::stager::Stager;
 use crate::spool::import::How;
@@ -229,6 +230,7 @@ impl<L: Listener> Service<RealFs, L> {
             ids: Vec::new(),
             group: Vec::new(),
             spool: self.keeper.path.clone(),
+            followers: Followers::default(),
         };
         std::thread::Builder::new()
             .name("stager".to_owned())

@@ -101,6 +101,12 @@ pub struct SourcesSeen {
     pub unrouted: u64,
     /// One of these.
     pub unrouted_example: Option<String>,
+    /// What comes with them is not beside them.
+    #[serde(default)]
+    pub lacking: u64,
+    /// One of these, and what it lacks.
+    #[serde(default)]
+    pub lacking_example: Option<String>,
     /// Could not be read, with the reason.
     pub failed: Vec<String>,
 }

@@ -13,13 +13,15 @@
 use std::io;
 use std::path::Path;
 
+use rustix::io::Errno;
+
 use super::{Judged, Past, Reason, Wait, look_of, writer_of};
 use crate::config::limits;
 use crate::core::complete::{Arrival, Facts, Judgement, Why, Writer, again, judge};
 use crate::core::state::{Candidate, Millis};
 use crate::core::{FailClass, Failure, JobId, RelPath};
 use crate::daemon::keeper::scan::has_time;
-use crate::daemon::keeper::{Keeper, KeeperError, Output};
+use crate::daemon::keeper::{Keeper, KeeperError, Output, is_shortage};
 use crate::daemon::notice::Notice;
 use crate::fs::{FileType, Filesystem};
 use crate::spool::scan::Sighting;
@@ -47,6 +49,8 @@ pub(in crate::daemon) enum Companions {
     Ready,
     /// Not before this.
     Busy(Millis),
+    /// It cannot be brought or told of now: too little of something, or a disk that fails.
+    Later(RelPath, io::Error),
     /// It never will.
     Unfit(Failure),
 }
@@ -148,12 +152,16 @@ impl<F: Filesystem> Keeper<F> {
         Some(main)
     }
 
-    /// The file was claimed: what comes with it is moved beside it.
-    pub(in crate::daemon) fn bring_companions(&mut self, job: JobId) {
-        let Some(info) = self.jobs.get(&job) else { return };
+    /// The file was claimed: what comes with it is moved beside it. `Err`: one that is there cannot be.
+    pub(in crate::daemon) fn bring_companions(
+        &mut self,
+        job: JobId,
+    ) -> Result<(), (RelPath, io::Error)> {
+        let Some(info) = self.jobs.get(&job) else { return Ok(()) };
         let (claimed, rel, route) = (info.claimed(job), info.rel.clone(), info.route);
-        if !matches!(claimed.shape, Shape::Main(_)) {
-            return;
+        // What was handed in has all that came with it: what stands in `incoming/` is another one's.
+        if !matches!(claimed.shape, Shape::Main(_)) || info.take.is_some() {
+            return Ok(());
         }
         for companion in self.companions(route, &rel) {
             let beside = Path::new(&Place::Job(claimed).name()).join(companion.as_path());
@@ -167,12 +175,14 @@ impl<F: Filesystem> Keeper<F> {
                 // It is asked for again before the first attempt, and missed then.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
-                    let (rel, reason, folder) = (companion, error.to_string(), None);
+                    let (rel, reason, folder) = (companion.clone(), error.to_string(), None);
                     self.out.push(Output::Notice(Notice::ClaimRefused { rel, reason, folder }));
+                    return Err((companion, error));
                 }
                 Ok(()) => {}
             }
         }
+        Ok(())
     }
 
     /// Before the first attempt of a job that came with others.
@@ -189,7 +199,10 @@ impl<F: Filesystem> Keeper<F> {
         if !matches!(claimed.shape, Shape::Main(_)) {
             return Ok(Companions::Ready);
         }
-        self.bring_companions(job);
+        if let Err((companion, error)) = self.bring_companions(job) {
+            let is_broken_move = Errno::from_io_error(&error) == Some(Errno::IO);
+            return self.companion_fails((job, attempt), companion, error, is_broken_move);
+        }
         let place = Place::Job(claimed).name();
         for companion in self.companions(route, &rel) {
             let path = Path::new(&place).join(companion.as_path());
@@ -197,8 +210,12 @@ impl<F: Filesystem> Keeper<F> {
                 let reason = format!("{companion}, which comes with it, {what}");
                 Ok(Companions::Unfit(Failure::new(FailClass::Permanent, reason)))
             };
-            let Ok((stat, lease)) = self.spool.fs.look(&self.spool.processing, &path) else {
-                return unfit("is gone");
+            let (stat, lease) = match self.spool.fs.look(&self.spool.processing, &path) {
+                Ok(seen) => seen,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return unfit("is gone"),
+                Err(error) => {
+                    return self.companion_fails((job, attempt), companion, error, false);
+                }
             };
             if stat.file_type != FileType::File {
                 return unfit("is no regular file");
@@ -213,6 +230,22 @@ impl<F: Filesystem> Keeper<F> {
         }
         self.waits.lacking.remove(&job);
         Ok(Companions::Ready)
+    }
+
+    /// A companion that is there can be neither brought nor looked at: what waiting may mend is waited for.
+    fn companion_fails(
+        &mut self,
+        (job, attempt): (JobId, u32),
+        companion: RelPath,
+        error: io::Error,
+        is_broken_move: bool,
+    ) -> Result<Companions, KeeperError> {
+        if is_shortage(&error) || is_broken_move {
+            self.take_back(job, attempt)?;
+            return Ok(Companions::Later(companion, error));
+        }
+        let reason = format!("{companion}, which comes with it, cannot be taken: {error}");
+        Ok(Companions::Unfit(Failure::new(FailClass::Permanent, reason)))
     }
 
     /// A companion whose file was never there, or went without it, would wait for ever in silence.
