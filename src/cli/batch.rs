@@ -2,13 +2,12 @@
 //!
 //! Must not know: how jobs run. It shows progress, failures and the summary.
 
-use std::io::{self, BufRead, BufReader, IsTerminal};
+use std::io::{self, BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
+use super::progress::Bar;
 use super::{Failed, SpoolArg, below, eprint_line, print_line, show};
 use crate::config::Route;
 use crate::daemon::control::{Ask, Refusal};
@@ -97,7 +96,11 @@ fn beside(args: &Args, spool: &SpoolArg) -> Result<Option<ExitCode>, Failed> {
                 screen.say(&format!("        inboxd explain {}", line.rel.0));
             }
         }
-        screen.bar.set_position(seen.done + seen.failed);
+        screen.bar.finished(seen.done + seen.failed);
+        if seen.sources.taken > 0 {
+            screen.bar.files(seen.sources.taken);
+        }
+        screen.bar.inputs(&seen.open_inputs, seen.open_inputs.count);
         if seen.over {
             break seen;
         }
@@ -159,7 +162,7 @@ fn serve_batch(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, 
 
 /// The progress bar, on a terminal, and the failures as they come.
 struct Screen {
-    bar: ProgressBar,
+    bar: Bar,
     finished: u64,
     failures: u64,
     records_failed: u64,
@@ -171,17 +174,8 @@ struct Screen {
 
 impl Screen {
     fn new(with_sources: bool, header: String) -> Self {
-        let bar = ProgressBar::no_length();
-        if std::io::stderr().is_terminal() {
-            let style = "{wide_bar} {human_pos} of {human_len}   {per_sec}   {eta} left   {msg}";
-            if let Ok(style) = ProgressStyle::with_template(style) {
-                bar.set_style(style);
-            }
-        } else {
-            bar.set_draw_target(ProgressDrawTarget::hidden());
-        }
         Self {
-            bar,
+            bar: Bar::new(),
             finished: 0,
             failures: 0,
             records_failed: 0,
@@ -197,7 +191,11 @@ impl Screen {
             Told::Missed(missed) => self.finished += missed,
             Told::Sources(SourcesSeen { taken, .. }) if *taken > 0 => {
                 self.head();
-                self.bar.set_length(*taken);
+                self.bar.files(*taken);
+            }
+            Told::Status(status) => {
+                let known = status.waiting + status.running;
+                self.bar.inputs(&status.open_inputs, known as u64);
             }
             Told::Draining(running) => {
                 self.drained = true;
@@ -217,7 +215,7 @@ impl Screen {
     /// Says what is served, before anything else is said.
     fn head(&mut self) {
         if let Some(header) = self.header.take() {
-            self.bar.suspend(|| print_line(&header));
+            self.bar.above(|| print_line(&header));
         }
     }
 
@@ -226,7 +224,7 @@ impl Screen {
         match notice {
             Notice::Finished(finished) => {
                 self.finished += 1;
-                self.bar.set_position(self.finished);
+                self.bar.finished(self.finished);
                 if finished.outcome.failure.is_some() {
                     self.failures += 1;
                     if self.failures <= FAILURES_SHOWN {
@@ -255,15 +253,11 @@ impl Screen {
     }
 
     fn say(&self, line: &str) {
-        if self.bar.is_hidden() {
-            eprint_line(line);
-        } else {
-            self.bar.println(line);
-        }
+        self.bar.above(|| eprint_line(line));
     }
 
     fn end(&self) {
-        self.bar.finish_and_clear();
+        self.bar.end();
         let more = self.failures.saturating_sub(FAILURES_SHOWN);
         if more > 0 {
             self.say(&format!("… {} more failed: inboxd jobs --failed", show::count(more)));

@@ -34,6 +34,7 @@ mod jobs;
 mod log;
 mod man;
 mod move_in;
+mod progress;
 mod rerun;
 mod results;
 mod retry;

@@ -64,6 +64,7 @@ mod view;
 
 pub use error::KeeperError;
 pub(super) use error::is_shortage;
+pub use inputs::OpenInputs;
 pub(super) use job::JobInfo;
 pub use message::{Input, Output, Staged};
 pub use scan::ScanCounts;

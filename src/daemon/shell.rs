@@ -88,7 +88,7 @@ pub enum Told {
     Missed(u64),
     /// `batch` looked at its sources.
     Sources(SourcesSeen),
-    /// The state, once a minute if anything changed.
+    /// The state, once a minute if anything changed; in a batch once a second.
     Status(Box<Status>),
     /// New settings are in force.
     Reloaded {
@@ -259,7 +259,7 @@ async fn run(
         tokio::spawn(control::serve(listener, sender.clone(), notices, opened.path.clone()));
     let mut signals = signal_hook_tokio::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(ShellError::start("listening to signals"))?;
-    let mut pulse = Pulse::new(progress, sender.clone());
+    let mut pulse = Pulse::new(progress, sender.clone(), options.mode);
     let mut beat = tokio::time::interval(pulse.every());
     let mut follower = options.follow.map(|follow| Follower {
         on_hup: follow.on_hup,
@@ -346,24 +346,37 @@ struct Pulse {
     feed_every: Option<Duration>,
     fed: Instant,
     turns: u64,
+    status_every: Duration,
     status_at: Instant,
     last: Option<Status>,
 }
 
 /// How often the state is told, if it changed.
 const STATUS_EVERY: Duration = Duration::from_secs(60);
+/// The same of a batch, whose progress somebody may look at.
+const BATCH_STATUS_EVERY: Duration = Duration::from_secs(1);
 
 impl Pulse {
-    fn new(progress: Progress, keeper: Sender<Message>) -> Self {
+    fn new(progress: Progress, keeper: Sender<Message>, mode: Mode) -> Self {
         let now = Instant::now();
         let feed_every = readiness::watchdog_interval();
-        Self { progress, keeper, feed_every, fed: now, turns: 0, status_at: now, last: None }
+        Self {
+            progress,
+            keeper,
+            feed_every,
+            fed: now,
+            turns: 0,
+            status_every: if mode == Mode::Watch { STATUS_EVERY } else { BATCH_STATUS_EVERY },
+            status_at: now,
+            last: None,
+        }
     }
 
     /// How often to call `beat`: rarely, since an idle daemon should cost nothing.
     fn every(&self) -> Duration {
         self.feed_every
             .map_or(limits::BEAT, |feed| limits::BEAT.min(feed / 2))
+            .min(self.status_every)
             .max(Duration::from_millis(10))
     }
 
@@ -378,7 +391,7 @@ impl Pulse {
             // A keeper that idles makes no turns by itself; one that hangs makes none for this either.
             drop(self.keeper.send(Message::Ask(Box::new(|_| ()))));
         }
-        if now.duration_since(self.status_at) < STATUS_EVERY {
+        if now.duration_since(self.status_at) < self.status_every {
             return;
         }
         self.status_at = now;

@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::process::Signal;
 
 use crate::checks::{lines_in_order, normalise};
-use crate::harness::{Spool, files_below};
+use crate::harness::{Spool, files_below, python};
 
 /// The committed sample spool, without what a run made in it.
 pub(crate) fn sample() -> Spool {
@@ -190,4 +190,28 @@ fn the_first_status() {
     drop(writer);
     spool.wait_until("closed, it is run", || spool.errors() == ["big.json"]);
     assert_eq!(daemon.end().code(), Some(0));
+}
+
+/// Goal: on a terminal one large file is not 0 of 1 to its end. Method: `batch` in a terminal of Python's, over one
+/// file of records that take a while.
+#[test]
+fn the_bar_shows_how_far_a_large_file_is() {
+    const TERMINAL: &str =
+        "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
+    let spool = Spool::new(
+        "workers = 1\n[routes.r]\nrecords = \"lines\"\ncommand = [\"sleep\", \"0.05\"]\nstdout = \"none\"\n",
+    );
+    spool.drop_file("ids", "x\n".repeat(60));
+    let said = spool.run_under(
+        &["env", "TERM=xterm", "COLUMNS=120", python(), "-c", TERMINAL],
+        &["batch"],
+        b"",
+    );
+    let said = said.ok().says("60 records   60 done");
+    let is_on_its_way = |line: &str| {
+        let parts =
+            line.split_once("0 of 1 file   ").and_then(|(_, rest)| rest.split_once(" record"));
+        parts.is_some_and(|(records, rest)| records != "0" && rest.contains(" of 120 B read"))
+    };
+    assert!(said.both().split('\r').any(is_on_its_way), "{said}");
 }

@@ -98,6 +98,32 @@ pub struct RecordsFound {
     pub size: u64,
 }
 
+/// How far all jobs with records are that are not over, for a progress bar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct OpenInputs {
+    /// Jobs.
+    pub count: u64,
+    /// Records that are over.
+    pub recorded: u64,
+    /// Bytes before the first record that is not over.
+    pub bytes: u64,
+    /// Bytes in all.
+    pub size: u64,
+}
+
+impl OpenInputs {
+    /// With one job more.
+    #[must_use]
+    pub fn and(self, found: RecordsFound) -> Self {
+        Self {
+            count: self.count.saturating_add(1),
+            recorded: self.recorded.saturating_add(found.recorded),
+            bytes: self.bytes.saturating_add(found.bytes),
+            size: self.size.saturating_add(found.size),
+        }
+    }
+}
+
 impl<F: Filesystem> InputInfo<F> {
     /// As the first line about it says.
     pub(in crate::daemon) fn new(format: Records, mark: InputMark) -> Self {
@@ -154,11 +180,10 @@ impl<F: Filesystem> Keeper<F> {
         })
     }
 
-    /// Bytes before the next record and of the whole, over all inputs that are worked on.
-    pub fn input_bytes(&self) -> (u64, u64) {
-        self.inputs.values().fold((0, 0), |(read, all), info| {
-            (read.saturating_add(info.at().offset), all.saturating_add(info.mark.size))
-        })
+    /// How far all inputs are that are worked on.
+    pub fn open_inputs(&self) -> OpenInputs {
+        let found = self.inputs.keys().filter_map(|job| self.records_found(*job));
+        found.fold(OpenInputs::default(), OpenInputs::and)
     }
 
     /// The attempt at a job with records begins: its input is opened, its records follow.

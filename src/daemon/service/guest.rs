@@ -23,6 +23,7 @@ use super::{
 };
 use crate::config::limits;
 use crate::daemon::along::Followers;
+use crate::daemon::keeper::OpenInputs;
 use crate::daemon::notice::{Finished, Paused};
 use crate::daemon::stager::Stager;
 use crate::spool::import::How;
@@ -68,6 +69,9 @@ pub struct GuestSeen {
     /// Records failed.
     #[serde(default)]
     pub records_failed: u64,
+    /// How far its jobs are whose records are tasks of their own, of those that are not over.
+    #[serde(default)]
+    pub open_inputs: OpenInputs,
     /// Paused routes that have jobs of it, with the reason.
     pub paused: BTreeMap<String, Paused>,
     /// Jobs that cannot go on without a person.
@@ -260,10 +264,15 @@ impl<L: Listener> Service<RealFs, L> {
         let now = now_ms();
         let mut left: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
         let mut paused: BTreeMap<u64, BTreeMap<String, Paused>> = BTreeMap::new();
+        let mut open: BTreeMap<u64, OpenInputs> = BTreeMap::new();
         for (job, owner) in &self.state.guests.owners {
             let found = self.keeper.find(&Wanted::Job(*job), now);
             let (all, stuck) = left.entry(*owner).or_default();
             *all += 1;
+            if let Some(records) = found.as_ref().and_then(|found| found.records) {
+                let open = open.entry(*owner).or_default();
+                *open = open.and(records);
+            }
             let Some(found) = found.filter(|found| STUCK.contains(&found.state.as_str())) else {
                 continue;
             };
@@ -278,8 +287,10 @@ impl<L: Listener> Service<RealFs, L> {
             let (all, stuck) = left.get(number).copied().unwrap_or_default();
             guest.seen.stuck = stuck;
             guest.seen.paused = paused.remove(number).unwrap_or_default();
+            guest.seen.open_inputs = open.remove(number).unwrap_or_default();
             if let Some(status) = status.as_ref().filter(|_| guest.has_all) {
                 guest.seen.stuck = status.stuck;
+                guest.seen.open_inputs = status.open_inputs;
                 guest.seen.paused.clone_from(&status.paused);
             }
             // With so many that cannot go on, no further source is let in either.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Listener, Service, SourcesSeen, now_ms};
 use crate::config::limits;
 use crate::core::state::Counts;
+use crate::daemon::keeper::OpenInputs;
 use crate::daemon::notice::Paused;
 use crate::daemon::retention::Counted;
 use crate::daemon::sight::Held;
@@ -53,8 +54,9 @@ pub struct Status {
     pub records_done: u64,
     /// Records failed since the start.
     pub records_failed: u64,
-    /// Bytes of the open inputs that are over, and all of them.
-    pub input_bytes: (u64, u64),
+    /// How far the inputs are whose records are tasks of their own.
+    #[serde(default)]
+    pub open_inputs: OpenInputs,
     /// Files that no route takes, as the last scan saw.
     pub unrouted: u64,
     /// One of them.
@@ -124,7 +126,7 @@ impl<L: Listener> Service<RealFs, L> {
         status.records_done = records.done;
         status.records_failed = records.failed;
         status.rows += records.rows;
-        status.input_bytes = self.keeper.input_bytes();
+        status.open_inputs = self.keeper.open_inputs();
         status.waiting = counts.candidates + counts.ready + counts.waiting;
         status.running = counts.running;
         status.routes = self.keeper.loads();
