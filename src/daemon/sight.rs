@@ -3,6 +3,8 @@
 //! The decision is `core::complete`; here are the facts for it, and the table of what waits. A part of
 //! the keeper, on its thread. Must not know: who saw the name, threads, how a worker runs.
 //!
+//! `companions`, `folder`: jobs of more than one file. `held`: what waits. `claimed`: once more after the claim.
+//!
 //! Invariants
 //! - A file is judged when its claim is due, and once more after the claim: a rename stops no writer.
 //! - What waits has its own deadline and takes nobody's place; the table is bounded by the core's.
@@ -15,31 +17,23 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::config::limits;
-use crate::core::complete::{
-    Arrival, Facts, Judgement, Look, Past, Rules, Why, Writer, again, judge,
-};
+use crate::core::complete::{Arrival, Facts, Judgement, Look, Past, Rules, Why, Writer, judge};
 use crate::core::state::{Candidate, Event, Millis};
 use crate::core::{JobId, RelPath};
 use crate::fs::{FileType, Filesystem, Lease, Stat};
-use crate::spool::claim::ClaimedFile;
 use crate::spool::scan::{Bounds, Scan, Sighting};
-use crate::spool::{Claimed, Place};
 
-use super::keeper::{JobInfo, Keeper, KeeperError, Output, describe_unreadable};
-use super::notice::{FolderRefused, Notice};
-use super::refusal::{self, Refusal};
+use super::keeper::{JobInfo, Keeper, KeeperError, describe_unreadable};
+use super::refusal::Refusal;
 
+mod claimed;
 mod companions;
 mod folder;
+mod held;
 
 pub(super) use companions::Companions;
-use companions::{Lacks, describe_companion};
-use folder::describe_folder;
-
-/// A refused claim is tried again after this, in milliseconds; it doubles …
-const REFUSED_AGAIN: Millis = 10_000;
-/// … up to this.
-const REFUSED_AGAIN_MOST: Millis = 5 * 60_000;
+use companions::Lacks;
+pub use held::Held;
 
 /// What is remembered of names and jobs that may not be claimed or started yet.
 #[derive(Debug, Default)]
@@ -124,27 +118,6 @@ pub(super) enum Sight {
     Folder,
     /// The window is full.
     NoRoom,
-}
-
-/// A file that waits, for `status` and `explain`.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Held {
-    /// Path, escaped.
-    pub rel: String,
-    /// Why it waits.
-    pub reason: String,
-    /// How long it has waited, in milliseconds.
-    pub for_ms: u64,
-    /// When it is looked at again, in milliseconds from now.
-    pub next_ms: u64,
-    /// Files that wait for the same; `rel` is their folder where they are more than this one.
-    pub files: usize,
-    /// What to do.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fix: Option<String>,
-    /// Its inode where somebody has it open, to find out who.
-    #[serde(skip)]
-    pub open_ino: Option<u64>,
 }
 
 impl Waits {
@@ -373,226 +346,5 @@ impl<F: Filesystem> Keeper<F> {
         if self.waits.table.len() < limits::WINDOW || self.waits.table.contains_key(rel) {
             self.waits.table.insert(rel.clone(), wait);
         }
-    }
-
-    /// A claim could not be made: when it is tried again.
-    pub(super) fn refused(&mut self, rel: &RelPath, error: &io::Error, now: Millis) -> Millis {
-        let refusals = self.waits.table.get(rel).map_or(0, |wait| wait.refusals);
-        let wait = REFUSED_AGAIN.saturating_mul(1 << refusals.min(16)).min(REFUSED_AGAIN_MOST);
-        let until = now.saturating_add(wait);
-        let refusal = Refusal::of(&self.spool, rel, error);
-        let look = Look { ino: 0, size: 0, mtime_ns: 0, ctime_ns: 0 };
-        let past = Past::after(self.waits.table.get(rel).map(|wait| wait.past), look, now);
-        let wait = Wait {
-            past,
-            reason: Reason::Refused(refusal.clone()),
-            until,
-            changed: now,
-            refusals: refusals.saturating_add(1),
-        };
-        self.remember(rel, wait);
-        let is_news = self.waits.told.len() < limits::MARKED_FOLDERS
-            && self.waits.told.insert((rel.parent().to_vec(), refusal.clone()));
-        if is_news {
-            let files = || refusal::files_beside(&self.spool, rel);
-            let folder = refusal.fix.map(|fix| FolderRefused { files: files(), fix });
-            let (rel, reason) = (rel.clone(), refusal.reason);
-            self.out.push(Output::Notice(Notice::ClaimRefused { rel, reason, folder }));
-        }
-        until
-    }
-
-    /// A whole file fits no route: until when it waits for one, in `routes.d/` since a moment perhaps.
-    pub(super) fn waits_for_route(
-        &mut self,
-        rel: &RelPath,
-        reason: String,
-        now: Millis,
-    ) -> Option<Millis> {
-        let before = self.waits.table.get(rel);
-        let since = match before.map(|wait| (&wait.reason, wait.changed)) {
-            Some((Reason::Unfit(_), since)) => since,
-            _ => now,
-        };
-        let until = since.saturating_add(self.patience);
-        let stat = self.spool.fs.stat(&self.spool.incoming, rel.as_path()).ok()?;
-        let past = Past::after(before.map(|wait| wait.past), look_of(&stat), now);
-        let reason = Reason::Unfit(reason);
-        self.remember(rel, Wait { past, reason, until, changed: since, refusals: 0 });
-        // What could not be remembered would wait for ever.
-        (until > now && self.waits.table.contains_key(rel)).then_some(until)
-    }
-
-    /// A claim was made: remembers what must be asked again, and brings the sentinel along.
-    pub(super) fn claimed_with(
-        &mut self,
-        job: JobId,
-        claimed: Claimed,
-        proof: Proof,
-        file: &ClaimedFile,
-    ) {
-        let Some(rel) = self.jobs.get(&job).map(|info| info.rel.clone()) else { return };
-        self.waits.forget(&rel);
-        match proof {
-            Proof::Whole => {}
-            Proof::Sentinel(name) => {
-                // If it cannot be moved, it stays: it says nothing of a file that comes later.
-                if let Err(error) = self.spool.claim_sentinel(&rel, &name, claimed) {
-                    let reason = format!("its sentinel: {error}");
-                    let folder = None;
-                    self.out.push(Output::Notice(Notice::ClaimRefused { rel, reason, folder }));
-                }
-            }
-            Proof::Look { look, first, is_open, .. } => {
-                let is_clear = file.lease == Lease::Clear;
-                let proof = Proof::Look { look, first, is_open, is_clear };
-                self.waits.unproven.insert(job, proof);
-            }
-        }
-    }
-
-    /// Looks once more at a claimed file before its first attempt: a rename stops no writer.
-    /// `Some`: it waits until then, and its name says that no attempt has begun.
-    pub(super) fn still_written(
-        &mut self,
-        job: JobId,
-        attempt: u32,
-        now: Millis,
-    ) -> Result<Option<Millis>, KeeperError> {
-        let Some(proof) = self.waits.unproven.remove(&job) else { return Ok(None) };
-        let (Some(rules), Some(info)) = (self.waits.rules, self.jobs.get(&job)) else {
-            return Ok(None);
-        };
-        let Proof::Look { look, first, is_clear, .. } = proof else { return Ok(None) };
-        let first = if first == 0 { now } else { first };
-        let claimed = info.claimed(job);
-        let path = Path::new(&Place::Job(claimed).name()).join(info.rel.as_path());
-        if is_clear && !rules.is_shared {
-            // Since the claim nobody can open it under the name they know.
-            return Ok(None);
-        }
-        let seen = self.spool.fs.look(&self.spool.processing, &path);
-        // Gone, or no regular file: the start finds out.
-        let Ok((stat, lease)) = seen else { return Ok(None) };
-        let writer = writer_of(lease);
-        if writer == Writer::Nobody && !rules.is_shared {
-            return Ok(None);
-        }
-        let seen = look_of(&stat);
-        let until = match (writer, look) {
-            (Writer::Somebody, _) => again(&rules, &Past { look: seen, since: now, first }, now),
-            // Written behind our back, between the look and the claim or after it.
-            (_, Some(look)) if look.has_other_content(&seen) => {
-                let quiet = if rules.is_shared { rules.on_shared } else { rules.without_lease };
-                now.saturating_add(rules.quiet_for.unwrap_or(quiet).max(1))
-            }
-            _ => return Ok(None),
-        };
-        let is_open = writer == Writer::Somebody;
-        let look = Some(seen);
-        let proof = Proof::Look { look, first, is_open, is_clear: false };
-        self.waits.unproven.insert(job, proof);
-        self.take_back(job, attempt)?;
-        Ok(Some(until))
-    }
-
-    /// Born as its first attempt, which did not begin: a crash now must not count.
-    pub(super) fn take_back(&mut self, job: JobId, attempt: u32) -> Result<(), KeeperError> {
-        let Some(info) = self.jobs.get_mut(&job).filter(|info| info.begun == attempt) else {
-            return Ok(());
-        };
-        let claimed = info.claimed(job);
-        let back = claimed.with_begun(attempt.saturating_sub(1));
-        info.begun = back.begun;
-        match self.spool.set_begun(claimed, back) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(KeeperError::spool("take an attempt back in processing/")(error))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Files in `incoming/` that wait, those that wait longest first.
-    pub(super) fn held(&self, most: usize, now: Millis) -> Vec<Held> {
-        let mut waits: Vec<(&RelPath, &Wait)> =
-            self.waits.table.iter().filter(|(rel, _)| self.core.holds(rel)).collect();
-        waits.sort_by(|a, b| (a.1.past.first, a.0).cmp(&(b.1.past.first, b.0)));
-        let mut held: Vec<Held> = Vec::new();
-        // Files of a folder that refuses claims are one line: what is to be mended is the folder.
-        let mut folders: HashMap<&[u8], usize> = HashMap::new();
-        for (rel, wait) in waits {
-            let is_folder =
-                matches!(&wait.reason, Reason::Refused(refusal) if refusal.fix.is_some());
-            if is_folder && let Some(known) = folders.get(rel.parent()) {
-                held.get_mut(*known).iter_mut().for_each(|known| known.files += 1);
-                continue;
-            }
-            if held.len() == most {
-                continue;
-            }
-            let mut it = self.describe_wait(rel, wait, now);
-            if is_folder {
-                folders.insert(rel.parent(), held.len());
-                it.rel = RelPath::new(rel.parent()).map_or("./".to_owned(), |it| format!("{it}/"));
-            }
-            held.push(it);
-        }
-        held
-    }
-
-    /// Why this file waits, if it does.
-    pub(super) fn held_file(&self, rel: &RelPath, now: Millis) -> Option<Held> {
-        let wait = self.waits.table.get(rel).filter(|_| self.core.holds(rel))?;
-        Some(self.describe_wait(rel, wait, now))
-    }
-
-    fn describe_wait(&self, rel: &RelPath, wait: &Wait, now: Millis) -> Held {
-        let (reason, open_ino) = match &wait.reason {
-            Reason::Refused(refusal) => (format!("cannot be claimed: {}", refusal.reason), None),
-            Reason::Unfit(reason) => (reason.clone(), None),
-            Reason::Companion(companion, lacks) => (describe_companion(companion, *lacks), None),
-            Reason::Folder { sentinel, is_older } => (describe_folder(sentinel, *is_older), None),
-            Reason::Why(Why::Open) => {
-                ("still open for writing".to_owned(), Some(wait.past.look.ino))
-            }
-            Reason::Why(Why::Quiet) => ("changed a moment ago".to_owned(), None),
-            Reason::Why(Why::Sentinel) => {
-                let name = self.table.sentinel(rel).unwrap_or_default();
-                (format!("waits for {}", String::from_utf8_lossy(&name)), None)
-            }
-        };
-        Held {
-            rel: rel.to_string(),
-            reason,
-            for_ms: now.saturating_sub(wait.past.first),
-            next_ms: wait.until.saturating_sub(now),
-            files: 1,
-            fix: match &wait.reason {
-                Reason::Refused(refusal) => refusal.fix.clone(),
-                Reason::Why(_)
-                | Reason::Unfit(_)
-                | Reason::Folder { .. }
-                | Reason::Companion(..) => None,
-            },
-            open_ino,
-        }
-    }
-
-    /// Whether a held file may still be whole soon: it is only to be still for a moment, or somebody
-    /// writes and it has changed within `patience`. For `batch`, which waits for these.
-    pub(super) fn expects_files(&self, patience: Millis, now: Millis) -> bool {
-        let mut waits = self.waits.table.iter().filter(|(rel, _)| self.core.holds(rel));
-        waits.any(|(_, wait)| match wait.reason {
-            Reason::Why(Why::Open) | Reason::Companion(_, Lacks::Whole(Why::Open)) => {
-                now.saturating_sub(wait.changed) < patience
-            }
-            Reason::Why(Why::Quiet)
-            | Reason::Companion(_, Lacks::Whole(Why::Quiet))
-            | Reason::Unfit(_) => true,
-            Reason::Why(Why::Sentinel)
-            | Reason::Companion(..)
-            | Reason::Folder { .. }
-            | Reason::Refused(_) => false,
-        })
     }
 }

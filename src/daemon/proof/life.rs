@@ -1,26 +1,29 @@
 //! One life of the daemon on a simulated disk: recovery, then work until all is done, the power is
 //! out, or it is asked to end. The scheduler is played here, by the story's draws.
 //!
+//! `jobs`: what the keeper starts and tells. `deeds`: what people do meanwhile.
+//!
 //! Must not know: what is right. It keeps the ledger; `check` judges.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use super::sets::{is_pair, is_sentinel, main_of, plant, shape_of};
-use super::story::{BY_HAND, Deed, SPOOL, Source, Story, in_sim, rel, settings, work, work_record};
-use crate::core::{JobId, Verdict};
+use super::sets::is_sentinel;
+use super::story::{SPOOL, Story, settings, work, work_record};
+use crate::core::JobId;
 use crate::daemon::keeper::inputs::Collecting;
-use crate::daemon::keeper::{Input, Keeper, KeeperError, Output, Staged};
-use crate::daemon::notice::Notice;
+use crate::daemon::keeper::{Input, Keeper, KeeperError, Output};
 use crate::daemon::recover::{Report, Surroundings, recover};
 use crate::fs::Filesystem;
 use crate::fs::sim::{SimDir, SimFs, SplitMix};
 use crate::journal::Group;
 use crate::journal::waiting::Waiting;
-use crate::spool::{Place, Spool};
-use crate::worker::records::Lot;
-use crate::worker::{Ended, Task};
+use crate::spool::Spool;
+use crate::worker::Task;
+
+mod deeds;
+mod jobs;
 
 /// Steps after which a life that has not ended starves someone.
 const MOST_STEPS: u32 = 5_000;
@@ -350,58 +353,6 @@ impl<'a, F: Disk> Life<'a, F> {
         self.keeper.handle(Input::Ended { job: task.job, ended }, self.story.now)
     }
 
-    fn act(&mut self, deed: &Deed) -> Result<(), KeeperError> {
-        let now = self.story.now;
-        match deed {
-            Deed::Drop(rel) => self.story.careful(&self.sim, rel),
-            Deed::Careless(rel) => self.story.careless(&self.sim, rel),
-            Deed::TakeAway => take_away(&self.sim),
-            Deed::WriteBack => {
-                self.sim.user_sync();
-                self.story.written_back();
-            }
-            Deed::Seal => return self.keeper.seal(now),
-            Deed::Checkpoint if self.keeper.may_checkpoint() && self.sync.is_none() => {
-                return self.keeper.checkpoint(now);
-            }
-            Deed::Checkpoint => self.story.deeds.insert(0, Deed::Checkpoint),
-            Deed::Drain => {
-                self.draining = true;
-                return self.keeper.handle(Input::Drain, now);
-            }
-            Deed::Edit(name) => edit(&self.sim, self.story, name),
-        }
-        Ok(())
-    }
-
-    fn next_source(&self) -> Option<&Source> {
-        self.story
-            .sources
-            .iter()
-            .find(|source| !self.staged.contains(&source.id) && !self.is_known(source))
-    }
-
-    fn is_known(&self, source: &Source) -> bool {
-        self.keeper.recent_sources().contains(&source.key)
-            || self.keeper.sources.contains(&source.key).unwrap_or(false)
-    }
-
-    /// What the stager does: a durable copy under a staging name, then the keeper is told.
-    fn take_source(&mut self) -> Result<(), KeeperError> {
-        if self.draining || !self.keeper.may_take() {
-            return Ok(());
-        }
-        let Some(source) = self.next_source().cloned() else { return Ok(()) };
-        let job = self.keeper.next_id(self.story.now);
-        let shape = shape_of(&source.rel);
-        let path = format!("processing/{}/{}", Place::Staging(job, shape).name(), source.rel);
-        plant(&self.sim, &path, &source);
-        self.staged.push(source.id.clone());
-        self.story.jobs.insert(job, source.id.clone());
-        let staged = Staged { job, rel: rel(&source.rel), shape, source: Some(source.key) };
-        self.keeper.handle(Input::Staged(staged), self.story.now)
-    }
-
     fn go_on_with_sync(&mut self) -> Result<(), KeeperError> {
         match self.sync {
             Some((before, false)) => {
@@ -438,188 +389,9 @@ impl<'a, F: Disk> Life<'a, F> {
         let mine = |task: &Task| task.rel.to_string() == name && is_in_line(task.job) == waits;
         self.running.iter().any(|(task, _)| mine(task))
     }
-
-    fn started(&mut self, task: Task) {
-        if is_out(&self.sim) {
-            return;
-        }
-        let rel = task.rel.to_string();
-        let bytes = self.sim.read(&main_of(&in_sim(&task.path), &rel));
-        let Some(id) = bytes.and_then(|bytes| self.story.id_of(&bytes, &rel)) else {
-            self.story.broken.push(format!("{} runs, and nobody dropped it", task.path.display()));
-            return;
-        };
-        if is_pair(&rel) && self.sim.read(&format!("{}.c", in_sim(&task.path))).is_none() {
-            self.story.broken.push(format!("{id} runs without its companion"));
-        }
-        if self.story.promised.contains_key(&id) {
-            self.story.broken.push(format!("{id} runs again although it was recorded"));
-        }
-        if self.running.iter().any(|(_, other)| *other == id) {
-            self.story.broken.push(format!("{id} runs twice at once"));
-        }
-        self.story.makes(&id, &task.rel.to_string());
-        self.story.jobs.insert(task.job, id.clone());
-        // Any start may have found all slots at work, and wait for one.
-        if self.line.len() < PLACES && (self.rng.below(2) == 0 || self.is_busy) {
-            let taken = |place: &usize| self.line.iter().any(|(_, at)| at == place);
-            let place = (0..PLACES).find(|place| !taken(place)).unwrap();
-            let noted = self.waiting.as_ref().map(|it| it.enter(place, task.job, task.attempt));
-            if noted.is_some_and(|noted| noted.is_ok()) {
-                self.line.push((task.job, place));
-            }
-        }
-        if !self.line.iter().any(|(job, _)| *job == task.job) {
-            self.story.runs.push(id.clone());
-        }
-        self.running.push((task, id));
-    }
-
-    /// A slot takes a task out of the line, or it goes back without having begun.
-    fn leave_line(&mut self, at: usize) -> Result<(), KeeperError> {
-        let (task, id) = &self.running[at];
-        let (job, id) = (task.job, id.clone());
-        let here = self.line.iter().position(|(other, _)| *other == job).unwrap();
-        let (_, place) = self.line.swap_remove(here);
-        if let Some(Err(source)) = self.waiting.as_ref().map(|it| it.leave(place)) {
-            return Err(KeeperError::Spool { what: "leave the line".to_owned(), source });
-        }
-        if self.rng.below(4) == 0 {
-            self.running.swap_remove(at);
-            let ended = Ended::without_rows(Verdict::Released);
-            return self.keeper.handle(Input::Ended { job, ended }, self.story.now);
-        }
-        self.story.runs.push(id);
-        Ok(())
-    }
-
-    fn started_records(&mut self, task: &Task, lot: &Lot) {
-        let bytes = self.sim.read(&in_sim(&task.path));
-        let rel = task.rel.to_string();
-        let Some(id) = bytes.and_then(|bytes| self.story.id_of(&bytes, &rel)) else {
-            self.story.broken.push(format!("{} runs, and nobody dropped it", task.path.display()));
-            return;
-        };
-        self.story.jobs.insert(task.job, id.clone());
-        let mut records = VecDeque::new();
-        for (attempt, raw) in &lot.records {
-            let record = lot.format.read(raw).unwrap();
-            if record.value.field(&id).as_deref() != Some(&record.no.to_string()) {
-                self.story.broken.push(format!("{id} has no record like {record:?}"));
-            }
-            let key = (id.clone(), record.no);
-            let runs = self.lots.iter().any(|(_, _, other, rest)| {
-                *other == id && rest.iter().any(|(_, no)| *no == record.no)
-            });
-            if self.story.over.contains(&key) || self.story.promised.contains_key(&id) {
-                self.story.broken.push(format!("{key:?} runs again although it was recorded"));
-            }
-            if runs {
-                self.story.broken.push(format!("{key:?} runs twice at once"));
-            }
-            self.story.runs.push(id.clone());
-            records.push_back((*attempt, record.no));
-        }
-        self.lots.push((task.job, rel, id, records));
-    }
-
-    fn noticed(&mut self, notice: Notice) {
-        match notice {
-            Notice::Finished(finished) => {
-                let is_done = finished.outcome.failure.is_none();
-                self.promise(finished.outcome.job, is_done);
-            }
-            Notice::Taken { job } => {
-                let id = self.story.jobs.get(&job).cloned();
-                self.story.taken.extend(id);
-            }
-            Notice::Paused { route, .. } => self.to_resume.push(route),
-            // After a power cut nothing works; before it, nothing stands in the way.
-            Notice::ClaimRefused { rel, reason, .. } | Notice::StartRefused { rel, reason }
-                if self.strict && !is_out(&self.sim) =>
-            {
-                self.story.broken.push(format!("{rel} refused: {reason}"));
-            }
-            _ => {}
-        }
-    }
-
-    fn promise(&mut self, job: JobId, is_done: bool) {
-        let Some(id) = self.story.jobs.get(&job).cloned() else {
-            self.story.broken.push(format!("{job} is recorded, and nobody knows it"));
-            return;
-        };
-        if is_done {
-            self.story.made(&id);
-        }
-        if let Some(before) = self.story.promised.insert(id.clone(), is_done) {
-            self.story.broken.push(format!("{id} is recorded twice, first done={before}"));
-        }
-    }
-
-    /// The power went out between a commit and its notices: a promise all the same.
-    fn promise_durable(&mut self) {
-        let outcomes: Vec<_> = self.keeper.durable_outcomes().collect();
-        for (job, is_done) in outcomes {
-            // Its notice may be out already.
-            if self.story.jobs.get(&job).is_none_or(|id| !self.story.promised.contains_key(id)) {
-                self.promise(job, is_done);
-            }
-        }
-    }
-
-    /// Claims that recovery took up under whatever name.
-    fn know_jobs(&mut self) {
-        for (job, info) in &self.keeper.jobs {
-            let place = Place::Job(info.claimed(*job)).name();
-            let path = main_of(&format!("processing/{place}/{}", info.rel), &info.rel.to_string());
-            let id = self.sim.read(&path);
-            let id = id.and_then(|bytes| self.story.id_of(&bytes, &info.rel.to_string()));
-            match id {
-                Some(id) => drop(self.story.jobs.insert(*job, id)),
-                None => self.story.broken.push(format!("{path} is a job of no file")),
-            }
-        }
-    }
-
-    /// A source that was recorded, or told to be taken, is known for ever.
-    fn check_sources(&mut self) {
-        for source in self.story.sources.clone() {
-            let id = &source.id;
-            let owed = self.story.promised.contains_key(id) || self.story.taken.contains(id);
-            if owed && !self.is_known(&source) {
-                self.story.broken.push(format!("source {id} was forgotten"));
-            }
-        }
-    }
 }
 
 /// Never input: what has not arrived yet.
 pub(super) fn is_hidden(rel: &str) -> bool {
     rel.split('/').any(|part| part.starts_with('.'))
-}
-
-/// A user moves all of `done/` away, and syncs nothing.
-fn take_away(sim: &SimFs) {
-    for (path, seen) in sim.tree() {
-        let is_file = matches!(seen, crate::fs::sim::Seen::File(_));
-        if is_file && let Some(rest) = path.strip_prefix("done/") {
-            let name = rest.replace('/', "_");
-            let free = (0..).map(|n| format!("taken/{name}.{n}"));
-            let to = free.into_iter().find(|to| sim.read(to).is_none()).unwrap();
-            sim.user_rename(&path, &to);
-        }
-    }
-}
-
-/// An editor writes a copy with a line more, and renames it over the file.
-fn edit(sim: &SimFs, story: &mut Story, name: &str) {
-    let path = format!("results/{name}");
-    if let Some(mut bytes) = sim.read(&path) {
-        bytes.extend_from_slice(BY_HAND);
-        let copy = format!("results/edit.{}", story.edits.len());
-        sim.plant(&copy, &bytes);
-        sim.user_rename(&copy, &path);
-        story.edits.push(bytes);
-    }
 }

@@ -1,0 +1,191 @@
+//! Real trees, swept.
+
+use super::*;
+use crate::fs::RealFs;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+const FAR: i64 = i64::MAX;
+
+fn trees(home: &Path) -> Vec<Tree<RealFs>> {
+    let tree = |name, takes: fn(&OsStr) -> bool, is_deep| {
+        std::fs::create_dir_all(home.join(name)).unwrap();
+        let dir = RealFs.open_root(&home.join(name)).unwrap();
+        let is_unit = Arc::new(|path: &Path| path.starts_with("set"));
+        Tree { name, dir, takes, is_deep, is_unit }
+    };
+    let sealed: fn(&OsStr) -> bool = |name| name.as_encoded_bytes().starts_with(b"sealed");
+    vec![
+        tree("done", |_| true, true),
+        tree("output", |_| true, true),
+        tree("results", sealed, false),
+    ]
+}
+
+fn run(home: &Path, limits: Limits) -> Swept {
+    let trees = trees(home);
+    sweep(&RealFs, &trees, &limits, &mut |tree, path| {
+        // Not empty, or not any more: as the daemon takes it.
+        match rustix::fs::rmdir(home.join(tree).join(path)) {
+            Ok(()) | Err(_) => true,
+        }
+    })
+}
+
+fn names(home: &Path) -> BTreeSet<String> {
+    let all = walkdir::WalkDir::new(home).min_depth(2).into_iter().map(|it| it.unwrap());
+    let rel = all.map(|it| it.path().strip_prefix(home).unwrap().display().to_string());
+    rel.collect()
+}
+
+fn ctime(path: &Path) -> i64 {
+    let at = RealFs.open_root(path.parent().unwrap()).unwrap();
+    RealFs.stat(&at, Path::new(path.file_name().unwrap())).unwrap().ctime_ns
+}
+
+/// Goal: a folder that is one job goes whole or not at all, by the time of its last move. Method: one
+/// with old files, moved last; limits by age and by size between; then one that it cannot meet in part.
+#[test]
+fn a_folder_that_is_one_job_goes_whole() {
+    let temp = tempfile::tempdir().unwrap();
+    let home = temp.path();
+    std::fs::create_dir_all(home.join("done")).unwrap();
+    std::fs::create_dir_all(home.join("elsewhere/sub")).unwrap();
+    for file in ["elsewhere/a", "elsewhere/b", "elsewhere/sub/c", "done/z"] {
+        std::fs::write(home.join(file), "12345").unwrap();
+    }
+    let files = ctime(&home.join("done/z"));
+    let moved = loop {
+        rustix::fs::rename(home.join("elsewhere"), home.join("done/set")).unwrap();
+        let moved = ctime(&home.join("done/set"));
+        if moved > files + 1_500_000_000 {
+            break moved;
+        }
+        rustix::fs::rename(home.join("done/set"), home.join("elsewhere")).unwrap();
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
+    };
+    let none = Limits { older_than_ns: None, bytes: None, before_ns: FAR, empty_before_ns: 0 };
+    let all = ["done/set/a", "done/set/b", "done/set/sub/c"].map(|it| home.join(it));
+    let left = || all.iter().filter(|path| path.exists()).count();
+    let aged = run(home, Limits { older_than_ns: Some(moved), ..none });
+    assert_eq!((aged.files, left()), (1, 3), "{aged:?}");
+    let sized = run(home, Limits { bytes: Some(15), ..none });
+    assert_eq!((sized.files, left()), (0, 3), "{sized:?}");
+    let sized = run(home, Limits { bytes: Some(14), ..none });
+    assert_eq!((sized.files, left()), (3, 0), "{sized:?}");
+    assert!(!home.join("done/set").exists());
+}
+
+/// Goal: what is old goes with the folders it emptied, and nothing else: no link and nothing behind it,
+/// nothing in `error/`, no CSV that grows, nothing that is too young for the journal's sake.
+/// Method: a spool with one of each; twice, the second time with everything old but nothing safe.
+#[test]
+fn only_old_regular_files_go() {
+    let temp = tempfile::tempdir().unwrap();
+    let home = temp.path();
+    for folder in ["done/a/b", "done/c", "output/x.json", "results", "error/.why", "beside/d"] {
+        std::fs::create_dir_all(home.join(folder)).unwrap();
+    }
+    let files = [
+        "done/a/b/x",
+        "done/c/y",
+        "done/z",
+        "output/x.json/made",
+        "results/main.csv",
+        "results/sealed.csv",
+        "error/bad",
+        "error/.why/bad.json",
+        "beside/d/secret",
+    ];
+    for file in files {
+        std::fs::write(home.join(file), "12345").unwrap();
+    }
+    std::os::unix::fs::symlink(home.join("beside"), home.join("done/c/link")).unwrap();
+    std::os::unix::fs::symlink(home.join("beside/d/secret"), home.join("done/s")).unwrap();
+    let before = names(home);
+    let limits =
+        Limits { older_than_ns: Some(FAR), bytes: Some(0), before_ns: 0, empty_before_ns: FAR };
+    let swept = run(home, limits);
+    assert_eq!((swept.files, names(home)), (0, before), "nothing was safe to remove");
+
+    let limits = Limits { older_than_ns: Some(FAR), bytes: None, before_ns: FAR, ..limits };
+    let swept = run(home, limits);
+    assert_eq!((swept.files, swept.bytes, swept.failures), (5, 25, 0), "{swept:?}");
+    let left: Vec<String> = names(home).into_iter().collect();
+    assert_eq!(
+        left,
+        [
+            "beside/d",
+            "beside/d/secret",
+            "done/c",
+            "done/c/link",
+            "done/s",
+            "error/.why",
+            "error/.why/bad.json",
+            "error/bad",
+            "results/main.csv"
+        ]
+    );
+    assert_eq!(swept.kept[0], ("done", Kept::default()));
+}
+
+/// Goal: by size the oldest go, so many as must and no more, over all trees together; ages decide first.
+/// Method: files made one after the other by a clock that is seen to go on; limits between them.
+#[test]
+fn by_size_the_oldest_go() {
+    let temp = tempfile::tempdir().unwrap();
+    let home = temp.path();
+    std::fs::create_dir_all(home.join("done/sub")).unwrap();
+    std::fs::create_dir_all(home.join("output/o")).unwrap();
+    let files = ["output/o/0", "done/1", "done/sub/2", "done/3", "output/o/4"];
+    let mut last = 0;
+    for file in files {
+        // The kernel's clock for files ticks every few milliseconds.
+        while last >= ctime_of_write(&home.join(file)) {}
+        last = ctime(&home.join(file));
+    }
+    let limits =
+        Limits { older_than_ns: None, bytes: Some(1000), before_ns: FAR, empty_before_ns: 0 };
+    assert_eq!(run(home, limits).files, 0);
+    // All of them lie within one second, where their order need not hold: only their number does.
+    let swept = run(home, Limits { bytes: Some(25), ..limits });
+    assert_eq!((swept.files, swept.bytes), (3, 30));
+    assert_eq!(swept.kept.iter().map(|(_, kept)| kept.bytes).sum::<u64>(), 20);
+}
+
+fn ctime_of_write(path: &Path) -> i64 {
+    std::fs::write(path, "0123456789").unwrap();
+    ctime(path)
+}
+
+proptest! {
+    /// Goal: the sums find the edge for any times: what lies before it is less than the excess, with it
+    /// it is enough; also when looked at again more finely. Method: random times over centuries.
+    #[test]
+    fn the_edge_is_where_it_must_be(
+        files in proptest::collection::vec((0i64..1 << 61, 1u64..1 << 40), 1..200),
+        share in 1u64..100,
+    ) {
+        let total: u64 = files.iter().map(|(_, bytes)| bytes).sum();
+        let excess = (total / 100 * share).max(1);
+        let mut sums = Sums::new();
+        for (at, bytes) in &files {
+            sums.add(*at, *bytes);
+        }
+        let mut edge = sums.edge(excess);
+        while edge.width_ns > SECOND_NS {
+            let mut finer = Sums::within(&edge);
+            for (at, bytes) in &files {
+                finer.add_within(*at, *bytes);
+            }
+            edge = finer.edge(edge.bytes);
+        }
+        let sum = |to: i64| -> u64 {
+            files.iter().filter(|(at, _)| *at < to).map(|(_, bytes)| bytes).sum()
+        };
+        let before = sum(edge.from_ns);
+        prop_assert!(before < excess);
+        prop_assert_eq!(before + edge.bytes, excess);
+        prop_assert!(sum(edge.from_ns + edge.width_ns) >= excess);
+    }
+}
