@@ -28,6 +28,8 @@ use crate::core::RelPath;
 /// `.*` covers the `.NAME.XXXXXX` and `.~tmp~/` of rsync, what SFTP servers, NFS, vim, Syncthing
 /// and office programs hide, `._*` and `.DS_Store`; `*.tmp` also `~syncthing~NAME.tmp` and
 /// `luXXXX.tmp`; `*.part` also Nextcloud's `*.ocTransferId*.part`.
+///
+/// Each is plain but for one star, at its start or its end: see [`is_shipped`].
 const IGNORED: [&str; 10] = [
     ".*",
     "*~",
@@ -53,9 +55,21 @@ pub struct RouteTable {
     companions: Vec<OfRoute>,
     /// What a route asks of a file's content; empty where no route asks for any.
     fields: Vec<Fields>,
+    /// What the settings ignore besides what is shipped.
     ignored: GlobSet,
     /// As they were written, by their index in `ignored`.
     ignored_patterns: Vec<String>,
+}
+
+/// Whether a name is one that the shipped pattern ignores. Not by `globset`: every name that is seen is
+/// asked about, and as a glob some of these are regular expressions, whose code and tables would be most
+/// of what a daemon with plain settings keeps in memory to match names.
+fn is_shipped(pattern: &str, name: &[u8]) -> bool {
+    match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
+        (Some(end), _) => name.ends_with(end.as_bytes()),
+        (None, Some(start)) => name.starts_with(start.as_bytes()),
+        (None, None) => name == pattern.as_bytes(),
+    }
 }
 
 /// What a route says of a file.
@@ -96,11 +110,7 @@ impl RouteTable {
                 globs => compile(globs).map(Some),
             })
             .collect::<Result<_, _>>()?;
-        let ignored_patterns: Vec<String> = IGNORED
-            .iter()
-            .map(ToString::to_string)
-            .chain(settings.ignore.iter().cloned())
-            .collect();
+        let ignored_patterns = settings.ignore.clone();
         let sentinels = settings
             .routes
             .iter()
@@ -300,7 +310,16 @@ impl RouteTable {
     pub fn ignored(&self, rel: &RelPath) -> Option<&str> {
         let bytes = rel.as_bytes();
         let ends = bytes.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
+        let mut start = 0;
         for end in ends.chain([bytes.len()]) {
+            let name = bytes.get(start..end).unwrap_or(bytes);
+            start = end.saturating_add(1);
+            if let Some(pattern) = IGNORED.iter().find(|pattern| is_shipped(pattern, name)) {
+                return Some(pattern);
+            }
+            if self.ignored.is_empty() {
+                continue;
+            }
             let candidate = Candidate::from_bytes(bytes.get(..end).unwrap_or(bytes));
             // The common case costs no list of matches.
             if self.ignored.is_match_candidate(&candidate) {
@@ -527,6 +546,22 @@ mod tests {
                     table.ignored(&rel);
                 }
             }
+        }
+
+        /// Goal: what is shipped is read as the header says globs are, although no glob is compiled for it.
+        /// Method: the same list compiled, on words of which many are pieces of it.
+        #[test]
+        fn what_is_shipped_is_read_like_any_glob(
+            words in proptest::collection::vec(
+                r"(\.|x|~)?(\.tmp|\.part|\.filepart|\.crdownload|__MACOSX|@eaDir|Thumbs\.db|[.~x]{1,3})(x|~)?",
+                1..4,
+            ),
+        ) {
+            let Some(rel) = RelPath::new(words.join("/")) else { return Ok(()) };
+            let globs = compile(&IGNORED).unwrap();
+            let is_ignored = (1..=words.len())
+                .any(|depth| globs.is_match(words[..depth].join("/")));
+            prop_assert_eq!(table(&[], &[]).ignored(&rel).is_some(), is_ignored);
         }
 
         /// Goal: a name written plainly is matched by itself at any depth. Method: random words.

@@ -41,7 +41,8 @@ pub fn run(task: &Task, stop: &Stop) -> Ended {
 pub struct Slot {
     prepared: Option<Prepared>,
     memory: OomWatch,
-    /// What is read from the pipes passes through here.
+    /// What is read from the pipes passes through here. Made at the first start, too: a daemon that idles
+    /// does without.
     buffer: Vec<u8>,
     /// Made at the first start.
     tools: Option<Tools>,
@@ -61,11 +62,12 @@ impl Tools {
     }
 }
 
+/// As much as a pipe holds, so that one read empties it.
+const BUFFER: usize = 64 << 10;
+
 impl Default for Slot {
     fn default() -> Self {
-        // As much as a pipe holds, so that one read empties it.
-        let buffer = vec![0; 64 << 10];
-        Self { prepared: None, memory: OomWatch::new(), buffer, tools: None }
+        Self { prepared: None, memory: OomWatch::new(), buffer: Vec::new(), tools: None }
     }
 }
 
@@ -114,6 +116,7 @@ impl Slot {
         let route = &*task.route;
         let mut stdout = Stdout::new(route);
         let mut stderr = Tail::new(limits::STDERR_KEPT);
+        self.buffer.resize(BUFFER, 0);
         let bounds = Bounds { stop, timeout: route.timeout, grace: route.grace };
         let ending = attend(worker, &bounds, &mut self.buffer, &mut |stream, bytes| match stream {
             Stream::Stdout => stdout.hear(bytes),
