@@ -7,8 +7,8 @@
 //! - All contestants run interleaved in one process, in an order that rotates with each round, since
 //!   only ratios of one run mean anything on a machine that does other things too. Medians are shown.
 //! - `--inboxd` adds another build, to compare before with after.
-//! - `--python` compares `python` with `multiprocessing.Pool(2)`, for a function that reads the file and
-//!   gives a row, and for one that does nothing; see [`python`].
+//! - `--python` compares `python` with `multiprocessing.Pool(2)`, for a function that parses a small JSON
+//!   file and gives a row, and for one that does nothing; see [`python`].
 //! - `--million` measures a backlog; see [`backlog`]. `--whole` lets it run all of it.
 //! - `--watch` measures a daemon that waits: from a drop to the worker's start beside a loop of
 //!   inotifywait, the cost of idling, and a backlog of N (200,000) with arrivals; see [`watch`].

@@ -14,8 +14,8 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// A new spool in `folder` with one route, of these settings, two jobs at once, and `files` files of
-    /// a line in `incoming/`.
+    /// A new spool in `folder` with one route, of these settings, two jobs at once, and `files` small
+    /// JSON files in `incoming/`.
     pub(crate) fn new(folder: &Path, route: &str, files: usize) -> Result<Self, String> {
         let bench = Self { path: folder.join("spool") };
         remove(&bench.path)?;
@@ -27,7 +27,9 @@ impl Bench {
         );
         std::fs::write(bench.path.join("inboxd.toml"), settings).map_err(failed)?;
         for number in 0..files {
-            std::fs::write(incoming.join(format!("f{number:07}")), "a b c\n").map_err(failed)?;
+            let order =
+                format!("{{\"id\": {number}, \"values\": [1, 2, 3], \"name\": \"some name\"}}\n");
+            std::fs::write(incoming.join(format!("f{number:07}.json")), order).map_err(failed)?;
         }
         Ok(bench)
     }

@@ -256,6 +256,14 @@ impl SpoolArg {
 
     /// The promise cannot be kept any longer: what failed, what that means, what to do.
     fn fatal(&self, error: &KeeperError) -> Failed {
+        if let KeeperError::FolderLost { .. } = error {
+            let message = format!(
+                "{error} ({})\n  What stood in it went with it; all else is as it was. Start inboxd \
+                 again: it makes what is missing.",
+                self.shown(),
+            );
+            return Failed { message, code: 1, word: "fatal" };
+        }
         let free = crate::fs::real::free_space(&self.path).map_or(0, |(free, _)| free);
         let is_full = error.is_shortage();
         let message = format!(

@@ -136,7 +136,9 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
             let (parent, files, fix) = (parent.unwrap_or_default(), &folder.files, &folder.fix);
             format!("cannot claim incoming/{parent} ({files}): {reason}\n  {fix}")
         }
-        Notice::IncomingReplaced => "incoming/ was replaced; the new one is served".to_owned(),
+        Notice::FolderReplaced { name } => {
+            format!("warning: {name}/ was removed or replaced; the one there now is used")
+        }
         Notice::EventsLost => "too much at once: everything is scanned".to_owned(),
         Notice::Events { is_bad: true, state, fix } => {
             let what = if state.starts_with("watching") { "" } else { "events " };

@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -12,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::target::holds_job;
 use super::{Failed, SpoolArg, below, join, print_json, print_line, show};
 use crate::config::{Loaded, RouteTable, limits, load};
 use crate::core::RelPath;
@@ -166,9 +168,14 @@ impl State {
     fn of_folders(spool: &SpoolArg, loaded: Option<&Loaded>) -> Self {
         let mut state = Self::default();
         state.count_incoming(spool, loaded);
-        let claims = RealFs.open_root(&spool.path.join("processing")).and_then(|d| RealFs.list(&d));
-        for entry in claims.into_iter().flatten().filter_map(Result::ok) {
-            state.waiting += u64::from(matches!(Place::parse(&entry.name), Some(Place::Job(_))));
+        if let Ok(processing) = RealFs.open_root(&spool.path.join("processing")) {
+            let names = RealFs.list(&processing).into_iter().flatten().filter_map(Result::ok);
+            let is_claim = |name: &OsStr| match Place::parse(name) {
+                Some(Place::Job(claimed)) => holds_job(&processing, claimed),
+                _ => false,
+            };
+            let claims = names.filter(|entry| is_claim(&entry.name)).count();
+            state.waiting = state.waiting.saturating_add(claims.try_into().unwrap_or(u64::MAX));
         }
         state.count_folders(spool);
         state

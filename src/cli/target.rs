@@ -22,7 +22,7 @@ use crate::core::{JobId, RelPath};
 use crate::daemon::control::Ask;
 use crate::daemon::history::{self, JobLine};
 use crate::daemon::notice::Why;
-use crate::fs::{FileType, Filesystem, RealFs, real::RealDir};
+use crate::fs::{FileType, Filesystem, RealFs, real::RealDir, walk_files};
 use crate::journal::record::Rel;
 use crate::spool::{Claimed, Place, names};
 
@@ -193,12 +193,7 @@ impl Target {
                 by_id.push(claimed);
             }
         }
-        // An emptied folder that is kept for the next claim is no job.
-        by_id.retain(|claimed| {
-            let folder = PathBuf::from(Place::Job(*claimed).name());
-            let list = RealFs.open_dir(&dir, &folder).and_then(|dir| RealFs.list(&dir));
-            list.is_ok_and(|mut list| list.next().is_some())
-        });
+        by_id.retain(|claimed| holds_job(&dir, *claimed));
         match by_id.as_slice() {
             [] => Ok(None),
             [one] => Ok(Some((*one, None))),
@@ -312,6 +307,19 @@ fn read_why(folder: &RealDir, path: &Path) -> Option<Why> {
     let mut bytes = vec![0; usize::try_from(size.min(limits::SIDECAR)).unwrap_or(0)];
     let len = RealFs.read_at(&file, 0, &mut bytes).ok()?;
     serde_json::from_slice(bytes.get(..len)?).ok()
+}
+
+/// Whether a job's folder in `processing/` holds one: one that was emptied is kept for the next claim.
+pub(crate) fn holds_job(processing: &RealDir, claimed: Claimed) -> bool {
+    let mut holds = claimed.is_folder();
+    let folder = RealFs.open_dir(processing, Path::new(&Place::Job(claimed).name()));
+    let walked = folder.and_then(|folder| {
+        walk_files(&RealFs, &folder, &|_| true, &mut |_, _, _| {
+            holds = true;
+            false
+        })
+    });
+    walked.is_ok() && holds
 }
 
 /// A file of a tree as the user may paste it.

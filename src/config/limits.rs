@@ -110,7 +110,7 @@ pub const MOST_AHEAD: usize = 64;
 pub const LONGEST_AHEAD: Duration = Duration::from_millis(100);
 /// Folders of jobs that are held open from claim to settling, or emptied and kept for the next claim.
 /// Descriptors, of which many systems give a process 1024.
-pub const OPEN_JOB_FOLDERS: usize = 192;
+pub const OPEN_JOB_FOLDERS: usize = 320;
 /// The same where workers are started for each job: every open descriptor is copied to a new process and
 /// closed in it, 0.3 µs each, and to open a folder again takes 5 µs.
 pub const OPEN_JOB_FOLDERS_OF_COMMANDS: usize = 16;

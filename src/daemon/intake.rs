@@ -402,7 +402,7 @@ impl<L: Listener> Service<RealFs, L> {
             return Ok(());
         }
         self.keeper.scan = None;
-        self.notice(Notice::IncomingReplaced);
+        self.notice(Notice::FolderReplaced { name: "incoming" });
         self.tell();
         Ok(())
     }

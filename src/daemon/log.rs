@@ -124,7 +124,7 @@ fn notice(notice: &Notice) {
             let fix = folder.as_ref().map(|folder| folder.fix.as_str());
             warn!(path = %rel, error = %reason, fix, "file cannot be claimed");
         }
-        Notice::IncomingReplaced => warn!("incoming was replaced"),
+        Notice::FolderReplaced { name } => warn!(path = name, "folder was replaced"),
         Notice::EventsLost => warn!("events were lost, everything is scanned"),
         Notice::Events { is_bad: true, state, fix } => {
             warn!(error = %state, fix, "some events are missing");

@@ -25,8 +25,11 @@ pub enum Notice {
         /// Where it is the folder that stands in the way.
         folder: Option<FolderRefused>,
     },
-    /// `incoming/` was removed or replaced; the one that stands there now is served.
-    IncomingReplaced,
+    /// A folder of the spool was removed or replaced; the one that stands there now is used.
+    FolderReplaced {
+        /// Which.
+        name: &'static str,
+    },
     /// The kernel lost events, or we could not keep up: everything is watched and scanned anew.
     EventsLost,
     /// How new files are noticed has changed.

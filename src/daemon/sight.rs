@@ -296,19 +296,22 @@ impl<F: Filesystem> Keeper<F> {
             self.waits.arrivals.remove(rel)
         };
         let arrival = arrival.unwrap_or_default();
-        let Ok(stat) = self.spool.fs.stat(&self.spool.incoming, rel.as_path()) else {
+        let sentinel = self.table.sentinel(rel);
+        let (fs, incoming) = (&self.spool.fs, &self.spool.incoming);
+        let seen = match &sentinel {
+            None => fs.look(incoming, rel.as_path()),
+            // What is promised is not asked about: who may write into it does not matter.
+            Some(_) => fs.stat(incoming, rel.as_path()).map(|stat| (stat, Lease::Unknown)),
+        };
+        let Ok((stat, lease)) = seen else {
             // The claim finds out what stands in the way.
             return Judged::Claim(Proof::Whole, None);
         };
         if stat.file_type != FileType::File {
             return Judged::Claim(Proof::Whole, None);
         }
-        let sentinel = self.table.sentinel(rel);
         let promised = sentinel.as_ref().map(|name| self.is_promised(rel, name, &stat));
-        let writer = match promised {
-            None => writer_of(self.spool.fs.lease(&self.spool.incoming, rel.as_path())),
-            Some(_) => Writer::Unknown,
-        };
+        let writer = writer_of(lease);
         let look = look_of(&stat);
         let before = self.waits.table.get(rel);
         let past = Past::after(before.map(|wait| wait.past), look, now);

@@ -67,23 +67,37 @@ pub fn make(spool: &Path) -> Result<(), (String, io::Error)> {
 impl<F: Filesystem> Spool<F> {
     /// Opens the `incoming/` that stands there now, made if there is none. `false`: it is still ours.
     pub fn reopen_incoming(&mut self) -> io::Result<bool> {
-        let name = Path::new("incoming");
-        let mode = FOLDERS.iter().find(|(folder, _)| *folder == "incoming").map(|(_, mode)| *mode);
-        let opened = match self.fs.open_dir(&self.root, name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                match self.fs.make_dir(&self.root, name, mode.unwrap_or(0o750)) {
-                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                        return Err(error);
-                    }
-                    _ => self.fs.open_dir(&self.root, name)?,
-                }
+        reopen(&self.fs, &self.root, "incoming", &mut self.incoming)
+    }
+
+    /// The same for the folders that people clear or put aside: what is settled next goes to the ones that
+    /// stand there now. Returns those that are others. The error names the folder.
+    pub fn reopen_settled(&mut self) -> Result<Vec<&'static str>, (&'static str, io::Error)> {
+        let mut others = Vec::new();
+        let folders = [
+            ("done", &mut self.done),
+            ("error", &mut self.error),
+            // Below the last one, and gone with it.
+            ("error/.why", &mut self.why),
+            ("output", &mut self.output),
+        ];
+        for (name, ours) in folders {
+            if reopen(&self.fs, &self.root, name, ours).map_err(|error| (name, error))? {
+                others.push(name);
             }
-            other => other?,
-        };
-        let here = Path::new(".");
-        let is_ours = self.fs.stat(&opened, here)?.ino == self.fs.stat(&self.incoming, here)?.ino;
-        self.incoming = opened;
-        Ok(!is_ours)
+        }
+        Ok(others)
+    }
+
+    /// A folder without which nothing can be promised, and which was removed or moved away.
+    pub fn lost_folder(&self) -> Option<&'static str> {
+        let folders = [
+            ("processing", &self.processing),
+            ("journal", &self.journal),
+            ("results", &self.results),
+        ];
+        let is_lost = |(name, ours): &(&str, &F::Dir)| !is_ours(&self.fs, &self.root, name, ours);
+        folders.into_iter().find(is_lost).map(|(name, _)| name)
     }
 
     /// Opens the folders, making those that are missing, durably: a power cut must not take the
@@ -116,4 +130,25 @@ impl<F: Filesystem> Spool<F> {
             root,
         })
     }
+}
+
+/// Whether what stands there under its name is the folder that was opened.
+fn is_ours<F: Filesystem>(fs: &F, root: &F::Dir, name: &str, ours: &F::Dir) -> bool {
+    let there = fs.stat(root, Path::new(name));
+    let ours = fs.stat(ours, Path::new("."));
+    matches!((there, ours), (Ok(there), Ok(ours)) if there.ino == ours.ino)
+}
+
+/// Opens what stands there now in place of `ours`, made if there is nothing. `false`: it is still ours.
+fn reopen<F: Filesystem>(fs: &F, root: &F::Dir, name: &str, ours: &mut F::Dir) -> io::Result<bool> {
+    if is_ours(fs, root, name, ours) {
+        return Ok(false);
+    }
+    let mode = FOLDERS.iter().find(|(folder, _)| *folder == name).map(|(_, mode)| *mode);
+    match fs.make_dir(root, Path::new(name), mode.unwrap_or(0o750)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    *ours = fs.open_dir(root, Path::new(name))?;
+    Ok(true)
 }

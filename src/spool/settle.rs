@@ -132,6 +132,25 @@ impl<F: Filesystem> Spool<F> {
         it: &Settling<'_>,
         why: Option<&[u8]>,
     ) -> io::Result<Option<PathBuf>> {
+        // A folder below `done/` that is empty may be tidied away between its opening and the move.
+        let mut tries = 3;
+        loop {
+            tries -= 1;
+            match self.try_settle_file(from, name, it, why) {
+                Err(error) if tries > 0 && error.kind() == io::ErrorKind::NotFound => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// ENOENT: the folder that it goes to was taken away.
+    fn try_settle_file(
+        &self,
+        from: &F::Dir,
+        name: &OsStr,
+        it: &Settling<'_>,
+        why: Option<&[u8]>,
+    ) -> io::Result<Option<PathBuf>> {
         let tree = if it.why.is_some() { &self.error } else { &self.done };
         let (dir, folder) = self.open_parent(tree, it.rel, it.job)?;
         for target in [name.to_owned(), names::beside(name.as_bytes(), it.job)] {
@@ -152,7 +171,13 @@ impl<F: Filesystem> Spool<F> {
             match self.fs.rename(from, Path::new(name), &dir, path) {
                 Ok(()) => return Ok(Some(folder.join(target))),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return match self.fs.stat(from, Path::new(name)) {
+                        Ok(_) => Err(error),
+                        Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(None),
+                        Err(other) => Err(other),
+                    };
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -422,6 +447,37 @@ mod tests {
             let (rel, _) = settled(|_, fs| fs.arm_for(op, nth, errno, Then::Works), 1);
             assert_eq!(rel, Some("sub/x".into()), "{errno:?}");
         }
+    }
+
+    /// Goal: a file whose target was taken away stays where it is and is settled later, never counted as
+    /// one that its worker removed: the emptied folder that it then seems to stand in is removed with it.
+    /// Method: `done/` is removed; `done/sub` goes away just before the move into it.
+    #[test]
+    fn a_missing_target_loses_no_file() {
+        let home = tempfile::tempdir().unwrap();
+        let root = RealFs.open_root(home.path()).unwrap();
+        let mut spool = Spool::open(RealFs, root).unwrap();
+        let claimed = Claimed::file(JobId::next(JobId::MIN, 1, [1; 10]), 1);
+        let folder = home.path().join("processing").join(Place::Job(claimed).name());
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("x"), "x").unwrap();
+        std::fs::remove_dir(home.path().join("done")).unwrap();
+        let rel = RelPath::new("x").unwrap();
+        let job = claimed.job;
+        let settling = Settling { job, claimed, rel: &rel, why: None, alone: false };
+        let mut folders = Folders::new(1);
+        let error = spool.settle(&settling, &mut folders).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(folder.join("x").exists());
+
+        assert_eq!(spool.reopen_settled().unwrap(), ["done"]);
+        assert_eq!(spool.settle(&settling, &mut folders).unwrap(), Some("x".into()));
+        assert!(home.path().join("done/x").exists());
+        assert_eq!(spool.reopen_settled().unwrap(), Vec::<&str>::new());
+
+        let (rel, _) =
+            settled(|_, fs| fs.arm_for(|op| op == Op::Rename, 1, Errno::NOENT, Then::Works), 0);
+        assert_eq!(rel, Some("sub/x".into()));
     }
 
     /// Goal: a taken parent is got round. Method: a file and a link with the folder's name.

@@ -462,3 +462,17 @@ fn root_runs_no_worker_unasked() {
     }
     assert_eq!(spool.names("incoming"), ["a.json"]);
 }
+
+/// Goal: after a crash `status` counts jobs that wait, not the emptied folders that were kept for the next
+/// claims. Method: a claim, and two emptied folders, one with the path of what stood in it.
+#[test]
+fn emptied_folders_are_no_jobs() {
+    let spool = Spool::new("[routes.main]\ncommand = [\"true\"]\nstdout = \"none\"\n");
+    spool.write("processing/01m80qyy60e008jxzwp3sh0b3p.1/sub/x", "x");
+    fs::create_dir_all(spool.path("processing/01m80qyy60e008jxzwp3sh0b3q.1")).unwrap();
+    fs::create_dir_all(spool.path("processing/01m80qyy60e008jxzwp3sh0b3r.1/sub")).unwrap();
+    spool.run(&["status"]).ok().says("waiting 1 ");
+    spool.run(&["explain", "01m80qyy60e008jxzwp3sh0b3p"]).ok().says("WAITING");
+    spool.run(&["batch"]).ok().says("1 file ");
+    assert_eq!(spool.names("processing"), Vec::<String>::new());
+}

@@ -73,6 +73,9 @@ mod runners;
 /// HUP, TERM and what a running daemon makes of new settings.
 #[cfg(test)]
 mod signals;
+/// Folders of the spool that someone removes while it is served.
+#[cfg(test)]
+mod taken_away;
 /// What the first ten minutes look like on the screen.
 #[cfg(test)]
 mod transcripts;

@@ -85,10 +85,26 @@ impl<F: Filesystem> Keeper<F> {
     /// Takes in what the fsync said. What is durable by it is settled by [`Keeper::settle`].
     pub fn end_commit(&mut self, synced: io::Result<()>, now: Millis) -> Result<(), KeeperError> {
         self.journal.end_commit(synced)?;
+        self.follow_folders()?;
         // Durable from here: every outcome in the group is final. CSVs and moves may lag;
         // recovery redoes them.
         self.durable.extend(self.committing.drain(..));
         self.settle(0, now)
+    }
+
+    /// Folders of the spool may be others by now: who clears `done/` by moving it away finds the next files
+    /// in a new one, and what would go to a folder that no longer has a name is not recorded.
+    pub(super) fn follow_folders(&mut self) -> Result<(), KeeperError> {
+        if let Some(name) = self.spool.lost_folder() {
+            return Err(KeeperError::FolderLost { name });
+        }
+        let others = self.spool.reopen_settled().map_err(|(name, source)| KeeperError::Spool {
+            what: format!("open {name}/ again"),
+            source,
+        })?;
+        let notices = others.into_iter().map(|name| Notice::FolderReplaced { name });
+        self.out.extend(notices.map(Output::Notice));
+        Ok(())
     }
 
     /// Something is durable and not settled, and no full disk stands in the way.

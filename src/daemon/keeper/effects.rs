@@ -174,6 +174,10 @@ impl<F: Filesystem> Keeper<F> {
         let file = match made {
             Claim::Made(file) => file,
             Claim::Gone => {
+                // So it looks, too, where there is no folder of ours to claim into.
+                if let Some(name) = self.spool.lost_folder() {
+                    return Err(KeeperError::FolderLost { name });
+                }
                 self.waits.forget(&candidate.rel);
                 return self.step(Event::Held { candidate, until: None }, now);
             }

@@ -35,6 +35,12 @@ pub enum KeeperError {
         #[source]
         source: io::Error,
     },
+    /// Someone took away what nothing can be promised without.
+    #[error("{name}/ was removed or replaced while inboxd ran")]
+    FolderLost {
+        /// Which folder of the spool.
+        name: &'static str,
+    },
 }
 
 impl KeeperError {

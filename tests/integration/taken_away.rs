@@ -1,0 +1,101 @@
+//! Someone removes or moves a folder of the spool while it is served: tidying up is no reason to lose a file.
+//!
+//! Must not know: how folders are held open.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::harness::{Running, Spool};
+
+/// Files called `bad…` fail.
+const SETTINGS: &str = "workers = 1\n[routes.main]\n\
+    command = [\"sh\", \"-c\", \"case {name} in bad*) exit 1;; esac; echo made > {output}/made; cat {path}\"]\n\
+    output = true\nstdout = \"text\"\n";
+
+fn served() -> (Spool, Running) {
+    let spool = Spool::new(SETTINGS);
+    let daemon = spool.daemon();
+    process(&spool, "1");
+    (spool, daemon)
+}
+
+/// Drops a good and a bad file and waits until both are where they belong.
+fn process(spool: &Spool, tag: &str) {
+    let (good, bad) = (format!("good{tag}"), format!("bad{tag}"));
+    spool.drop_file(&good, "row\n");
+    spool.drop_file(&bad, "row\n");
+    spool.wait_until("both are settled", || {
+        spool.has(&format!("done/{good}")) && spool.has(&format!("error/{bad}"))
+    });
+    assert!(spool.has(&format!("output/{good}/made")), "{}", spool.report());
+    assert_eq!(spool.reason(&bad), "exit 1");
+}
+
+fn remove(spool: &Spool, folder: &str) {
+    #[expect(clippy::disallowed_methods, reason = "what a user does to a spool of this test")]
+    fs::remove_dir_all(spool.path(folder)).unwrap();
+}
+
+/// Goal: who clears `done/`, `error/` or `output/` by removing it, or by moving it away, finds all that is
+/// settled later in a new one, and the file of no job vanishes. Method: each folder, removed, moved away,
+/// and moved away with another one put in its place; after each a good and a bad file.
+#[test]
+fn cleared_folders_are_made_again_and_lose_no_file() {
+    let (spool, daemon) = served();
+    let mut tag = 1;
+    for folder in ["done", "error", "output"] {
+        for way in ["removed", "moved", "replaced"] {
+            let aside: PathBuf = spool.path(&format!("{folder}.{way}"));
+            if way == "removed" {
+                remove(&spool, folder);
+            } else {
+                rustix::fs::rename(spool.path(folder), &aside).unwrap();
+            }
+            if way == "replaced" {
+                fs::create_dir(spool.path(folder)).unwrap();
+            }
+            let before = fs::read_dir(&aside).map(Iterator::count).unwrap_or_default();
+            tag += 1;
+            process(&spool, &tag.to_string());
+            let after = fs::read_dir(&aside).map(Iterator::count).unwrap_or_default();
+            assert_eq!(before, after, "{folder} {way}: files went to where nobody looks");
+        }
+    }
+    let replaced = daemon.log().lines().filter(|line| line.contains("folder was replaced")).count();
+    // Nine times, and three times `error/.why` with `error/`.
+    assert_eq!(replaced, 12, "{}", daemon.log());
+    assert!(daemon.end().success());
+    assert_eq!(spool.names("processing"), Vec::<String>::new());
+}
+
+/// Goal: without `processing/`, `journal/` or `results/` nothing can be promised: the daemon ends at once and
+/// says which is missing, and the next start goes on. Method: each removed while it is served, then a file.
+#[test]
+fn what_nothing_works_without_is_missed_at_once() {
+    for folder in ["processing", "journal", "results"] {
+        let (spool, mut daemon) = served();
+        remove(&spool, folder);
+        spool.drop_file("next", "row\n");
+        assert_eq!(daemon.wait().code(), Some(1), "{folder}");
+        let told = format!("{folder}/ was removed or replaced while inboxd ran");
+        assert!(daemon.log().contains(&told), "{}", daemon.log());
+        let again = spool.daemon();
+        spool.wait_until("the next file is done", || spool.has("done/next"));
+        process(&spool, "2");
+        assert!(again.end().success());
+    }
+}
+
+/// Goal: `incoming/` too may be removed and made again. Method: so, with a file dropped into the new one, and
+/// without making it, with a file once the daemon has.
+#[test]
+fn another_incoming_is_served() {
+    let (spool, daemon) = served();
+    remove(&spool, "incoming");
+    fs::create_dir(spool.path("incoming")).unwrap();
+    process(&spool, "2");
+    remove(&spool, "incoming");
+    spool.wait_until("there is an incoming/ again", || spool.has("incoming"));
+    process(&spool, "3");
+    assert!(daemon.end().success());
+}
