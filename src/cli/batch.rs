@@ -2,7 +2,7 @@
 //!
 //! Must not know: how jobs run. It shows progress, failures and the summary.
 
-use std::io::{self, BufRead, BufReader};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::progress::Bar;
 use super::{Failed, SpoolArg, below, eprint_line, print_line, show};
 use crate::config::Route;
+use crate::core::{JobId, rel::escape_bytes};
 use crate::daemon::control::{Ask, Refusal};
 use crate::daemon::notice::Notice;
 use crate::daemon::service::guest::GuestSeen;
@@ -21,6 +22,9 @@ use crate::spool::import::How;
 
 /// Failures that are shown one by one; the rest is counted.
 const FAILURES_SHOWN: u64 = 10;
+
+/// A row is cut behind so many characters.
+const PREVIEW: usize = 160;
 
 /// Arguments of `batch`.
 #[derive(Debug, clap::Args)]
@@ -391,26 +395,41 @@ fn seconds(began: Instant) -> String {
 fn preview(spool: &SpoolArg, routes: &[Route]) {
     for route in routes {
         let path = spool.path.join("results").join(format!("{}.csv", route.name));
-        let Ok(file) = std::fs::File::open(&path) else { continue };
-        let mut lines = BufReader::new(file).lines().map_while(Result::ok);
-        let (Some(header), Some(first)) = (lines.next(), lines.next()) else { continue };
-        print_line(&format!("  {header}"));
-        print_line(&format!("  {}", shorten(&first)));
-        let more = lines.count();
+        let reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_path(&path);
+        let Ok(mut reader) = reader else { continue };
+        let mut rows = reader.byte_records().map_while(Result::ok);
+        let (Some(header), Some(first)) = (rows.next(), rows.next()) else { continue };
+        let ends_in_id = header.iter().next_back() == Some(b"_job");
+        print_line(&format!("  {}", shown(&header, false)));
+        print_line(&format!("  {}", shown(&first, ends_in_id)));
         let place = path.display();
-        print_line(&match more {
+        print_line(&match rows.count() {
             0 => format!("  in {place}"),
             more => format!("  … {} more in {place}", show::count(more as u64)),
         });
     }
 }
 
-/// A row as one line of a terminal: the job id at its end cut to what tells jobs apart by eye.
-fn shorten(row: &str) -> String {
-    match row.rsplit_once(',') {
-        Some((rest, id)) if id.len() == crate::core::JobId::TEXT_LEN => {
-            format!("{rest},{}…", id.get(..6).unwrap_or(id))
+/// A row as one line of a terminal, whatever is in its cells: the job id at its end is cut to what tells
+/// jobs apart by eye, and so is what is too long.
+fn shown(row: &csv::ByteRecord, ends_in_id: bool) -> String {
+    let mut line = String::new();
+    for (at, cell) in row.iter().enumerate() {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        escape_bytes(cell, &mut text).unwrap_or(());
+        if text.contains([',', '"']) {
+            text = format!("\"{}\"", text.replace('"', "\"\""));
         }
-        _ => row.chars().take(100).collect(),
+        if ends_in_id && at + 1 == row.len() && text.len() == JobId::TEXT_LEN && text.is_ascii() {
+            text.truncate(6);
+            text.push('…');
+        }
+        line.push_str(if at == 0 { "" } else { "," });
+        line.push_str(&text);
     }
+    if line.chars().count() > PREVIEW {
+        line = line.chars().take(PREVIEW).chain(['…']).collect();
+    }
+    line
 }

@@ -302,3 +302,21 @@ fn beside_a_daemon_whose_route_is_paused() {
     assert_eq!(daemon.end().code(), Some(0));
     assert_eq!(numbers(&spool).len(), 400);
 }
+
+/// Goal: what `batch` shows of the rows is a line each, whatever is in their cells, does nothing to the
+/// terminal, and counts rows. Method: cells with line breaks, an escape sequence, no UTF-8 and great length.
+#[test]
+fn shown_rows_are_lines_and_harmless() {
+    let spool = Spool::new("[routes.main]\ncommand = [\"cat\", \"{path}\"]\nworkers = 1\n");
+    let long = [b"one\ntwo\x1b[31m\xff, \"quoted\"".as_slice(), &[b'x'; 500]].concat();
+    for name in ["a", "b", "c"] {
+        spool.drop_file(name, &long);
+    }
+    let output = spool.run(&["batch"]).ok();
+    let stdout = output.stdout();
+    let shown: Vec<&str> = stdout.lines().filter(|line| line.starts_with("  ")).collect();
+    assert_eq!(shown.len(), 3, "{stdout}");
+    assert!(shown[1].starts_with(r#"  "one\ntwo\u{1b}[31m\xff, ""quoted""xxx"#), "{stdout}");
+    assert!(shown[1].ends_with("x…") && shown[1].chars().count() < 170, "{stdout}");
+    assert_eq!(shown[2], "  … 2 more in inbox/results/main.csv");
+}
