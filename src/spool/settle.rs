@@ -461,7 +461,7 @@ mod tests {
         let folder = home.path().join("processing").join(Place::Job(claimed).name());
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("x"), "x").unwrap();
-        std::fs::remove_dir(home.path().join("done")).unwrap();
+        spool.fs.remove_dir(&spool.root, Path::new("done")).unwrap();
         let rel = RelPath::new("x").unwrap();
         let job = claimed.job;
         let settling = Settling { job, claimed, rel: &rel, why: None, alone: false };
