@@ -18,6 +18,7 @@ use crate::daemon::service::{Mode, SourcesSeen, Status, Summary};
 use crate::daemon::shell::{Options, SourceOptions, Told, serve};
 use crate::daemon::supervisor::Leash;
 use crate::journal::record::AnyPath;
+use crate::results::read::{self, Preview};
 use crate::spool::import::How;
 
 /// Failures that are shown one by one; the rest is counted.
@@ -395,24 +396,21 @@ fn seconds(began: Instant) -> String {
 fn preview(spool: &SpoolArg, routes: &[Route]) {
     for route in routes {
         let path = spool.path.join("results").join(format!("{}.csv", route.name));
-        let reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_path(&path);
-        let Ok(mut reader) = reader else { continue };
-        let mut rows = reader.byte_records().map_while(Result::ok);
-        let (Some(header), Some(first)) = (rows.next(), rows.next()) else { continue };
-        let ends_in_id = header.iter().next_back() == Some(b"_job");
+        let Ok(Some(Preview { header, first, more })) = read::preview(&path) else { continue };
+        let ends_in_id = header.last().is_some_and(|name| name == b"_job");
         print_line(&format!("  {}", shown(&header, false)));
         print_line(&format!("  {}", shown(&first, ends_in_id)));
         let place = path.display();
-        print_line(&match rows.count() {
+        print_line(&match more {
             0 => format!("  in {place}"),
-            more => format!("  … {} more in {place}", show::count(more as u64)),
+            more => format!("  … {} more in {place}", show::count(more)),
         });
     }
 }
 
 /// A row as one line of a terminal, whatever is in its cells: the job id at its end is cut to what tells
 /// jobs apart by eye, and so is what is too long.
-fn shown(row: &csv::ByteRecord, ends_in_id: bool) -> String {
+fn shown(row: &[Vec<u8>], ends_in_id: bool) -> String {
     let mut line = String::new();
     for (at, cell) in row.iter().enumerate() {
         let mut text = String::new();

@@ -252,7 +252,7 @@ fn ended(spool: &SpoolArg, line: &JobLine) -> Story {
     if let Some(reason) = &line.reason {
         facts.push(("reason", reason.clone()));
     } else {
-        head.push(show::plural(line.rows, "row", "rows"));
+        head.push(show::rows(line));
     }
     let file = line.place.as_ref().map(|place| {
         let path = spool.path.join(place.0.as_path());

@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     let mut shown = 0;
     let mut written = Ok(());
     let read = history::read(&spool.path, &mut |line| {
-        if args.failed && line.reason.is_none() {
+        if args.failed && !line.has_failures() {
             return true;
         }
         shown += 1;
@@ -82,7 +82,7 @@ fn print(out: &mut impl Write, block: &[JobLine], as_json: bool) -> std::io::Res
 
 fn row(line: &JobLine) -> Vec<String> {
     let (word, end) = match &line.reason {
-        None => (show::good("done"), show::plural(line.rows, "row", "rows")),
+        None => (show::good("done"), show::rows(line)),
         Some(reason) => (show::bad("failed"), cut(reason)),
     };
     vec![

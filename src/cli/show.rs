@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::config::{Route, Worker};
 use crate::core::RelPath;
-use crate::daemon::history::JobLine;
+use crate::daemon::history::{JobLine, RecordsEnded};
 use crate::daemon::notice::{FailedRecord, Finished, Notice, Paused};
 use crate::journal::record::Outcome;
 
@@ -66,13 +66,25 @@ pub(crate) fn routes(routes: &[Route]) -> String {
 pub(crate) fn done(finished: &Finished) -> String {
     let it = &finished.outcome;
     let took = time(Duration::from_millis(it.took_ms));
-    let rows = plural(it.rows, "row", "rows");
-    let failed =
-        it.records.as_ref().filter(|tally| tally.failed > 0).map_or_else(String::new, |tally| {
-            let all = tally.done.saturating_add(tally.failed);
-            format!("   {} of {} records failed", count(tally.failed), count(all))
-        });
-    format!("done    {}   {}   {took}   {rows}{failed}", it.rel.0, it.route)
+    let records = it.records.as_ref();
+    let ended = records.map(|tally| RecordsEnded { done: tally.done, failed: tally.failed });
+    format!("done    {}   {}   {took}   {}", it.rel.0, it.route, rows_and_failed(it.rows, ended))
+}
+
+/// `7 rows   1 of 8 records failed`, of a job that is done.
+pub(crate) fn rows(line: &JobLine) -> String {
+    rows_and_failed(line.rows, line.records)
+}
+
+fn rows_and_failed(rows: u64, records: Option<RecordsEnded>) -> String {
+    let rows = plural(rows, "row", "rows");
+    match records {
+        Some(RecordsEnded { done, failed }) if failed > 0 => {
+            let all = done.saturating_add(failed);
+            format!("{rows}   {} of {} records failed", count(failed), count(all))
+        }
+        _ => rows,
+    }
 }
 
 /// `failed  ids.csv   record 7   customers   KeyError: 'details'`
@@ -168,8 +180,7 @@ pub(crate) fn job_line(line: &JobLine) -> String {
     match &line.reason {
         None => {
             let took = time(Duration::from_millis(line.took_ms));
-            let rows = plural(line.rows, "row", "rows");
-            format!("{}    {rel}   {route}   {took}   {rows}", good("done"))
+            format!("{}    {rel}   {route}   {took}   {}", good("done"), rows(line))
         }
         Some(reason) => {
             let n = line.attempts;

@@ -28,10 +28,12 @@ pub(crate) enum Awaited {
 
 impl Awaited {
     fn is(&self, line: &JobLine) -> bool {
-        match self {
+        let is_it = match self {
             Self::Job(job) => line.job == *job,
             Self::Rel(rel) => line.rel.0 == *rel,
-        }
+        };
+        // A record of it that failed is not its end.
+        is_it && line.record.is_none()
     }
 }
 
@@ -73,7 +75,7 @@ impl<'a> Waiter<'a> {
             return;
         }
         awaited.remove(at);
-        self.failed |= line.reason.is_some();
+        self.failed |= line.has_failures();
         if self.as_json {
             print_json(line);
         } else {

@@ -293,7 +293,7 @@ impl Route {
         *self == moved
     }
 
-    /// Where a person mends a worker that cannot run: "`command` at inboxd.toml:9".
+    /// Where a person mends a worker that cannot run: "`command` at inboxd.toml:9"; or in which file.
     pub fn place_to_mend(&self, reason: &str) -> String {
         let key = match &self.worker {
             Worker::Command { .. } => "command",
@@ -301,10 +301,13 @@ impl Route {
             Worker::Python { .. } => "python",
             Worker::Http { .. } => "http",
         };
-        // What cannot be started of a `python` is its interpreter; everything else is in the file.
-        match &self.interpreter_at {
-            Some(at) if reason.contains(&format!("{:?}", self.warm.interpreter)) => {
+        match (&self.interpreter_at, &self.worker) {
+            (Some(at), _) if reason.contains(&format!("{:?}", self.warm.interpreter)) => {
                 format!("`interpreter` at {at}")
+            }
+            // What is wrong with a function is mostly in its own file.
+            (_, Worker::Python { file, .. }) if reason.contains(file.as_str()) => {
+                format!("{file}, or `python` at {}", self.origin)
             }
             _ => format!("`{key}` at {}", self.origin),
         }

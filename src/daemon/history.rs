@@ -42,6 +42,9 @@ pub struct JobLine {
     pub took_ms: u64,
     /// Rows it gave.
     pub rows: u64,
+    /// How its records ended, of a job whose records are tasks of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<RecordsEnded>,
     /// Where its file went, below the spool: `done/sub/x.json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<Rel>,
@@ -53,7 +56,21 @@ pub struct JobLine {
     pub stderr: String,
 }
 
+/// How many records of an input ended how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordsEnded {
+    /// Well.
+    pub done: u64,
+    /// Finally not.
+    pub failed: u64,
+}
+
 impl JobLine {
+    /// The job failed, or some of its records did.
+    pub fn has_failures(&self) -> bool {
+        self.reason.is_some() || self.records.is_some_and(|records| records.failed > 0)
+    }
+
     /// The line of a finished job.
     pub fn of(finished: &Finished) -> Self {
         let outcome = &finished.outcome;
@@ -67,6 +84,10 @@ impl JobLine {
             at_ms: outcome.at_ms,
             took_ms: outcome.took_ms,
             rows: outcome.rows,
+            records: outcome
+                .records
+                .as_ref()
+                .map(|tally| RecordsEnded { done: tally.done, failed: tally.failed }),
             place: place(outcome, &finished.settled)
                 .and_then(|path| RelPath::new(path.into_os_string().into_vec()))
                 .map(Rel),
@@ -89,6 +110,7 @@ impl JobLine {
             at_ms: it.at_ms,
             took_ms: u64::try_from(it.took.as_millis()).unwrap_or(u64::MAX),
             rows: 0,
+            records: None,
             place: None,
             stdout: String::from_utf8_lossy(&it.log).into_owned(),
             stderr: String::from_utf8_lossy(&it.stderr).into_owned(),

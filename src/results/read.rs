@@ -79,6 +79,33 @@ pub fn read_all(
     sink.finish()
 }
 
+/// What a person is shown of a CSV.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preview {
+    /// The names of its columns.
+    pub header: Vec<Vec<u8>>,
+    /// The cells of its first row.
+    pub first: Vec<Vec<u8>>,
+    /// Rows after that.
+    pub more: u64,
+}
+
+/// The beginning of one CSV file; `None`: it has no row.
+pub fn preview(path: &Path) -> io::Result<Option<Preview>> {
+    let mut rows = reader(path)?;
+    let mut row = ByteRecord::new();
+    let mut next = || -> io::Result<Option<Vec<Vec<u8>>>> {
+        let cells = |row: &ByteRecord| row.iter().map(<[u8]>::to_vec).collect();
+        Ok(rows.read_byte_record(&mut row)?.then(|| cells(&row)))
+    };
+    let (Some(header), Some(first)) = (next()?, next()?) else { return Ok(None) };
+    let mut more = 0;
+    while rows.read_byte_record(&mut row)? {
+        more += 1;
+    }
+    Ok(Some(Preview { header, first, more }))
+}
+
 fn reader(path: &Path) -> io::Result<csv::Reader<fs::File>> {
     Ok(ReaderBuilder::new().has_headers(false).flexible(true).from_path(path)?)
 }

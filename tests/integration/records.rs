@@ -394,3 +394,21 @@ fn the_first_record_is_tried() {
     spool.write_home("t.csv", "id,n\n7,x\n8,y\n");
     spool.run(&["try", "r", "t.csv"]).ok().says("{\"\"id\"\":\"\"7\"\",\"\"n\"\":\"\"x\"\"}");
 }
+
+/// Goal: whoever waits for an input hears of records that failed, in words and by exit code 3, and so does
+/// `jobs`. Method: one of two records fails; `submit --wait` and `retry --wait`, alone and with a daemon.
+#[test]
+fn records_that_fail_are_told_to_who_waits() {
+    let spool = scripted("records = \"lines\"\n", "test $1 != x && echo $1");
+    let submit = ["submit", "-", "--name", "in", "--wait"];
+    spool.run_with_input(&submit, b"1\nx\n").code(3).says("1 row   1 of 2 records failed");
+    spool.run(&["retry", "in", "--wait"]).code(3).says("0 rows   1 of 1 records failed");
+    let daemon = spool.daemon();
+    spool.run(&["retry", "in", "--wait"]).code(3).says("0 rows   1 of 1 records failed");
+    let submit = ["submit", "-", "--name", "good", "--wait"];
+    spool.run_with_input(&submit, b"3\n4\n").ok().says("2 rows");
+    let jobs = spool.run(&["jobs", "--failed"]).ok();
+    assert_eq!(jobs.stdout().lines().count(), 3, "{}", jobs.stdout());
+    jobs.says("1 of 2 records failed");
+    assert!(daemon.end().success());
+}

@@ -160,7 +160,7 @@ fn a_worker_is_mended_where_it_is_named() {
         ]
     );
     let other = settings.routes[0].place_to_mend("a.py has no function f");
-    assert_eq!(other, "`python` at inboxd.toml:2");
+    assert_eq!(other, "a.py, or `python` at inboxd.toml:2");
 }
 
 /// Goal: routes are in the order in which a person wrote them, then routes.d by name.
