@@ -3,7 +3,7 @@
 //! Must not know: how jobs run. It shows progress, failures and the summary.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -51,6 +51,19 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     }
 }
 
+/// The absolute path of a source that can be one.
+fn checked(source: &Path) -> Result<PathBuf, Failed> {
+    let found = std::fs::metadata(source).and_then(|meta| Ok((meta, std::path::absolute(source)?)));
+    match found {
+        Ok((meta, path)) if meta.is_file() || meta.is_dir() => Ok(path),
+        Ok(_) => {
+            let shown = source.display();
+            Err(Failed::usage(format!("{shown} is neither a regular file nor a folder")))
+        }
+        Err(error) => Err(Failed::usage(format!("cannot read {}: {error}", source.display()))),
+    }
+}
+
 /// Beside a daemon that runs, the sources become its jobs, and here is told how they fare. Without any,
 /// what stands in incoming/ is waited for.
 /// `None`: there is none, or it cannot have guests.
@@ -58,10 +71,7 @@ fn beside(args: &Args, spool: &SpoolArg) -> Result<Option<ExitCode>, Failed> {
     let mut named = Vec::new();
     for source in &args.sources {
         // Its own name stays, also where it is a symbolic link: that is what a worker sees.
-        let absolute = std::fs::metadata(source).and_then(|_| std::path::absolute(source));
-        named.push(AnyPath(absolute.map_err(|error| {
-            Failed::usage(format!("cannot read {}: {error}", source.display()))
-        })?));
+        named.push(AnyPath(checked(source)?));
     }
     let began = Instant::now();
     let ask = Ask::Batch { named, link: args.link, again: args.again, seal: args.seal };
@@ -140,9 +150,7 @@ fn serve_batch(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, 
         show::plural(settings.workers as u64, "worker", "workers"),
     );
     for source in &args.sources {
-        if let Err(error) = std::fs::metadata(source) {
-            return Err(Failed::usage(format!("cannot read {}: {error}", source.display())));
-        }
+        checked(source)?;
     }
     let sources = (!args.sources.is_empty()).then(|| SourceOptions {
         named: args.sources.clone(),

@@ -18,6 +18,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD};
+
 use crate::core::{JobId, RelPath};
 use crate::journal::record::SourceKey;
 
@@ -78,8 +80,8 @@ pub fn walk(
     is_job: &dyn Fn(&Path, &RelPath) -> bool,
     entry: &mut dyn FnMut(Result<Source, String>) -> bool,
 ) -> Result<(), String> {
-    let root = std::fs::canonicalize(named)
-        .map_err(|error| format!("cannot read {}: {error}", named.display()))?;
+    let root =
+        place_of(named).map_err(|error| format!("cannot read {}: {error}", named.display()))?;
     let mut walker =
         walkdir::WalkDir::new(&root).sort_by_file_name().follow_root_links(true).into_iter();
     while let Some(found) = walker.next() {
@@ -104,6 +106,18 @@ pub fn walk(
         }
     }
     Ok(())
+}
+
+/// Where it stands, always told in the same words. A link to a file keeps its own name: so it is called by
+/// who named it.
+fn place_of(named: &Path) -> io::Result<PathBuf> {
+    match (named.file_name(), named.parent()) {
+        (Some(name), Some(parent)) if std::fs::metadata(named)?.is_file() => {
+            let here = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            Ok(std::fs::canonicalize(here)?.join(name))
+        }
+        _ => std::fs::canonicalize(named),
+    }
 }
 
 /// One file as a source, whatever its path below the spool is to be.
@@ -187,7 +201,8 @@ fn make_parent(processing: &Path, place: Place, rel: &RelPath) -> io::Result<Pat
 
 fn bring(from: &Path, to: &Path, how: How, moved: &mut dyn FnMut(u64)) -> io::Result<()> {
     match how {
-        How::Link => std::fs::hard_link(from, to),
+        // Of a symbolic link, what it leads to.
+        How::Link => Ok(rustix::fs::linkat(CWD, from, CWD, to, AtFlags::SYMLINK_FOLLOW)?),
         How::Copy => copy(from, to, moved),
     }
 }

@@ -144,6 +144,37 @@ fn files_are_sources() {
     assert_eq!(numbers(&spool), ["0", "3"]);
 }
 
+/// Goal: a link to a file is that file under the link's name, named alone or found in a folder, copied or
+/// linked; named in other words it is still known. Method: all of these; a link that leads nowhere.
+#[test]
+fn links_to_files_are_sources() {
+    for link in [None, Some("--link")] {
+        let spool = with_source();
+        let run = |source: &str| {
+            let args: Vec<&str> = ["batch"].into_iter().chain(link).chain([source]).collect();
+            spool.run(&args)
+        };
+        std::os::unix::fs::symlink("sub/3.json", spool.home().join("source/three.json")).unwrap();
+        run("source/three.json").ok().says("1 file ");
+        assert_eq!(spool.names("done"), ["three.json"]);
+        run("./source/../source/three.json").ok().says("1 already done");
+        run("source").ok().says("4 files ");
+        assert_eq!(numbers(&spool), ["0", "1", "2", "3", "3"]);
+        std::os::unix::fs::symlink("nothing", spool.home().join("source/lost.json")).unwrap();
+        run("source").code(3).says("lost.json");
+    }
+}
+
+/// Goal: what can be no job is refused, not passed over in silence. Method: a device, alone and with a daemon.
+#[test]
+fn a_device_is_no_source() {
+    let spool = with_source();
+    spool.run(&["batch", "/dev/null"]).code(2).says("neither a regular file nor a folder");
+    let daemon = spool.daemon();
+    spool.run(&["batch", "/dev/null"]).code(2).says("neither a regular file nor a folder");
+    assert!(daemon.end().success());
+}
+
 /// Goal: `--seal` ends the segment under its own name. Method: one run.
 #[test]
 fn seal_ends_the_segment() {
