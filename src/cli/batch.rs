@@ -30,7 +30,7 @@ const PREVIEW: usize = 160;
 /// Arguments of `batch`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Files and folders to take in; without any, what is in incoming/
+    /// Files and folders to take in, whole where a folder is one job; without any, what is in incoming/
     #[arg(value_name = "SRC")]
     sources: Vec<PathBuf>,
     /// Hard-link sources instead of copying them: the worker gets the source's own file

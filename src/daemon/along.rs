@@ -34,7 +34,7 @@ fn is_file(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|meta| meta.is_file())
 }
 
-/// The names of a walk that are no input by themselves: which of them is left without what it belongs to.
+/// The names of a run that are no input by themselves: which of them is left without what it belongs to.
 #[derive(Debug, Default)]
 pub struct Followers {
     /// Seen, and nothing has brought them along yet.
@@ -44,7 +44,7 @@ pub struct Followers {
 }
 
 impl Followers {
-    /// Whether a name of a walk is that of a companion or a sentinel, whatever it stands beside. `Err`: it
+    /// Whether a name is that of a companion or a sentinel, whatever it stands beside. `Err`: it
     /// is, and nothing that it could belong to will be found any more, or more wait for that than are remembered.
     pub(super) fn is_one(
         &mut self,
@@ -77,7 +77,7 @@ impl Followers {
         }
     }
 
-    /// At the end of a walk: those that nothing has brought along.
+    /// At the end: those that nothing has brought along.
     pub(super) fn take_lone(&mut self) -> Vec<PathBuf> {
         self.brought.clear();
         let mut lone: Vec<PathBuf> = self.lone.drain().collect();

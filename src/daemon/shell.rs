@@ -482,6 +482,7 @@ fn start_stager(
         .map_err(|error: JournalError| ShellError::Keeper(error.into()))?;
     let table = crate::config::RouteTable::new(settings)
         .map_err(|error| ShellError::Keeper(error.into()))?;
+    let table = Arc::new(table);
     let root: RealDir = opened.spool.root.clone();
     let stager = Stager {
         named: wanted.named.clone(),

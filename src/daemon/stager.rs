@@ -13,6 +13,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ pub struct Stager {
     /// Keys not on disk yet.
     pub recent: HashSet<SourceKey>,
     /// Which files are taken at all.
-    pub table: RouteTable,
+    pub table: Arc<RouteTable>,
     /// The spool's `processing/`.
     pub processing: PathBuf,
     /// For the sync of a group.
@@ -79,13 +80,16 @@ impl Stager {
             }
         }
         self.hand_over();
+        for lone in self.followers.take_lone() {
+            self.is_unrouted(&lone);
+        }
         // The keeper is gone only when the daemon has ended.
         drop(self.keeper.send(Message::SourcesOver(self.seen)));
     }
 
     fn take_all(&mut self, named: &Path) -> bool {
         let mut goes_on = true;
-        let (table, spool) = (self.table.clone(), self.spool.clone());
+        let (table, spool) = (Arc::clone(&self.table), self.spool.clone());
         // The spool itself is never part of a job of its own.
         let is_job = |path: &Path, rel: &RelPath| {
             table.find_folder(rel).is_some()
@@ -102,9 +106,6 @@ impl Stager {
             goes_on
         });
         self.seen.failed.extend(walked.err());
-        for lone in self.followers.take_lone() {
-            self.is_unrouted(&lone);
-        }
         goes_on
     }
 

@@ -71,7 +71,7 @@ pub enum How {
 }
 
 /// Walks what the user named, in name order, telling each file once, and each folder for which `is_job`
-/// holds instead of what is in it.
+/// holds instead of what is in it. What was named is such a folder itself where nothing below it is one.
 ///
 /// Symbolic links to files count as files, links to folders are not entered. `entry` gets an error
 /// for what cannot be read and says whether to go on.
@@ -82,19 +82,20 @@ pub fn walk(
 ) -> Result<(), String> {
     let root =
         place_of(named).map_err(|error| format!("cannot read {}: {error}", named.display()))?;
+    if let Some(rel) = is_one(&root, is_job) {
+        entry(whole(&root, rel));
+        return Ok(());
+    }
     let mut walker =
         walkdir::WalkDir::new(&root).sort_by_file_name().follow_root_links(true).into_iter();
     while let Some(found) = walker.next() {
         let source = match found {
             Err(error) => Err(format!("cannot read {error}")),
             Ok(found) if found.file_type().is_dir() => {
-                let path = found.path();
-                let below = path.strip_prefix(&root).ok().map(|below| below.as_os_str().as_bytes());
-                let rel = below.and_then(RelPath::new).filter(|rel| is_job(path, rel));
+                let rel = rel_below(&root, found.path()).filter(|rel| is_job(found.path(), rel));
                 let Some(rel) = rel else { continue };
                 walker.skip_current_dir();
-                folder::describe(path, rel)
-                    .map_err(|error| format!("cannot take in {}: {error}", path.display()))
+                whole(found.path(), rel)
             }
             Ok(found) => match describe(found.path(), &root) {
                 None => continue,
@@ -118,6 +119,28 @@ fn place_of(named: &Path) -> io::Result<PathBuf> {
         }
         _ => std::fs::canonicalize(named),
     }
+}
+
+/// The path of a folder that was named, as one job.
+fn is_one(root: &Path, is_job: &dyn Fn(&Path, &RelPath) -> bool) -> Option<RelPath> {
+    let rel = RelPath::new(root.file_name()?.as_bytes())?;
+    if !root.is_dir() || !is_job(root, &rel) {
+        return None;
+    }
+    let below = walkdir::WalkDir::new(root).min_depth(1).into_iter().filter_map(Result::ok);
+    let mut folders = below.filter(|found| found.file_type().is_dir());
+    let holds_one = folders
+        .any(|found| rel_below(root, found.path()).is_some_and(|rel| is_job(found.path(), &rel)));
+    (!holds_one).then_some(rel)
+}
+
+fn rel_below(root: &Path, path: &Path) -> Option<RelPath> {
+    RelPath::new(path.strip_prefix(root).ok()?.as_os_str().as_bytes())
+}
+
+fn whole(path: &Path, rel: RelPath) -> Result<Source, String> {
+    folder::describe(path, rel)
+        .map_err(|error| format!("cannot take in {}: {error}", path.display()))
 }
 
 /// One file as a source, whatever its path below the spool is to be.

@@ -9,7 +9,8 @@
 //! - The folders of such a claim are made for it and go with it; they are not used again for another one
 //!   ([`super::folders`] keeps none). So the id in the name is always the job's own.
 //! - A claim is made durable by [`Spool::sync_claim`] before its first attempt begins: a worker may
-//!   change the folder, after which a power cut that undid the claim could not be told by its ctime.
+//!   change the folder, after which a power cut that undid the claim could not be told by its ctime. What
+//!   was handed in needs none: it never stood in `incoming/`, and the journal knows it by its id.
 
 use std::ffi::OsStr;
 use std::io;

@@ -83,6 +83,23 @@ fn batch_takes_what_is_one_job() {
     assert!(bytes.iter().any(is_new), "{}", spool.report());
 }
 
+/// Goal: a shell may name each of them. Method: a folder that is one job, a file and its companion, each by its path;
+/// a folder that holds such folders and is called like one.
+#[test]
+fn batch_takes_what_is_named_one_by_one() {
+    let spool = with_source();
+    let named = ["src/scan-1", "src/scan-1.ok", "src/site/x.jpg", "src/site/x.xmp"];
+    let said = spool.run(&[&["batch"], &named[..]].concat()).ok().says("2 files   2 done");
+    assert!(!said.both().contains("no route"), "{said}");
+    assert_eq!(
+        spool.names("done"),
+        ["scan-1/a", "scan-1/deep/b.jpg", "scan-1/seen", "x.jpg", "x.xmp"]
+    );
+    spool.write_home("scan-all/scan-5/a", "a");
+    spool.run(&["batch", "scan-all"]).ok().says("1 file   1 done");
+    assert!(spool.has("done/scan-5/seen"), "{}", spool.report());
+}
+
 /// Goal: the same beside a daemon that runs. Method: the same source, and it again.
 #[test]
 fn batch_takes_it_beside_a_daemon() {

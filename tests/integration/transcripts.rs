@@ -193,25 +193,25 @@ fn the_first_status() {
 }
 
 /// Goal: on a terminal one large file is not 0 of 1 to its end. Method: `batch` in a terminal of Python's, over one
-/// file of records that take a while.
+/// file of records that take a while; by itself, and beside a daemon.
 #[test]
 fn the_bar_shows_how_far_a_large_file_is() {
     const TERMINAL: &str =
         "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
-    let spool = Spool::new(
-        "workers = 1\n[routes.r]\nrecords = \"lines\"\ncommand = [\"sleep\", \"0.05\"]\nstdout = \"none\"\n",
-    );
-    spool.drop_file("ids", "x\n".repeat(60));
-    let said = spool.run_under(
-        &["env", "TERM=xterm", "COLUMNS=120", python(), "-c", TERMINAL],
-        &["batch"],
-        b"",
-    );
-    let said = said.ok().says("60 records   60 done");
-    let is_on_its_way = |line: &str| {
-        let parts =
-            line.split_once("0 of 1 file   ").and_then(|(_, rest)| rest.split_once(" record"));
-        parts.is_some_and(|(records, rest)| records != "0" && rest.contains(" of 120 B read"))
-    };
-    assert!(said.both().split('\r').any(is_on_its_way), "{said}");
+    for is_beside in [false, true] {
+        let spool = Spool::new(
+            "workers = 1\n[routes.r]\nrecords = \"lines\"\ncommand = [\"sleep\", \"0.05\"]\nstdout = \"none\"\n",
+        );
+        spool.write_home("ids", &"x\n".repeat(60));
+        let _daemon = is_beside.then(|| spool.daemon());
+        let terminal = ["env", "TERM=xterm", "COLUMNS=120", python(), "-c", TERMINAL];
+        let said = spool.run_under(&terminal, &["batch", "ids"], b"").ok();
+        let said = said.says("60 records   60 done");
+        let is_on_its_way = |line: &str| {
+            let parts = line.split_once("0 of 1 file   ");
+            let parts = parts.and_then(|(_, rest)| rest.split_once(" record"));
+            parts.is_some_and(|(records, rest)| records != "0" && rest.contains(" of 120 B read"))
+        };
+        assert!(said.both().split('\r').any(is_on_its_way), "{is_beside}: {said}");
+    }
 }

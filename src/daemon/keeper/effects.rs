@@ -371,13 +371,15 @@ impl<F: Filesystem> Keeper<F> {
         let Some(info) = self.jobs.get_mut(&job) else { return Ok(()) };
         let from = info.claimed(job);
         let to = from.with_begun(begun);
+        if from != to {
+            match self.spool.set_begun(from, to) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => {
+                    other.map_err(KeeperError::spool("take an attempt back in processing/"))?;
+                }
+            }
+        }
         info.begun = begun;
-        if from == to {
-            return Ok(());
-        }
-        match self.spool.set_begun(from, to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(KeeperError::spool("take an attempt back in processing/")),
-        }
+        Ok(())
     }
 }

@@ -23,6 +23,10 @@ impl<F: Filesystem> Keeper<F> {
     pub(super) fn take_in(&mut self, staged: Staged, now: Millis) -> Result<(), KeeperError> {
         let is_folder = matches!(staged.shape, Shape::Folder(_));
         let rel = &staged.rel;
+        if is_folder && staged.shape != Shape::folder(rel) {
+            self.has_no_copy(&staged);
+            return Ok(());
+        }
         let route = if is_folder { self.place_of_folder(rel) } else { self.place_of(rel) };
         let Some(route) = route else {
             let what = if is_folder { "the folder " } else { "" };
@@ -45,8 +49,7 @@ impl<F: Filesystem> Keeper<F> {
             return self.refuse(&staged, reason);
         }
         if staged.source.is_none() && !self.is_staged(&staged, &parent, &names) {
-            let reason = format!("there is no copy of {rel} in processing/");
-            self.out.push(Output::Notice(Notice::TakeRefused { job: staged.job, reason }));
+            self.has_no_copy(&staged);
             return Ok(());
         }
         self.last_id = self.last_id.max(staged.job);
@@ -90,6 +93,11 @@ impl<F: Filesystem> Keeper<F> {
         !self.jobs.contains_key(&staged.job)
             && is_there(staged.rel.name(), expected)
             && along.iter().all(|name| is_there(name, FileType::File))
+    }
+
+    fn has_no_copy(&mut self, staged: &Staged) {
+        let reason = format!("there is no copy of {} in processing/", staged.rel);
+        self.out.push(Output::Notice(Notice::TakeRefused { job: staged.job, reason }));
     }
 
     /// The copy goes, its source stands where it was.

@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -224,7 +225,7 @@ impl<L: Listener> Service<RealFs, L> {
             again: request.again,
             index: crate::journal::Sources::open(&spool.fs, &spool.journal)?,
             recent: self.keeper.recent_sources(),
-            table: self.keeper.table.clone(),
+            table: Arc::new(self.keeper.table.clone()),
             processing: self.keeper.path.join("processing"),
             root: spool.root.clone(),
             grants: granted,

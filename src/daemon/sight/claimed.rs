@@ -103,12 +103,14 @@ impl<F: Filesystem> Keeper<F> {
         };
         let claimed = info.claimed(job);
         let back = claimed.with_begun(attempt.saturating_sub(1));
-        info.begun = back.begun;
         match self.spool.set_begun(claimed, back) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(KeeperError::spool("take an attempt back in processing/")(error))
             }
-            _ => Ok(()),
+            _ => {
+                info.begun = back.begun;
+                Ok(())
+            }
         }
     }
 }
