@@ -183,7 +183,17 @@ pub(crate) fn supervised(
 ) -> Result<ExitCode, Failed> {
     match supervise(std::env::args_os()) {
         Ok(Supervised::Daemon(leash)) => serve(leash),
-        Ok(Supervised::Ended(code)) => Ok(ExitCode::from(code)),
+        Ok(Supervised::Ended { code, signal }) => {
+            if let Some(signal) = signal {
+                let name =
+                    signal_hook::low_level::signal_name(signal).unwrap_or("an unknown signal");
+                eprint_line(&format!(
+                    "fatal: inboxd was ended by {name}\n  No accepted file is lost: jobs not yet recorded run \
+                     again at the next start."
+                ));
+            }
+            Ok(ExitCode::from(code))
+        }
         Err(error) => Err(Failed::runtime(format!("cannot start the daemon's process: {error}"))),
     }
 }

@@ -151,7 +151,9 @@ fn ahead(slots: usize) -> usize {
 fn open_folders(settings: &Settings) -> usize {
     let starts = |route: &Route| matches!(route.worker, Worker::Command { .. });
     let has_commands = settings.routes.iter().any(starts);
-    if has_commands { limits::OPEN_JOB_FOLDERS_OF_COMMANDS } else { limits::OPEN_JOB_FOLDERS }
+    let most =
+        if has_commands { limits::OPEN_JOB_FOLDERS_OF_COMMANDS } else { limits::OPEN_JOB_FOLDERS };
+    most.min(crate::fs::real::descriptors() / 3)
 }
 
 /// Settings in the core's terms.

@@ -37,9 +37,13 @@ use super::children::end_all_children;
 pub enum Supervised {
     /// The daemon: serve, and keep the leash in sight.
     Daemon(Leash),
-    /// The supervisor, after the daemon and all that it left have ended: exit with this status, which
-    /// is the daemon's (128 + N where signal N ended it).
-    Ended(u8),
+    /// The supervisor, after the daemon and all that it left have ended.
+    Ended {
+        /// To exit with: the daemon's own status, 128 + N where signal N ended it.
+        code: u8,
+        /// Which signal ended it, so that it could say nothing itself.
+        signal: Option<i32>,
+    },
 }
 
 /// Capabilities that the unit gave us (`CAP_LEASE`) stay ours and do not pass to workers through exec.
@@ -73,7 +77,7 @@ pub fn supervise(arguments: impl IntoIterator<Item = OsString>) -> io::Result<Su
     drop(held);
     let status = daemon.wait()?;
     end_all_children()?;
-    watched.map(|()| Supervised::Ended(code(status)))
+    watched.map(|()| Supervised::Ended { code: code(status), signal: status.signal() })
 }
 
 fn start_daemon(

@@ -28,6 +28,12 @@ pub fn free_space(path: &Path) -> io::Result<(u64, u64)> {
     Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
 }
 
+/// Descriptors that this process may have: the soft limit, which a shell's `ulimit -n` says.
+pub fn descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
+}
+
 /// What is known of a filesystem's ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -4,7 +4,7 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{Running, Spool, alive};
+use crate::harness::{Running, Spool, alive, send};
 
 /// Every worker says its name and argument, and ends when told.
 const SETTINGS: &str = r#"
@@ -203,4 +203,17 @@ fn the_second_signal_stops_now() {
     spool.run(&["batch"]).ok();
     assert_eq!(begun(&spool), ["first 1.txt", "first 1.txt"]);
     assert_eq!(spool.names("done"), ["1.txt"]);
+}
+
+/// Goal: a daemon that a signal ended says so by its supervisor, with what that means; its shell would tell a
+/// number at most. Method: SIGABRT to the daemon.
+#[test]
+fn a_sudden_end_is_told() {
+    let spool = waiting();
+    let mut daemon = spool.daemon();
+    send(daemon.daemon_pid(), Signal::ABORT);
+    assert_eq!(daemon.wait().code(), Some(128 + 6));
+    let log = daemon.log();
+    assert!(log.contains("fatal: inboxd was ended by SIGABRT"), "{log}");
+    assert!(log.contains("No accepted file is lost"), "{log}");
 }

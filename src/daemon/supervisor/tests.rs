@@ -29,7 +29,7 @@ fn as_the_program() {
 
 fn supervised_program() {
     let leash = match supervise(std::env::args_os()).unwrap() {
-        Supervised::Ended(code) => return println!("\nended {code}"),
+        Supervised::Ended { code, .. } => return println!("\nended {code}"),
         Supervised::Daemon(leash) => leash,
     };
     let signals = Forwarded::listen().unwrap();
