@@ -7,10 +7,12 @@
 //!   A shell would take longer to start than what is measured.
 //! - The loop does nothing besides: no claim, no record, no move. Drops alternate between the two, which
 //!   are both there all the time, so that what disturbs one disturbs the other.
-//! - A drop is timed just before its rename.
+//! - A drop is timed just before its rename, and who drops sleeps at once after it: its files were written
+//!   before. Else what is measured is when it stops, on the core that it shares with those it wakes up.
+//! - The loop has a session of its own, as the daemon has: by sessions the scheduler decides whether who is
+//!   woken up may interrupt who drops, and half a millisecond depends on that.
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -110,10 +112,10 @@ fn latency(options: &Options, inboxd: &Path) -> Result<(), String> {
     until("the daemon answers", || status(bench.path()).is_some())?;
     let script = "inotifywait -m -e moved_to --format %w%f \"$0\" | while read -r f; do \
                   \"$1\" --stamp \"$2\" \"$f\"; done";
-    let mut command = Command::new("sh");
-    command.args(["-c", script]).args([&looped, &us, &stamps]).process_group(0);
+    let mut command = Command::new("setsid");
+    command.args(["sh", "-c", script]).args([&looped, &us, &stamps]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = Ends(command.spawn().map_err(|error| format!("sh: {error}"))?);
+    let mut child = Ends(command.spawn().map_err(|error| format!("setsid: {error}"))?);
     let said = child.0.stderr.take().ok_or("no stderr")?;
     let mut lines = BufReader::new(said).lines();
     let is_ready = |line: std::io::Result<String>| line.is_ok_and(|it| it.contains("established"));
@@ -122,18 +124,22 @@ fn latency(options: &Options, inboxd: &Path) -> Result<(), String> {
     }
     let mut took = [Vec::new(), Vec::new()];
     let folders = [bench.folder("incoming"), looped];
-    let mut next = Instant::now();
+    let mut drops = Vec::new();
     for drop in 0..2 * (DROPS + 5) {
         let side = drop % 2;
         let name = format!("{side}-{drop:04}");
         let from = staged.join(&name);
         std::fs::write(&from, "a b c\n").map_err(failed)?;
         let Some(folder) = folders.get(side) else { continue };
+        drops.push((side, from, folder.join(&name), name));
+    }
+    let mut next = Instant::now();
+    for (drop, (side, from, to, name)) in drops.into_iter().enumerate() {
         next += EVERY / 2;
         std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
         let at = unix_ns(SystemTime::now());
         #[expect(clippy::disallowed_methods, reason = "the bench plays the producer")]
-        std::fs::rename(&from, folder.join(&name)).map_err(failed)?;
+        std::fs::rename(&from, &to).map_err(failed)?;
         // The first of each find nothing in any cache.
         if drop >= 10
             && let Some(took) = took.get_mut(side)
