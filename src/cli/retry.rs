@@ -177,10 +177,9 @@ fn beside(
     let companions = table.companions_of(to);
     // Where its own name was taken, theirs were made of that, or were taken themselves.
     let there = |name: &[u8], made: Option<Vec<u8>>| {
-        let mut went_as: Vec<Vec<u8>> = made.into_iter().chain([name.to_vec()]).collect();
-        went_as.extend(job.map(|job| names::beside(name, job).into_vec()));
-        went_as.dedup();
-        went_as
+        // What has the job's id is certainly its own.
+        let certain = job.map(|job| names::beside(name, job).into_vec());
+        certain.into_iter().chain(made).chain([name.to_vec()]).collect()
     };
     let mut all = Vec::new();
     for name in companions {

@@ -8,6 +8,8 @@
 //!   a file in `error/` always has its reason.
 //! - Everything here may be done again after a crash, with the same result.
 //! - What a worker left beside its input in the job's folder goes along with it; nothing is deleted.
+//! - Files that came together go under names of one kind, their own or all `x~ID.json`: so none stands there
+//!   as the companion of another job's file. A power cut may mix them; what has an id is certain then.
 //! - Not durable when it returns. A journal segment goes only after a checkpoint made it so.
 
 use std::ffi::{OsStr, OsString};
@@ -19,7 +21,7 @@ use crate::core::{JobId, RelPath};
 use crate::fs::{self, FileType, Filesystem, Stat};
 
 use super::folders::{Folder, Folders};
-use super::{Claimed, Place, Spool, names};
+use super::{Claimed, Place, Shape, Spool, names};
 
 /// Permissions of folders made below `done/`, `error/` and `output/`.
 const FOLDER: u32 = 0o750;
@@ -48,6 +50,15 @@ pub struct Settling<'a> {
     pub why: Option<&'a [u8]>,
     /// Only the file itself moves. Else what the worker left beside it goes along.
     pub alone: bool,
+}
+
+/// Under which name a file goes to `done/` or `error/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Its own, and where that is taken, one with the job's id.
+    Own,
+    /// One with the job's id.
+    Beside,
 }
 
 impl<F: Filesystem> Spool<F> {
@@ -87,13 +98,19 @@ impl<F: Filesystem> Spool<F> {
         };
         // What else stands here is the worker's (a `gzip` leaves x.gz): it goes where the input goes,
         // and before it, since what stands in a job's folder without its input looks like a new job.
+        let mut kind = Kind::Own;
         if has_others && !it.alone {
             let others: io::Result<Vec<_>> = self.fs.list(&from)?.collect();
-            for other in others?.into_iter().filter(|other| other.name != name) {
-                self.settle_file(&from, &other.name, it, None)?;
+            let others = others?.into_iter().map(|other| other.name).filter(|other| other != name);
+            let others: Vec<OsString> = others.collect();
+            if matches!(it.claimed.shape, Shape::Main(_)) {
+                kind = self.kind_of_set(&from, name, &others, it)?;
+            }
+            for other in &others {
+                self.settle_file(&from, other, it, (kind, None))?;
             }
         }
-        let rel = self.settle_file(&from, name, it, it.why)?;
+        let rel = self.settle_file(&from, name, it, (kind, it.why))?;
         if !has_others {
             let folder = Folder { claimed: it.claimed, dir: Some(from) };
             self.keep_or_remove(it.rel.parent(), folder, folders)?;
@@ -125,18 +142,48 @@ impl<F: Filesystem> Spool<F> {
         Ok((from, has_others))
     }
 
+    /// The names under which files that came together go. Where some of them went before a crash, as those.
+    fn kind_of_set(
+        &self,
+        from: &F::Dir,
+        main: &OsStr,
+        others: &[OsString],
+        it: &Settling<'_>,
+    ) -> io::Result<Kind> {
+        let (dir, _) = self.open_parent(self.tree_of(it), it.rel, it.job)?;
+        let is_there = |at: &F::Dir, name: &OsStr| match self.fs.stat(at, Path::new(name)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        };
+        if !is_there(from, main)? {
+            let is_beside = is_there(&dir, &names::beside(main.as_bytes(), it.job))?;
+            return Ok(if is_beside { Kind::Beside } else { Kind::Own });
+        }
+        for name in [main].into_iter().chain(others.iter().map(OsString::as_os_str)) {
+            if is_there(&dir, name)? {
+                return Ok(Kind::Beside);
+            }
+        }
+        Ok(Kind::Own)
+    }
+
+    fn tree_of(&self, it: &Settling<'_>) -> &F::Dir {
+        if it.why.is_some() { &self.error } else { &self.done }
+    }
+
     fn settle_file(
         &self,
         from: &F::Dir,
         name: &OsStr,
         it: &Settling<'_>,
-        why: Option<&[u8]>,
+        how: (Kind, Option<&[u8]>),
     ) -> io::Result<Option<PathBuf>> {
         // A folder below `done/` that is empty may be tidied away between its opening and the move.
         let mut tries = 3;
         loop {
             tries -= 1;
-            match self.try_settle_file(from, name, it, why) {
+            match self.try_settle_file(from, name, it, how) {
                 Err(error) if tries > 0 && error.kind() == io::ErrorKind::NotFound => {}
                 other => return other,
             }
@@ -149,11 +196,11 @@ impl<F: Filesystem> Spool<F> {
         from: &F::Dir,
         name: &OsStr,
         it: &Settling<'_>,
-        why: Option<&[u8]>,
+        (kind, why): (Kind, Option<&[u8]>),
     ) -> io::Result<Option<PathBuf>> {
-        let tree = if it.why.is_some() { &self.error } else { &self.done };
-        let (dir, folder) = self.open_parent(tree, it.rel, it.job)?;
-        for target in [name.to_owned(), names::beside(name.as_bytes(), it.job)] {
+        let (dir, folder) = self.open_parent(self.tree_of(it), it.rel, it.job)?;
+        let own = (kind == Kind::Own).then(|| name.to_owned());
+        for target in own.into_iter().chain([names::beside(name.as_bytes(), it.job)]) {
             let path = Path::new(&target);
             if let Some(why) = why {
                 // Asked first, so that the sidecar never replaces one of a file that stands there.

@@ -162,3 +162,28 @@ fn claimed_companions_outlive_their_daemon() {
     assert_eq!(rows, ["aA", "bB", "cC"]);
     daemon.end_well();
 }
+
+/// Goal: files that came together end under names of one kind, so that no companion stands as that of another
+/// job's file and a retry never mixes two deliveries. Method: a failed pair whose companion the user takes
+/// away; another of the same names fails; each is retried.
+#[test]
+fn two_deliveries_are_never_mixed() {
+    let spool = Spool::new(PHOTOS);
+    let deliver = |content: &str| {
+        spool.drop_file("photos/1.xmp", "bad");
+        spool.drop_file("photos/1.jpg", content);
+        spool.run(&["batch"]).code(3);
+    };
+    deliver("first");
+    assert_eq!(spool.errors(), ["photos/1.jpg", "photos/1.xmp"]);
+    rustix::fs::rename(spool.path("error/photos/1.xmp"), spool.path("away")).unwrap();
+    deliver("second");
+    let errors = spool.errors();
+    let marked = errors.iter().filter(|name| name.contains('~')).count();
+    assert_eq!((errors.len(), marked), (3, 2), "{errors:?}");
+    let second = errors.iter().find(|name| name.contains('~') && name.ends_with("jpg")).unwrap();
+    spool.run(&["retry", &format!("inbox/error/{second}")]).ok();
+    assert_eq!(spool.names("incoming"), ["photos/1.jpg", "photos/1.xmp"]);
+    assert_eq!(spool.files("incoming")[&b"photos/1.jpg"[..]], b"second");
+    assert_eq!(spool.errors(), ["photos/1.jpg"]);
+}
