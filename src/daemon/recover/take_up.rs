@@ -77,9 +77,10 @@ pub(super) fn take_up<F: Filesystem>(
             fetch_sentinel(keeper, *claimed, rel);
         }
     }
-    if !found.is_empty() {
-        // Durable after it: these claims. The ctime of before such a claim is not known any more, so
-        // that a power cut must not bring its file back to `incoming/`, once it is recorded.
+    if !places.is_empty() {
+        // Durable after it: these claims, and what went back to `incoming/`. The ctime of before such a
+        // claim is not known any more, so that a power cut must not bring its file back to `incoming/`,
+        // once it is recorded.
         let (fs, root) = (&keeper.spool.fs, &keeper.spool.root);
         fs.sync_all(root).map_err(KeeperError::spool("sync the claims in processing/"))?;
     }
