@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use super::progress::Bar;
+use super::target::escaped;
 use super::{Failed, SpoolArg, below, eprint_line, print_line, show};
 use crate::config::Route;
-use crate::core::{JobId, rel::escape_bytes};
 use crate::daemon::control::{Ask, Refusal};
 use crate::daemon::notice::Notice;
 use crate::daemon::service::guest::GuestSeen;
@@ -419,23 +419,14 @@ fn preview(spool: &SpoolArg, routes: &[Route]) {
 /// A row as one line of a terminal, whatever is in its cells: the job id at its end is cut to what tells
 /// jobs apart by eye, and so is what is too long.
 fn shown(row: &[Vec<u8>], ends_in_id: bool) -> String {
-    let mut line = String::new();
-    for (at, cell) in row.iter().enumerate() {
-        let mut text = String::new();
-        // Writing to a string does not fail.
-        escape_bytes(cell, &mut text).unwrap_or(());
-        if text.contains([',', '"']) {
-            text = format!("\"{}\"", text.replace('"', "\"\""));
-        }
-        if ends_in_id && at + 1 == row.len() && text.len() == JobId::TEXT_LEN && text.is_ascii() {
-            text.truncate(6);
-            text.push('…');
-        }
-        line.push_str(if at == 0 { "" } else { "," });
-        line.push_str(&text);
+    let mut cells: Vec<String> = row.iter().map(|cell| escaped(cell)).collect();
+    if let Some(id) = cells.last_mut().filter(|id| ends_in_id && id.is_ascii()) {
+        id.truncate(6);
+        id.push('…');
     }
-    if line.chars().count() > PREVIEW {
-        line = line.chars().take(PREVIEW).chain(['…']).collect();
+    let line = read::line(&cells);
+    match line.char_indices().nth(PREVIEW) {
+        Some((at, _)) => format!("{}…", line.get(..at).unwrap_or(&line)),
+        None => line,
     }
-    line
 }

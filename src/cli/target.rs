@@ -366,7 +366,7 @@ fn hex(digit: u8) -> char {
     char::from_digit(u32::from(digit), 16).unwrap_or('0')
 }
 
-fn escaped(bytes: &[u8]) -> String {
+pub(crate) fn escaped(bytes: &[u8]) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
     crate::core::rel::escape_bytes(bytes, &mut out).unwrap_or(());

@@ -109,6 +109,8 @@ pub struct Keeper<F: Filesystem> {
     /// Durable and not settled yet, in order; the first `applied` of them are in the CSVs.
     durable: VecDeque<Record>,
     applied: usize,
+    /// Of a group that has just become durable: the folders that it settles to are not looked at yet.
+    follows: bool,
     /// Outcomes that could not even be planned on a full disk.
     deferred: Vec<Effect>,
     /// Jobs whose rows are in a file of their own, since the journal segment began.
@@ -240,6 +242,7 @@ impl<F: Filesystem> Keeper<F> {
             committing: Vec::new(),
             durable: VecDeque::new(),
             applied: 0,
+            follows: false,
             deferred: Vec::new(),
             rows_files: parts.rows_files,
             dropping: Vec::new(),

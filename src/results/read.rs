@@ -106,6 +106,15 @@ pub fn preview(path: &Path) -> io::Result<Option<Preview>> {
     Ok(Some(Preview { header, first, more }))
 }
 
+/// Cells as one line of a CSV, without its end, for people.
+pub fn line(cells: &[String]) -> String {
+    let mut to = WriterBuilder::new().from_writer(Vec::new());
+    // Into memory nothing fails.
+    to.write_record(cells).unwrap_or(());
+    let bytes = to.into_inner().unwrap_or_default();
+    String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned()
+}
+
 fn reader(path: &Path) -> io::Result<csv::Reader<fs::File>> {
     Ok(ReaderBuilder::new().has_headers(false).flexible(true).from_path(path)?)
 }

@@ -89,15 +89,20 @@ impl<F: Filesystem> Spool<F> {
         Ok(others)
     }
 
-    /// A folder without which nothing can be promised, and which was removed or moved away.
-    pub fn lost_folder(&self) -> Option<&'static str> {
+    /// A folder without which nothing can be promised, and which was removed or moved away. The error names
+    /// the folder.
+    pub fn lost_folder(&self) -> Result<Option<&'static str>, (&'static str, io::Error)> {
         let folders = [
             ("processing", &self.processing),
             ("journal", &self.journal),
             ("results", &self.results),
         ];
-        let is_lost = |(name, ours): &(&str, &F::Dir)| !is_ours(&self.fs, &self.root, name, ours);
-        folders.into_iter().find(is_lost).map(|(name, _)| name)
+        for (name, ours) in folders {
+            if !is_ours(&self.fs, &self.root, name, ours).map_err(|error| (name, error))? {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
     }
 
     /// Opens the folders, making those that are missing, durably: a power cut must not take the
@@ -133,15 +138,17 @@ impl<F: Filesystem> Spool<F> {
 }
 
 /// Whether what stands there under its name is the folder that was opened.
-fn is_ours<F: Filesystem>(fs: &F, root: &F::Dir, name: &str, ours: &F::Dir) -> bool {
-    let there = fs.stat(root, Path::new(name));
-    let ours = fs.stat(ours, Path::new("."));
-    matches!((there, ours), (Ok(there), Ok(ours)) if there.ino == ours.ino)
+fn is_ours<F: Filesystem>(fs: &F, root: &F::Dir, name: &str, ours: &F::Dir) -> io::Result<bool> {
+    match fs.stat(root, Path::new(name)) {
+        Ok(there) => Ok(there.ino == fs.stat(ours, Path::new("."))?.ino),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Opens what stands there now in place of `ours`, made if there is nothing. `false`: it is still ours.
 fn reopen<F: Filesystem>(fs: &F, root: &F::Dir, name: &str, ours: &mut F::Dir) -> io::Result<bool> {
-    if is_ours(fs, root, name, ours) {
+    if is_ours(fs, root, name, ours)? {
         return Ok(false);
     }
     let mode = FOLDERS.iter().find(|(folder, _)| *folder == name).map(|(_, mode)| *mode);

@@ -96,21 +96,23 @@ impl<F: Filesystem> Spool<F> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        // What else stands here is the worker's (a `gzip` leaves x.gz): it goes where the input goes,
-        // and before it, since what stands in a job's folder without its input looks like a new job.
-        let mut kind = Kind::Own;
+        let mut others = Vec::new();
         if has_others && !it.alone {
-            let others: io::Result<Vec<_>> = self.fs.list(&from)?.collect();
-            let others = others?.into_iter().map(|other| other.name).filter(|other| other != name);
-            let others: Vec<OsString> = others.collect();
-            if matches!(it.claimed.shape, Shape::Main(_)) {
-                kind = self.kind_of_set(&from, name, &others, it)?;
-            }
-            for other in &others {
-                self.settle_file(&from, other, it, (kind, None))?;
-            }
+            let all: io::Result<Vec<_>> = self.fs.list(&from)?.collect();
+            others.extend(all?.into_iter().map(|it| it.name).filter(|other| other != name));
         }
-        let rel = self.settle_file(&from, name, it, (kind, it.why))?;
+        let rel = if matches!(it.claimed.shape, Shape::Main(_)) {
+            // The file first: where it went tells, after a kill, where the others go.
+            let kind = self.kind_of_set(&from, name, &others, it)?;
+            let rel = self.settle_file(&from, name, it, (kind, it.why))?;
+            self.settle_others(&from, &others, it, kind)?;
+            rel
+        } else {
+            // What else stands here is the worker's (a `gzip` leaves x.gz): it goes where the input goes,
+            // and before it, since what stands in a job's folder without its input looks like a new job.
+            self.settle_others(&from, &others, it, Kind::Own)?;
+            self.settle_file(&from, name, it, (Kind::Own, it.why))?
+        };
         if !has_others {
             let folder = Folder { claimed: it.claimed, dir: Some(from) };
             self.keep_or_remove(it.rel.parent(), folder, folders)?;
@@ -142,7 +144,7 @@ impl<F: Filesystem> Spool<F> {
         Ok((from, has_others))
     }
 
-    /// The names under which files that came together go. Where some of them went before a crash, as those.
+    /// The names under which files that came together go: where the first of them has gone, as that.
     fn kind_of_set(
         &self,
         from: &F::Dir,
@@ -166,6 +168,18 @@ impl<F: Filesystem> Spool<F> {
             }
         }
         Ok(Kind::Own)
+    }
+
+    fn settle_others(
+        &self,
+        from: &F::Dir,
+        others: &[OsString],
+        it: &Settling<'_>,
+        kind: Kind,
+    ) -> io::Result<()> {
+        others
+            .iter()
+            .try_for_each(|other| self.settle_file(from, other, it, (kind, None)).map(drop))
     }
 
     fn tree_of(&self, it: &Settling<'_>) -> &F::Dir {
@@ -448,93 +462,4 @@ fn is_taken(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fs::RealFs;
-    use crate::fs::faults::{Faults, Op, Then};
-    use rustix::io::Errno;
-
-    /// Settles `sub/x` in a spool that `prepare` has had its way with; where it went, and what the
-    /// operations that failed said before.
-    fn settled(
-        prepare: impl FnOnce(&Path, &Faults<RealFs>),
-        failures: usize,
-    ) -> (Option<PathBuf>, String) {
-        let home = tempfile::tempdir().unwrap();
-        let fs = Faults::new(RealFs);
-        let root = RealFs.open_root(home.path()).unwrap();
-        let spool = Spool::open(fs.clone(), root).unwrap();
-        let job = JobId::next(JobId::MIN, 1, [1; 10]);
-        let claimed = Claimed::file(job, 1);
-        let folder = home.path().join("processing").join(Place::Job(claimed).name()).join("sub");
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("x"), "x").unwrap();
-        prepare(home.path(), &fs);
-        let rel = RelPath::new("sub/x").unwrap();
-        let settling = Settling { job, claimed, rel: &rel, why: None, alone: false };
-        let mut folders = Folders::new(1);
-        for _ in 0..failures {
-            assert!(spool.settle(&settling, &mut folders).is_err(), "an error was swallowed");
-        }
-        (spool.settle(&settling, &mut folders).unwrap(), job.to_string())
-    }
-
-    /// Goal: an error of the disk is an error, and the file keeps its place.
-    /// Method: making `done/sub` fails once, opening it too; then it is tried again.
-    #[test]
-    fn a_full_disk_does_not_move_a_file_elsewhere() {
-        // The first folder opened is the job's, the second the target's.
-        type Case = (fn(Op) -> bool, u64, Errno);
-        let cases: [Case; 3] = [
-            (|op| op == Op::MakeDir, 1, Errno::NOSPC),
-            (|op| op == Op::MakeDir, 1, Errno::IO),
-            (|op| op == Op::OpenDir, 2, Errno::MFILE),
-        ];
-        for (op, nth, errno) in cases {
-            let (rel, _) = settled(|_, fs| fs.arm_for(op, nth, errno, Then::Works), 1);
-            assert_eq!(rel, Some("sub/x".into()), "{errno:?}");
-        }
-    }
-
-    /// Goal: a file whose target was taken away stays where it is and is settled later, never counted as
-    /// one that its worker removed: the emptied folder that it then seems to stand in is removed with it.
-    /// Method: `done/` is removed; `done/sub` goes away just before the move into it.
-    #[test]
-    fn a_missing_target_loses_no_file() {
-        let home = tempfile::tempdir().unwrap();
-        let root = RealFs.open_root(home.path()).unwrap();
-        let mut spool = Spool::open(RealFs, root).unwrap();
-        let claimed = Claimed::file(JobId::next(JobId::MIN, 1, [1; 10]), 1);
-        let folder = home.path().join("processing").join(Place::Job(claimed).name());
-        std::fs::create_dir(&folder).unwrap();
-        std::fs::write(folder.join("x"), "x").unwrap();
-        spool.fs.remove_dir(&spool.root, Path::new("done")).unwrap();
-        let rel = RelPath::new("x").unwrap();
-        let job = claimed.job;
-        let settling = Settling { job, claimed, rel: &rel, why: None, alone: false };
-        let mut folders = Folders::new(1);
-        let error = spool.settle(&settling, &mut folders).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        assert!(folder.join("x").exists());
-
-        assert_eq!(spool.reopen_settled().unwrap(), ["done"]);
-        assert_eq!(spool.settle(&settling, &mut folders).unwrap(), Some("x".into()));
-        assert!(home.path().join("done/x").exists());
-        assert_eq!(spool.reopen_settled().unwrap(), Vec::<&str>::new());
-
-        let (rel, _) =
-            settled(|_, fs| fs.arm_for(|op| op == Op::Rename, 1, Errno::NOENT, Then::Works), 0);
-        assert_eq!(rel, Some("sub/x".into()));
-    }
-
-    /// Goal: a taken parent is got round. Method: a file and a link with the folder's name.
-    #[test]
-    fn a_taken_parent_is_got_round() {
-        let file = |home: &Path| std::fs::write(home.join("done/sub"), "").unwrap();
-        let link = |home: &Path| std::os::unix::fs::symlink("/tmp", home.join("done/sub")).unwrap();
-        for take in [&file as &dyn Fn(&Path), &link] {
-            let (rel, job) = settled(|home, _| take(home), 0);
-            assert_eq!(rel, Some(format!("sub~{job}/x").into()));
-        }
-    }
-}
+mod tests;

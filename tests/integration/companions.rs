@@ -182,8 +182,11 @@ fn two_deliveries_are_never_mixed() {
     let marked = errors.iter().filter(|name| name.contains('~')).count();
     assert_eq!((errors.len(), marked), (3, 2), "{errors:?}");
     let second = errors.iter().find(|name| name.contains('~') && name.ends_with("jpg")).unwrap();
+    // Its name says nothing of whose it is, and theirs do.
+    spool.write("error/photos/1.xmp", "another's");
     spool.run(&["retry", &format!("inbox/error/{second}")]).ok();
     assert_eq!(spool.names("incoming"), ["photos/1.jpg", "photos/1.xmp"]);
+    assert_eq!(spool.files("incoming")[&b"photos/1.xmp"[..]], b"bad");
     assert_eq!(spool.files("incoming")[&b"photos/1.jpg"[..]], b"second");
-    assert_eq!(spool.errors(), ["photos/1.jpg"]);
+    assert_eq!(spool.errors(), ["photos/1.jpg", "photos/1.xmp"]);
 }

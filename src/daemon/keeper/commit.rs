@@ -85,7 +85,7 @@ impl<F: Filesystem> Keeper<F> {
     /// Takes in what the fsync said. What is durable by it is settled by [`Keeper::settle`].
     pub fn end_commit(&mut self, synced: io::Result<()>, now: Millis) -> Result<(), KeeperError> {
         self.journal.end_commit(synced)?;
-        self.follow_folders()?;
+        self.follows = true;
         // Durable from here: every outcome in the group is final. CSVs and moves may lag;
         // recovery redoes them.
         self.durable.extend(self.committing.drain(..));
@@ -95,16 +95,23 @@ impl<F: Filesystem> Keeper<F> {
     /// Folders of the spool may be others by now: who clears `done/` by moving it away finds the next files
     /// in a new one, and what would go to a folder that no longer has a name is not recorded.
     pub(super) fn follow_folders(&mut self) -> Result<(), KeeperError> {
-        if let Some(name) = self.spool.lost_folder() {
-            return Err(KeeperError::FolderLost { name });
-        }
-        let others = self.spool.reopen_settled().map_err(|(name, source)| KeeperError::Spool {
-            what: format!("open {name}/ again"),
-            source,
-        })?;
+        self.miss_folders()?;
+        let failed =
+            |(name, source)| KeeperError::Spool { what: format!("open {name}/ again"), source };
+        let others = self.spool.reopen_settled().map_err(failed)?;
         let notices = others.into_iter().map(|name| Notice::FolderReplaced { name });
         self.out.extend(notices.map(Output::Notice));
         Ok(())
+    }
+
+    /// An error where one is gone without which nothing can be promised.
+    pub(super) fn miss_folders(&self) -> Result<(), KeeperError> {
+        let failed =
+            |(name, source)| KeeperError::Spool { what: format!("look at {name}/"), source };
+        match self.spool.lost_folder().map_err(failed)? {
+            Some(name) => Err(KeeperError::FolderLost { name }),
+            None => Ok(()),
+        }
     }
 
     /// Something is durable and not settled, and no full disk stands in the way.
@@ -117,6 +124,13 @@ impl<F: Filesystem> Keeper<F> {
     pub fn settle(&mut self, most: usize, now: Millis) -> Result<(), KeeperError> {
         if self.durable.is_empty() {
             return Ok(());
+        }
+        if self.follows {
+            match self.follow_folders() {
+                Err(error) if error.is_shortage() => return self.disk_is_full(now),
+                other => other?,
+            }
+            self.follows = false;
         }
         if self.applied < self.durable.len() || self.results.has_pending() {
             match self.apply_results(now) {

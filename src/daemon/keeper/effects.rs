@@ -175,9 +175,7 @@ impl<F: Filesystem> Keeper<F> {
             Claim::Made(file) => file,
             Claim::Gone => {
                 // So it looks, too, where there is no folder of ours to claim into.
-                if let Some(name) = self.spool.lost_folder() {
-                    return Err(KeeperError::FolderLost { name });
-                }
+                self.miss_folders()?;
                 self.waits.forget(&candidate.rel);
                 return self.step(Event::Held { candidate, until: None }, now);
             }

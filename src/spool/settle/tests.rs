@@ -1,0 +1,125 @@
+//! Settling around what stands in its way.
+//!
+//! Must not know: how a job came to be recorded.
+
+use super::*;
+use crate::fs::RealFs;
+use crate::fs::faults::{Faults, Op, Then};
+use rustix::io::Errno;
+
+/// Settles `sub/x` in a spool that `prepare` has had its way with; where it went, and what the
+/// operations that failed said before.
+fn settled(
+    prepare: impl FnOnce(&Path, &Faults<RealFs>),
+    failures: usize,
+) -> (Option<PathBuf>, String) {
+    let home = tempfile::tempdir().unwrap();
+    let fs = Faults::new(RealFs);
+    let root = RealFs.open_root(home.path()).unwrap();
+    let spool = Spool::open(fs.clone(), root).unwrap();
+    let job = JobId::next(JobId::MIN, 1, [1; 10]);
+    let claimed = Claimed::file(job, 1);
+    let folder = home.path().join("processing").join(Place::Job(claimed).name()).join("sub");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("x"), "x").unwrap();
+    prepare(home.path(), &fs);
+    let rel = RelPath::new("sub/x").unwrap();
+    let settling = Settling { job, claimed, rel: &rel, why: None, alone: false };
+    let mut folders = Folders::new(1);
+    for _ in 0..failures {
+        assert!(spool.settle(&settling, &mut folders).is_err(), "an error was swallowed");
+    }
+    (spool.settle(&settling, &mut folders).unwrap(), job.to_string())
+}
+
+/// Goal: an error of the disk is an error, and the file keeps its place.
+/// Method: making `done/sub` fails once, opening it too; then it is tried again.
+#[test]
+fn a_full_disk_does_not_move_a_file_elsewhere() {
+    // The first folder opened is the job's, the second the target's.
+    type Case = (fn(Op) -> bool, u64, Errno);
+    let cases: [Case; 3] = [
+        (|op| op == Op::MakeDir, 1, Errno::NOSPC),
+        (|op| op == Op::MakeDir, 1, Errno::IO),
+        (|op| op == Op::OpenDir, 2, Errno::MFILE),
+    ];
+    for (op, nth, errno) in cases {
+        let (rel, _) = settled(|_, fs| fs.arm_for(op, nth, errno, Then::Works), 1);
+        assert_eq!(rel, Some("sub/x".into()), "{errno:?}");
+    }
+}
+
+/// Goal: a file whose target was taken away stays where it is and is settled later, never counted as
+/// one that its worker removed: the emptied folder that it then seems to stand in is removed with it.
+/// Method: `done/` is removed; `done/sub` goes away just before the move into it.
+#[test]
+fn a_missing_target_loses_no_file() {
+    let home = tempfile::tempdir().unwrap();
+    let root = RealFs.open_root(home.path()).unwrap();
+    let mut spool = Spool::open(RealFs, root).unwrap();
+    let claimed = Claimed::file(JobId::next(JobId::MIN, 1, [1; 10]), 1);
+    let folder = home.path().join("processing").join(Place::Job(claimed).name());
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("x"), "x").unwrap();
+    spool.fs.remove_dir(&spool.root, Path::new("done")).unwrap();
+    let rel = RelPath::new("x").unwrap();
+    let job = claimed.job;
+    let settling = Settling { job, claimed, rel: &rel, why: None, alone: false };
+    let mut folders = Folders::new(1);
+    let error = spool.settle(&settling, &mut folders).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    assert!(folder.join("x").exists());
+
+    assert_eq!(spool.reopen_settled().unwrap(), ["done"]);
+    assert_eq!(spool.settle(&settling, &mut folders).unwrap(), Some("x".into()));
+    assert!(home.path().join("done/x").exists());
+    assert_eq!(spool.reopen_settled().unwrap(), Vec::<&str>::new());
+
+    let (rel, _) =
+        settled(|_, fs| fs.arm_for(|op| op == Op::Rename, 1, Errno::NOENT, Then::Works), 0);
+    assert_eq!(rel, Some("sub/x".into()));
+}
+
+/// Goal: a taken parent is got round. Method: a file and a link with the folder's name.
+#[test]
+fn a_taken_parent_is_got_round() {
+    let file = |home: &Path| std::fs::write(home.join("done/sub"), "").unwrap();
+    let link = |home: &Path| std::os::unix::fs::symlink("/tmp", home.join("done/sub")).unwrap();
+    for take in [&file as &dyn Fn(&Path), &link] {
+        let (rel, job) = settled(|home, _| take(home), 0);
+        assert_eq!(rel, Some(format!("sub~{job}/x").into()));
+    }
+}
+
+/// Goal: files that came together end under names of one kind, also where they are cut off in between, so that
+/// none stands as the companion of another job's file. Method: another companion has the name; each move but
+/// the first fails once.
+#[test]
+fn a_set_cut_off_half_way_goes_on_as_it_began() {
+    for fails_at in 1..=2 {
+        let home = tempfile::tempdir().unwrap();
+        let fs = Faults::new(RealFs);
+        let spool = Spool::open(fs.clone(), RealFs.open_root(home.path()).unwrap()).unwrap();
+        let rel = RelPath::new("x.jpg").unwrap();
+        let job = JobId::next(JobId::MIN, 1, [1; 10]);
+        let claimed = Claimed { job, begun: 1, shape: Shape::main(&rel) };
+        let folder = home.path().join("processing").join(Place::Job(claimed).name());
+        std::fs::create_dir(&folder).unwrap();
+        for name in ["x.jpg", "x.xmp"] {
+            std::fs::write(folder.join(name), "ours").unwrap();
+        }
+        std::fs::write(home.path().join("done/x.xmp"), "another's").unwrap();
+        let settling = Settling { job, claimed, rel: &rel, why: None, alone: false };
+        fs.arm_for(|op| op == Op::Rename, fails_at, Errno::IO, Then::Works);
+        let mut folders = Folders::new(1);
+        spool.settle(&settling, &mut folders).unwrap_err();
+        spool.settle(&settling, &mut folders).unwrap();
+        let mut names: Vec<String> = std::fs::read_dir(home.path().join("done"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["x.xmp".to_owned(), format!("x~{job}.jpg"), format!("x~{job}.xmp")]);
+        assert!(!folder.exists());
+    }
+}
