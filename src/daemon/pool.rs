@@ -50,6 +50,24 @@ enum Order {
     Lot(Box<(Task, Lot)>),
 }
 
+impl Order {
+    fn route(&self) -> Arc<Route> {
+        match self {
+            Self::Task(task) => Arc::clone(&task.route),
+            Self::Lot(given) => Arc::clone(&given.0.route),
+        }
+    }
+}
+
+/// The route of each order, at one moment.
+#[derive(Debug)]
+pub struct PoolLoad {
+    /// A slot has it.
+    pub at_work: Vec<Arc<Route>>,
+    /// No slot has taken it.
+    pub in_line: Vec<Arc<Route>>,
+}
+
 /// How to write down which attempts wait in line, each at a place of its own.
 #[derive(Clone)]
 pub struct Notes {
@@ -92,10 +110,17 @@ struct LineState {
     blank: Vec<usize>,
     /// Slots that wait for an order.
     resting: usize,
-    /// Slots that have one, and how many may: a reload may want fewer than there are.
-    busy: usize,
+    /// The route of the order that each slot has, by the slot's number.
+    at_work: Vec<Option<Arc<Route>>>,
+    /// How many slots may have one: a reload may want fewer than there are.
     most: usize,
     is_over: bool,
+}
+
+impl LineState {
+    fn busy(&self) -> usize {
+        self.at_work.iter().flatten().count()
+    }
 }
 
 impl Line {
@@ -106,9 +131,11 @@ impl Line {
         is_written
     }
 
-    /// A slot has done what it had.
-    fn done(&self) {
-        self.lock().busy -= 1;
+    /// The slot with this number has done what it had.
+    fn done(&self, slot: usize) {
+        if let Some(order) = self.lock().at_work.get_mut(slot) {
+            *order = None;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, LineState> {
@@ -118,7 +145,7 @@ impl Line {
 
     fn push(&self, order: Order) {
         let mut state = self.lock();
-        let wakes = state.resting > 0 && state.busy + state.orders.len() < state.most;
+        let wakes = state.resting > 0 && state.busy() + state.orders.len() < state.most;
         let mut waiting = Waiting { order, since: None, place: None };
         if let (false, Order::Task(task)) = (wakes, &waiting.order) {
             waiting.since = Some(Instant::now());
@@ -134,17 +161,22 @@ impl Line {
         }
     }
 
-    /// Waits for the next order; `None`: there will be none.
-    fn next(&self) -> Option<Order> {
+    /// Waits for the next order of this slot; `None`: there will be none.
+    fn next(&self, slot: usize) -> Option<Order> {
         let mut state = self.lock();
         loop {
-            if state.busy < state.most
+            if state.busy() < state.most
                 && let Some(waiting) = state.orders.pop_front()
             {
                 if !self.leaves(&mut state, waiting.place) {
                     return None;
                 }
-                state.busy += 1;
+                if state.at_work.len() <= slot {
+                    state.at_work.resize(slot + 1, None);
+                }
+                if let Some(order) = state.at_work.get_mut(slot) {
+                    *order = Some(waiting.order.route());
+                }
                 return Some(waiting.order);
             }
             if state.is_over {
@@ -238,13 +270,13 @@ impl Pool {
         self.line.lock().orders.iter().find_map(|waiting| waiting.since)
     }
 
-    /// The routes of the tasks that no slot has taken, one for each.
-    pub fn in_line(&self) -> Vec<Arc<Route>> {
-        let route = |waiting: &Waiting| match &waiting.order {
-            Order::Task(task) => Some(Arc::clone(&task.route)),
-            Order::Lot(_) => None,
-        };
-        self.line.lock().orders.iter().filter_map(route).collect()
+    /// The routes of all orders, one for each: of those that a slot has, and of those that none has taken.
+    pub fn load(&self) -> PoolLoad {
+        let state = self.line.lock();
+        PoolLoad {
+            at_work: state.at_work.iter().flatten().cloned().collect(),
+            in_line: state.orders.iter().map(|waiting| waiting.order.route()).collect(),
+        }
     }
 
     /// Takes back the tasks that no slot has taken: they have not begun. Lots stay.
@@ -279,12 +311,12 @@ impl Pool {
 }
 
 fn serve(number: usize, line: &Line, stop: &Stop, mut slot: Slot, report: &impl Fn(SlotEnded)) {
-    while let Some(order) = line.next() {
+    while let Some(order) = line.next(number) {
         match order {
             Order::Task(task) => {
                 let job = task.job;
                 let ended = slot.run(&task, stop);
-                line.done();
+                line.done(number);
                 report(SlotEnded { job, record: None, ended });
             }
             Order::Lot(given) => {
@@ -293,7 +325,7 @@ fn serve(number: usize, line: &Line, stop: &Stop, mut slot: Slot, report: &impl 
                 lot::run(&mut slot, task, &lot, number, stop, &mut |no, ended, is_last| {
                     let record = Some((no, is_last));
                     if is_last {
-                        line.done();
+                        line.done(number);
                     }
                     report(SlotEnded { job, record, ended });
                 });

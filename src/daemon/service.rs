@@ -15,10 +15,11 @@
 //!   promise cannot be kept.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::config::limits;
+use crate::config::{Route, limits};
 use crate::core::JobId;
 use crate::core::state::Millis;
 use crate::fs::{Filesystem, RealFs};
@@ -147,6 +148,8 @@ pub struct LoopState {
     has_sealed: bool,
     /// What waits in line is not to begin now.
     clears_line: bool,
+    /// The routes of the jobs whose file is being compared with the last of its name.
+    comparing: BTreeMap<JobId, Arc<Route>>,
 }
 
 impl Default for LoopState {
@@ -164,6 +167,7 @@ impl Default for LoopState {
             history_failed: false,
             has_sealed: false,
             clears_line: false,
+            comparing: BTreeMap::new(),
             next_look: now,
             paused: BTreeMap::new(),
             is_ready: false,
@@ -297,6 +301,9 @@ impl<L: Listener> Service<RealFs, L> {
                 }
                 if let Some(job) = guest::source_of(&input) {
                     self.state.guests.staged(job);
+                }
+                if let Input::Compared { task, .. } = &input {
+                    self.state.comparing.remove(&task.job);
                 }
                 if matches!(input, Input::Synced { .. }) {
                     // Retention may wait for this checkpoint.

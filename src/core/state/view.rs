@@ -138,14 +138,6 @@ impl Core {
         names + jobs.count()
     }
 
-    /// Names and jobs of a route that wait, and those that a slot has.
-    pub fn load(&self, route: usize) -> (usize, usize) {
-        let Some(state) = self.routes.get(route) else { return (0, 0) };
-        let mine = self.jobs.values().filter(|job| job.route == route);
-        let waiting = mine.filter(|job| matches!(job.phase, Phase::Ready | Phase::Waiting(_)));
-        (state.queue.len() + waiting.count(), state.running)
-    }
-
     /// Nothing runs and nothing waits for the journal: a drain is over.
     pub fn is_still(&self) -> bool {
         self.running + self.promised + self.recording == 0

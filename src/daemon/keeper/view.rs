@@ -21,11 +21,11 @@ impl<F: Filesystem> Keeper<F> {
         self.core.counts()
     }
 
-    /// How many files each route has, waiting and running, by its name.
+    /// How many files of each route wait and were not given to the pool, by its name.
     pub fn loads(&self) -> BTreeMap<String, RouteLoad> {
         let of = |at: &usize| {
-            let (waiting, running) = self.core.load(*at);
-            (self.route_name(*at), RouteLoad { waiting, running })
+            let load = RouteLoad { waiting: self.core.waiting_for(*at), running: 0 };
+            (self.route_name(*at), load)
         };
         self.places.iter().map(of).collect()
     }

@@ -14,6 +14,7 @@ use crate::config::limits;
 use crate::core::state::Counts;
 use crate::daemon::keeper::OpenInputs;
 use crate::daemon::notice::Paused;
+use crate::daemon::pool::PoolLoad;
 use crate::daemon::retention::Counted;
 use crate::daemon::sight::Held;
 use crate::fs::RealFs;
@@ -128,13 +129,20 @@ impl<L: Listener> Service<RealFs, L> {
         status.rows += records.rows;
         status.open_inputs = self.keeper.open_inputs();
         status.waiting = counts.candidates + counts.ready + counts.waiting;
-        status.running = counts.running;
         status.routes = self.keeper.loads();
-        for route in self.pool.in_line() {
-            // The core calls them running; no worker has them.
-            (status.running, status.waiting) = moved(status.running, status.waiting);
+        // The core calls running what waits in line, and what has ended and was not heard of yet.
+        let PoolLoad { at_work, in_line } = self.pool.load();
+        let compared = self.state.comparing.values();
+        for route in at_work.iter().chain(compared) {
+            status.running += 1;
             if let Some(load) = status.routes.get_mut(&route.name) {
-                (load.running, load.waiting) = moved(load.running, load.waiting);
+                load.running += 1;
+            }
+        }
+        for route in in_line {
+            status.waiting += 1;
+            if let Some(load) = status.routes.get_mut(&route.name) {
+                load.waiting += 1;
             }
         }
         status.held = counts.held;
@@ -152,9 +160,4 @@ impl<L: Listener> Service<RealFs, L> {
         status.stuck = counts.stuck + counts.stuck_candidates;
         status
     }
-}
-
-/// One less, one more. A route that a reload took away is counted nowhere.
-fn moved(from: usize, to: usize) -> (usize, usize) {
-    if from == 0 { (from, to) } else { (from - 1, to + 1) }
 }

@@ -5,6 +5,7 @@
 //! Invariants
 //! - Each of them sends one message, and ends at the latest with the daemon.
 
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use super::{Input, KeeperError, Listener, Message, Service};
@@ -50,8 +51,9 @@ impl<L: Listener> Service<RealFs, L> {
 
     /// Comparing reads two files to their end: on a thread of its own. The core counts it as running,
     /// so there are no more of these than slots.
-    pub(super) fn compare(&self, task: Task) -> Result<(), KeeperError> {
+    pub(super) fn compare(&mut self, task: Task) -> Result<(), KeeperError> {
         let (spool, sender) = (self.keeper.spool.clone(), self.sender.clone());
+        self.state.comparing.insert(task.job, Arc::clone(&task.route));
         let work = move || {
             let claimed = Claimed::file(task.job, task.attempt);
             let is_same = repeat::is_same(&spool, &task.rel, claimed);
