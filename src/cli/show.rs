@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::config::{Route, Worker};
 use crate::core::RelPath;
 use crate::daemon::history::{JobLine, RecordsEnded};
-use crate::daemon::notice::{FailedRecord, Finished, Notice, Paused};
+use crate::daemon::notice::{FIX_LEFT, FailedRecord, Finished, Notice, Paused};
 use crate::journal::record::Outcome;
 
 /// `8,114`
@@ -161,6 +161,9 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
         Notice::StartRefused { rel, reason } => format!("cannot start {rel}: {reason}"),
         Notice::ScratchRefused { rel, reason } => {
             format!("cannot remove the scratch of {rel}: {reason}")
+        }
+        Notice::LeftBehind { left } => {
+            format!("{} stays: another user's folder is in it\n  {}", left.display(), FIX_LEFT)
         }
         Notice::SlotsRefused { workers, reason } => {
             format!("{workers} workers, and no more: {reason}")

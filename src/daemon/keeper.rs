@@ -69,7 +69,7 @@ pub(super) use job::JobInfo;
 pub use message::{Input, Output, Staged};
 pub use scan::ScanCounts;
 pub(super) use scan::describe_unreadable;
-pub(super) use settle::{settle_failed, settle_made, settle_outcome};
+pub(super) use settle::{settle_failed, settle_left, settle_made, settle_outcome};
 
 /// See the module.
 pub struct Keeper<F: Filesystem> {

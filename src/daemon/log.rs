@@ -13,7 +13,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::journald::Journald;
-use super::notice::{Finished, Notice};
+use super::notice::{FIX_LEFT, Finished, Notice};
 use super::reload::RouteRefused;
 use super::service::Status;
 use super::shell::Told;
@@ -135,6 +135,9 @@ fn notice(notice: &Notice) {
         }
         Notice::ScratchRefused { rel, reason } => {
             warn!(path = %rel, error = %reason, "scratch cannot be removed");
+        }
+        Notice::LeftBehind { left } => {
+            warn!(path = %left.display(), fix = %FIX_LEFT, "another user's folder stays");
         }
         Notice::Reappeared { rel, .. } => info!(path = %rel, "settled after a power cut"),
         Notice::Paused { route, why } => {

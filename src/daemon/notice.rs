@@ -10,6 +10,10 @@ use crate::core::{JobId, RelPath};
 use crate::journal::record::{Outcome, Rel, Tally};
 use crate::spool::settle::Settled;
 
+/// What to do about [`Notice::LeftBehind`].
+pub const FIX_LEFT: &str =
+    "its worker made it as another user: take what you need, then remove it as root";
+
 /// Kinds of reasons that the reason of an input's failed records names.
 const REASONS_SHOWN: usize = 3;
 
@@ -54,6 +58,11 @@ pub enum Notice {
         rel: RelPath,
         /// What the system said.
         reason: String,
+    },
+    /// Folders that a worker made as another user stay in `processing/`: only that user may move them.
+    LeftBehind {
+        /// Its path below the spool.
+        left: PathBuf,
     },
     /// A file handed in is a job, durable.
     Taken {

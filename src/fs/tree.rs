@@ -7,6 +7,7 @@
 //!
 //! What is in such a tree a worker made, and workers write-protect folders (a module cache, `chmod -R`),
 //! which nobody but root may then empty or move. They are given their rights back; it is our tree.
+//! Of a folder that a worker made as another user (a container that runs as root) only its owner can say.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,12 +25,13 @@ fn open_own<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Result<F::Di
     fs.open_dir(at, path)
 }
 
-/// Gives all folders of a tree of ours their owner's rights back. That it is gone is fine.
+/// Gives all folders of a tree of ours their owner's rights back. That it is gone is fine; a folder of
+/// another user stays as it is.
 pub fn open_up_tree<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Result<()> {
     let mut folders = vec![path.to_owned()];
     while let Some(folder) = folders.pop() {
         let dir = match open_own(fs, at, &folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if is_gone_or_closed(&error) => continue,
             other => other?,
         };
         for entry in fs.list(&dir)? {
@@ -40,6 +42,10 @@ pub fn open_up_tree<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Resu
         }
     }
     Ok(())
+}
+
+fn is_gone_or_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
 }
 
 /// Removes `path` and everything below it; that it is gone already is fine.
@@ -109,13 +115,19 @@ fn hoist<F: Filesystem>(fs: &F, dir: &F::Dir, name: &Path, top: &F::Dir) -> io::
 }
 
 /// Syncs every file and folder of a tree. After it returns, all of it is durable below `path`, and
-/// so is the name `path` itself. A file that its maker made unreadable cannot be opened for it: then
-/// the whole filesystem is synced.
+/// so is the name `path` itself. What its maker closed to us cannot be opened for it: then the whole
+/// filesystem is synced.
 pub fn sync_tree<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Result<()> {
     let mut folders = vec![path.to_owned()];
     let mut has_closed = false;
     while let Some(folder) = folders.pop() {
-        let dir = open_own(fs, at, &folder)?;
+        let dir = match open_own(fs, at, &folder) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                has_closed = true;
+                continue;
+            }
+            other => other?,
+        };
         for entry in fs.list(&dir)? {
             let name = PathBuf::from(entry?.name);
             match fs.stat(&dir, &name)?.file_type {

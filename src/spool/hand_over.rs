@@ -21,6 +21,8 @@ use super::{Claimed, Place, Spool};
 
 /// Behind the name of the file that others were made from.
 const MADE: &[u8] = b".made";
+/// Who may move everything.
+const ROOT: u32 = 0;
 /// The longest path of a job, in bytes: with a folder of ours before it, the system's own is 4096.
 const LONGEST: usize = 3072;
 
@@ -31,6 +33,8 @@ pub enum Unfit {
     Many,
     /// A path that no job can have.
     Long(RelPath),
+    /// In a folder that its worker made as another user, who alone may move what is in it.
+    Foreign(RelPath),
 }
 
 /// The path of a made file as a job: `a/x.pdf` made `p/1.png`, which is `a/x.pdf.made/p/1.png`.
@@ -62,7 +66,9 @@ impl<F: Filesystem> Spool<F> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(Vec::new())),
             other => other?,
         };
+        let ours = self.fs.stat(&self.processing, Path::new("."))?.uid;
         let mut made = Vec::new();
+        let mut foreign = None;
         let mut failed = Ok(());
         fs::walk_files(&self.fs, &folder, &|_| true, &mut |dir, name, path| {
             match self.fs.stat(dir, name) {
@@ -70,9 +76,17 @@ impl<F: Filesystem> Spool<F> {
                 Ok(_) => made.extend(RelPath::new(path.as_os_str().as_bytes())),
                 Err(error) => failed = Err(error),
             }
-            failed.is_ok() && made.len() <= most.0
+            match self.fs.stat(dir, Path::new(".")) {
+                Ok(stat) if ours != ROOT && stat.uid != ours => foreign = made.pop(),
+                Ok(_) => {}
+                Err(error) => failed = Err(error),
+            }
+            failed.is_ok() && foreign.is_none() && made.len() <= most.0
         })?;
         failed?;
+        if let Some(made) = foreign {
+            return Ok(Err(Unfit::Foreign(made)));
+        }
         made.sort();
         let mut files = Vec::new();
         let mut bytes = 0;

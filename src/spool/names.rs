@@ -9,6 +9,7 @@
 //! | `ID.N.wM` | the same of a file that came with others: M, in hex, is the crc32c of REL |
 //! | `ID.N.out` | made files of attempt N, where the route asks for them |
 //! | `ID.N.tmp` | scratch of attempt N |
+//! | `ID.N.left` | what a settled job's worker left beside its input and only another user may move |
 //! | `ID.in`, `ID.in.dK`, `ID.in.wM` | what is being copied in, and what it will be; no job yet |
 //!
 //! Invariant: every name given out parses back to what it was made of.
@@ -119,6 +120,8 @@ pub enum Place {
     Output(Claimed),
     /// `ID.N.tmp`
     Scratch(Claimed),
+    /// `ID.N.left`
+    Left(Claimed),
     /// `ID.in`, and behind it what will be behind `ID.0`, which it will be.
     Staging(JobId, Shape),
     /// `ID.err`: a file, the failed records of an input.
@@ -138,6 +141,7 @@ impl Place {
             Self::Job(c) => format!("{}.{}{}", c.job, c.begun, c.shape.text()),
             Self::Output(c) => format!("{}.{}.out", c.job, c.begun),
             Self::Scratch(c) => format!("{}.{}.tmp", c.job, c.begun),
+            Self::Left(c) => format!("{}.{}.left", c.job, c.begun),
             Self::Staging(job, shape) => format!("{job}.in{}", shape.text()),
             Self::Failed(job) => format!("{job}.err"),
         }
@@ -148,6 +152,7 @@ impl Place {
         match self {
             Self::Output(c) => Self::Output(Claimed::file(c.job, c.begun)),
             Self::Scratch(c) => Self::Scratch(Claimed::file(c.job, c.begun)),
+            Self::Left(c) => Self::Left(Claimed::file(c.job, c.begun)),
             other => other,
         }
     }
@@ -155,7 +160,7 @@ impl Place {
     /// Whose it is.
     pub fn job(self) -> JobId {
         match self {
-            Self::Job(c) | Self::Output(c) | Self::Scratch(c) => c.job,
+            Self::Job(c) | Self::Output(c) | Self::Scratch(c) | Self::Left(c) => c.job,
             Self::Staging(job, _) | Self::Failed(job) => job,
         }
     }
@@ -163,7 +168,7 @@ impl Place {
     /// Attempts begun, 0 while staging.
     pub fn begun(self) -> u32 {
         match self {
-            Self::Job(c) | Self::Output(c) | Self::Scratch(c) => c.begun,
+            Self::Job(c) | Self::Output(c) | Self::Scratch(c) | Self::Left(c) => c.begun,
             Self::Staging(..) | Self::Failed(_) => 0,
         }
     }
@@ -187,6 +192,7 @@ impl Place {
             match kind {
                 Some("out") => Self::Output(claimed),
                 Some("tmp") => Self::Scratch(claimed),
+                Some("left") => Self::Left(claimed),
                 shape => Self::Job(Claimed { shape: Shape::parse(shape)?, ..claimed }),
             }
         };
@@ -250,7 +256,7 @@ mod tests {
         fn places_round_trip(ms in 0u64..1 << 48, begun: u32, levels in 1u16.., crc: u32, text in "[0-9a-z.+]{0,40}") {
             let claimed = Claimed::file(job(ms), begun);
             let [folder, main] = [Shape::Folder(levels), Shape::Main(crc)].map(|shape| Claimed { shape, ..claimed });
-            for place in [Place::Output(claimed), Place::Scratch(claimed), Place::Failed(claimed.job)] {
+            for place in [Place::Output(claimed), Place::Scratch(claimed), Place::Left(claimed), Place::Failed(claimed.job)] {
                 prop_assert_eq!(Place::parse(OsStr::new(&place.name())), Some(place));
             }
             for of in [folder, main, claimed] {

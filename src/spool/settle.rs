@@ -7,7 +7,9 @@
 //! - The sidecar of a failure is written before the file moves, under the name the file will have:
 //!   a file in `error/` always has its reason.
 //! - Everything here may be done again after a crash, with the same result.
-//! - What a worker left beside its input in the job's folder goes along with it; nothing is deleted.
+//! - What a worker left beside its input in the job's folder goes along with it; nothing is deleted. What
+//!   it made as another user, who alone may move it, stays in `processing/ID.N.left`: the folder gets that
+//!   name before the file leaves it, since what stands in a job's folder without its input looks like a job.
 //! - Files that came together go under names of one kind, their own or all `x~ID.json`: so none stands there
 //!   as the companion of another job's file. A power cut may mix them; what has an id is certain then.
 //! - Not durable when it returns. A journal segment goes only after a checkpoint made it so.
@@ -35,6 +37,17 @@ pub struct Settled {
     pub output: Option<PathBuf>,
     /// Path below `error/` of the failed records, if there were any.
     pub failed: Option<PathBuf>,
+    /// The name below `processing/` of what only another user may move.
+    pub left: Option<String>,
+}
+
+/// Where a file went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// As [`Settled::rel`].
+    pub rel: Option<PathBuf>,
+    /// As [`Settled::left`].
+    pub left: Option<String>,
 }
 
 /// What is to be settled.
@@ -63,24 +76,71 @@ enum Kind {
 
 impl<F: Filesystem> Spool<F> {
     /// Moves a recorded job's file to `done/` or `error/`: where it is now. Moves S3 to S4.
-    pub fn settle(
-        &self,
-        it: &Settling<'_>,
-        folders: &mut Folders<F::Dir>,
-    ) -> io::Result<Option<PathBuf>> {
+    pub fn settle(&self, it: &Settling<'_>, folders: &mut Folders<F::Dir>) -> io::Result<Moved> {
+        let is_denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        let done = |rel| Moved { rel, left: None };
         match self.try_settle(it, folders) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                // Perhaps the worker protected its folder. What was done is found done, as after a crash.
-                if it.claimed.is_folder() {
-                    self.open_up_folder(it.claimed)?;
-                } else {
-                    let job = Place::Job(it.claimed).name();
-                    fs::open_up_tree(&self.fs, &self.processing, Path::new(&job))?;
-                }
-                self.try_settle(it, folders)
-            }
-            other => other,
+            Err(error) if is_denied(&error) => {}
+            other => return other.map(done),
         }
+        // Perhaps the worker protected its folder. What was done is found done, as after a crash.
+        if it.claimed.is_folder() {
+            self.open_up_folder(it.claimed)?;
+        } else {
+            let job = Place::Job(it.claimed).name();
+            fs::open_up_tree(&self.fs, &self.processing, Path::new(&job))?;
+        }
+        match self.try_settle(it, folders) {
+            Err(error) if is_denied(&error) && self.has_foreign(Place::Job(it.claimed))? => {
+                let names = [Place::Job(it.claimed), Place::Left(it.claimed)].map(Place::name);
+                let [job, left] = names.each_ref().map(Path::new);
+                self.fs.rename(&self.processing, job, &self.processing, left)?;
+                self.settle_from_left(it)
+            }
+            other => other.map(done),
+        }
+    }
+
+    /// Settles a recorded job's file, and nothing else, from the folder that only another user may empty.
+    pub fn settle_from_left(&self, it: &Settling<'_>) -> io::Result<Moved> {
+        let left = Place::Left(it.claimed).name();
+        let name = OsStr::from_bytes(it.rel.name());
+        let from = Path::new(&left).join(OsStr::from_bytes(it.rel.parent()));
+        let moved = match self.fs.open_dir(&self.processing, &from) {
+            Err(error) if is_gone_or_closed(&error) => Ok(None),
+            Err(error) => Err(error),
+            Ok(from) => match self.fs.stat(&from, Path::new(name)) {
+                // The worker put its own in its place: it stays, too.
+                Ok(stat) if self.is_foreign(&stat)? => Ok(None),
+                _ => self.settle_file(&from, name, it, (Kind::Own, it.why)),
+            },
+        };
+        Ok(Moved { rel: moved?, left: Some(left) })
+    }
+
+    /// Whether a folder of another user's stands there: not to be emptied or moved by us.
+    fn has_foreign(&self, place: Place) -> io::Result<bool> {
+        let top = PathBuf::from(place.name());
+        let mut folders: Vec<Vec<u8>> = vec![Vec::new()];
+        if self.is_foreign(&self.fs.stat(&self.processing, &top)?)? {
+            return Ok(true);
+        }
+        while let Some(folder) = folders.pop() {
+            for (rel, stat) in self.names_in(&top, &folder)? {
+                if self.is_foreign(&stat)? {
+                    return Ok(true);
+                }
+                if stat.file_type == FileType::Dir {
+                    folders.push(rel);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn is_foreign(&self, stat: &Stat) -> io::Result<bool> {
+        let ours = self.fs.stat(&self.processing, Path::new("."))?.uid;
+        Ok(stat.file_type == FileType::Dir && stat.uid != ours)
     }
 
     fn try_settle(
@@ -420,7 +480,12 @@ impl<F: Filesystem> Spool<F> {
 
     /// All that stands in a job's folder and is no folder.
     pub fn files_of(&self, claimed: Claimed) -> io::Result<Vec<(RelPath, Stat)>> {
-        let job = PathBuf::from(Place::Job(claimed).name());
+        self.files_in(Place::Job(claimed))
+    }
+
+    /// All that stands in a folder below `processing/`, that is no folder, and not in one closed to us.
+    pub fn files_in(&self, place: Place) -> io::Result<Vec<(RelPath, Stat)>> {
+        let job = PathBuf::from(place.name());
         let mut folders: Vec<Vec<u8>> = vec![Vec::new()];
         let mut files = Vec::new();
         while let Some(folder) = folders.pop() {
@@ -435,11 +500,12 @@ impl<F: Filesystem> Spool<F> {
         Ok(files)
     }
 
-    /// What stands in a folder below a job's, each with its path below that; nothing where it is gone.
+    /// What stands in a folder below a job's, each with its path below that; nothing where it is gone, or
+    /// closed to us.
     pub(super) fn names_in(&self, job: &Path, folder: &[u8]) -> io::Result<Vec<(Vec<u8>, Stat)>> {
         let path = job.join(OsStr::from_bytes(folder));
         let dir = match self.fs.open_dir(&self.processing, &path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if is_gone_or_closed(&error) => return Ok(Vec::new()),
             other => other?,
         };
         let slash: &[u8] = if folder.is_empty() { b"" } else { b"/" };
@@ -451,6 +517,10 @@ impl<F: Filesystem> Spool<F> {
         }
         Ok(names)
     }
+}
+
+fn is_gone_or_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
 }
 
 /// A file, a link, or a folder that is closed to us has the name. Anything else, such as a full disk,

@@ -2,6 +2,10 @@
 //!
 //! Must not know: how the daemon helps itself; only that it goes on, and that nothing is left behind.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustix::fs::{rename, unlink};
 use rustix::process::Signal;
 
 use crate::harness::{Running, Spool, send};
@@ -92,4 +96,86 @@ fn a_killed_attempt_that_protected_all_runs_again() {
         assert_eq!(daemon.end().code(), Some(0));
         assert_eq!(std::fs::read_dir(spool.path("processing")).unwrap().count(), 0);
     }
+}
+
+const BY_OTHERS: &str = "workers = 2\nquiet_for = \"50ms\"\n[routes.handed]\nglob = \"handed*\"\noutput = true\nnext = \"main\"\n\
+    stdout = \"none\"\ncommand = [\"sh\", \"w.sh\"]\n[routes.main]\noutput = true\nstdout = \"none\"\n\
+    command = [\"sh\", \"w.sh\"]\n";
+
+/// Says where it may make something, and waits until it may go on.
+const BY_OTHERS_SH: &str = r#"
+case $INBOXD_NAME in
+beside*) at=${INBOXD_PATH%/*};;
+scratch*) at=$INBOXD_SCRATCH;;
+output* | handed*) at=$INBOXD_OUTPUT;;
+*) exit 0;;
+esac
+echo "$at" > at.tmp; mv at.tmp at
+until [ -e go ]; do sleep 0.02; done
+case $INBOXD_NAME in *-fails-*) exit 1;; esac
+"#;
+
+/// Goal: what a worker makes as another user (a container that runs as root) stays or goes along, is told,
+/// and stops neither its own job nor the others, nor the next start. Method: the daemon as `nobody`, folders
+/// of root's in every place that a worker has; kills while one stands there, and before a file has left it.
+#[test]
+fn what_another_user_made_stops_nobody() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let spool = Spool::verbatim(BY_OTHERS);
+    spool.write("w.sh", BY_OTHERS_SH);
+    std::fs::create_dir_all(spool.path("incoming/d")).unwrap();
+    let mut daemon = spool.daemon_as_nobody();
+    let (at, go) = (spool.path("at"), spool.path("go"));
+    let wait_for_it = || spool.wait_until("its worker waits", || at.exists());
+    for mode in [0o755, 0o700] {
+        for what in ["d/beside", "beside-fails", "output", "output-fails", "scratch", "handed"] {
+            let rel = format!("{what}-{mode:o}");
+            spool.drop_file(&rel, "x");
+            wait_for_it();
+            let theirs = std::fs::read_to_string(&at).unwrap();
+            let theirs = Path::new(theirs.trim_end()).join("theirs");
+            std::fs::create_dir(&theirs).unwrap();
+            std::fs::write(theirs.join("f"), "theirs").unwrap();
+            std::fs::set_permissions(&theirs, PermissionsExt::from_mode(mode)).unwrap();
+            unlink(&at).unwrap();
+            if what == "d/beside" {
+                daemon.kill_all();
+                daemon = spool.daemon_as_nobody();
+                wait_for_it();
+                unlink(&at).unwrap();
+            }
+            spool.drop_file("plain", "x");
+            std::fs::write(&go, "").unwrap();
+            // What cannot be handed on is no success. A folder that nobody can look into has nothing to hand on.
+            let is_failed = what.ends_with("fails") || rel == "handed-755";
+            let settled = format!("{}/{rel}", if is_failed { "error" } else { "done" });
+            spool.wait_until("both are settled", || spool.has(&settled) && spool.has("done/plain"));
+            unlink(&go).unwrap();
+            unlink(spool.path("done/plain")).unwrap();
+        }
+    }
+    let made = "theirs/f in a folder of another user";
+    assert!(spool.reason("handed-755").contains(made), "{}", spool.report());
+    for made in ["output-755", "output-700", "handed-700"] {
+        assert!(spool.has(&format!("output/{made}/theirs/f")), "{made}: {}", spool.report());
+    }
+    let left = || {
+        let all = std::fs::read_dir(spool.path("processing")).unwrap();
+        let all = all.map(|it| it.unwrap().path());
+        all.filter(|path| path.extension() == Some("left".as_ref())).collect::<Vec<_>>()
+    };
+    assert_eq!(left().len(), 4, "{}", spool.report());
+    daemon.wait_for_log("another user's folder stays");
+
+    daemon.kill_all();
+    let before = left().into_iter().find(|path| path.join("d").is_dir()).unwrap().join("d");
+    let rel = if before.join("theirs").is_dir() { "d/beside-755" } else { "d/beside-700" };
+    let done = spool.path("done").join(rel);
+    rename(&done, before.join(done.file_name().unwrap())).unwrap();
+    daemon = spool.daemon_as_nobody();
+    assert!(done.exists(), "{}", spool.report());
+    daemon.wait_for_log("another user's folder stays");
+    daemon.end_well();
 }

@@ -43,6 +43,11 @@ impl<F: Filesystem> Keeper<F> {
             Err(Unfit::Long(made)) => {
                 return Ok(Err(format!("it made {made}, whose path is too long for `next`")));
             }
+            Err(Unfit::Foreign(made)) => {
+                return Ok(Err(format!(
+                    "it made {made} in a folder of another user, who alone may move it on with `next`"
+                )));
+            }
         };
         let handed =
             |(made, rel)| Handed { job: self.next_id(now), made: Rel(made), rel: Rel(rel) };

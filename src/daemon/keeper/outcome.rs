@@ -146,9 +146,13 @@ impl<F: Filesystem> Keeper<F> {
             csv.extend(errors.piece);
         }
         if output && failure.is_some() {
-            self.spool
-                .clear_output(claimed)
-                .map_err(KeeperError::spool("remove made files in processing/"))?;
+            match self.spool.clear_output(claimed) {
+                // Another user's: it is tried again at the next start, which says so.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                other => {
+                    other.map_err(KeeperError::spool("remove made files in processing/"))?;
+                }
+            }
         }
         let (output, next) = (output && failure.is_none(), next.filter(|_| failure.is_none()));
         Ok(Some(OutcomePlan { before, csv, rows: planned.rows, failure, output, next, route }))

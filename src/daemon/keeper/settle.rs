@@ -13,7 +13,7 @@ use crate::daemon::notice;
 use crate::fs::Filesystem;
 use crate::journal::record::Outcome;
 use crate::spool::folders::Folders;
-use crate::spool::settle::{Settled, Settling};
+use crate::spool::settle::{Moved, Settled, Settling};
 use crate::spool::{Claimed, Spool};
 
 /// Moves a recorded job's file, with its sidecar and what was made. Also what recovery does.
@@ -32,10 +32,23 @@ pub(in crate::daemon) fn settle_outcome<F: Filesystem>(
     let why = notice::sidecar(outcome);
     let (job, rel) = (outcome.job, &outcome.rel.0);
     let settling = Settling { job, claimed, rel, why: why.as_deref(), alone };
-    let rel = spool
+    let Moved { rel, left } = spool
         .settle(&settling, folders)
         .map_err(KeeperError::spool(format!("settle {} from processing/", outcome.rel.0)))?;
-    Ok(Settled { rel, output, failed })
+    Ok(Settled { rel, output, failed, left })
+}
+
+/// Moves a recorded job's file out of the folder that the daemon died over before it could do so.
+pub(in crate::daemon) fn settle_left<F: Filesystem>(
+    spool: &Spool<F>,
+    outcome: &Outcome,
+    claimed: Claimed,
+) -> Result<(), KeeperError> {
+    let why = notice::sidecar(outcome);
+    let (job, rel) = (outcome.job, &outcome.rel.0);
+    let settling = Settling { job, claimed, rel, why: why.as_deref(), alone: true };
+    let settled = spool.settle_from_left(&settling).map(drop);
+    settled.map_err(KeeperError::spool(format!("settle {rel} from processing/")))
 }
 
 /// Moves the failed records of a job that is done; done already is fine.

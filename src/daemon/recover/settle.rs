@@ -8,7 +8,9 @@
 use super::{Known, Report, list_places, unstage};
 use crate::core::JobId;
 use crate::core::state::Millis;
-use crate::daemon::keeper::{Keeper, KeeperError, settle_failed, settle_made, settle_outcome};
+use crate::daemon::keeper::{
+    Keeper, KeeperError, settle_failed, settle_left, settle_made, settle_outcome,
+};
 use crate::daemon::notice;
 use crate::fs::{Filesystem, Stat};
 use crate::journal::record::Outcome;
@@ -86,7 +88,8 @@ pub(super) fn settle_recorded<F: Filesystem>(
             Place::Job(claimed) if claimed.is_own() => {
                 // Its place is its own: no other job ever had this name.
                 let Some(outcome) = known.outcomes.get(&claimed.job) else { continue };
-                settle_outcome(&keeper.spool, outcome, claimed, false, &mut none)?;
+                let settled = settle_outcome(&keeper.spool, outcome, claimed, false, &mut none)?;
+                keeper.say_left(&settled);
                 report.settled += 1;
             }
             Place::Job(claimed) => {
@@ -98,7 +101,9 @@ pub(super) fn settle_recorded<F: Filesystem>(
                     let Some(outcome) = known.marks.get(&stat.ino) else { continue };
                     if is_marked(outcome, claimed.job, &stat) {
                         let alone = report.power_cut;
-                        settle_outcome(&keeper.spool, outcome, claimed, alone, &mut none)?;
+                        let settled =
+                            settle_outcome(&keeper.spool, outcome, claimed, alone, &mut none)?;
+                        keeper.say_left(&settled);
                         report.settled += 1;
                     }
                 }
@@ -112,6 +117,16 @@ pub(super) fn settle_recorded<F: Filesystem>(
             Place::Failed(job) => {
                 let Some(outcome) = known.outcomes.get(&job) else { continue };
                 settle_failed(&keeper.spool, outcome)?;
+            }
+            Place::Left(claimed) => {
+                let files = keeper.spool.files_in(*place);
+                for (_, stat) in files.map_err(KeeperError::spool("read processing/"))? {
+                    let Some(outcome) = known.marks.get(&stat.ino) else { continue };
+                    if is_marked(outcome, claimed.job, &stat) {
+                        settle_left(&keeper.spool, outcome, claimed)?;
+                        report.settled += 1;
+                    }
+                }
             }
             Place::Scratch(_) | Place::Staging(..) => {}
         }

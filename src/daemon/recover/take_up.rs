@@ -31,12 +31,12 @@ pub(super) fn take_up<F: Filesystem>(
         match *place {
             Place::Job(claimed) if claimed.is_own() => match own_input_of(keeper, claimed)? {
                 Some((rel, stat)) => found.push((claimed, rel, stat)),
-                None => remove(&keeper.spool, *place)?,
+                None => remove_or_say(keeper, *place)?,
             },
             Place::Job(claimed) => match file_beside_sentinel(keeper, claimed)? {
                 Some((rel, stat)) => found.push((claimed, rel, stat)),
                 // An empty folder is no job.
-                None => remove(&keeper.spool, *place)?,
+                None => remove_or_say(keeper, *place)?,
             },
             Place::Staging(job, shape) => {
                 // A take is durable before its copy leaves the staging name; a copy without one is no
@@ -57,18 +57,8 @@ pub(super) fn take_up<F: Filesystem>(
                 }
             }
             Place::Failed(job) => remove_failed(&keeper.spool, job)?,
-            // What a worker made as another user stays and is said; it stands in nobody's way.
-            Place::Scratch(_) | Place::Output(_) => match remove(&keeper.spool, *place) {
-                Err(KeeperError::Spool { source, .. })
-                    if source.kind() == io::ErrorKind::PermissionDenied =>
-                {
-                    let rel = RelPath::new(place.name());
-                    let reason = source.to_string();
-                    let refused = rel.map(|rel| Notice::ScratchRefused { rel, reason });
-                    keeper.out.extend(refused.map(Output::Notice));
-                }
-                other => other?,
-            },
+            Place::Scratch(_) | Place::Output(_) => remove_or_say(keeper, *place)?,
+            Place::Left(_) => say_left(keeper, *place),
         }
     }
     for (claimed, rel, _) in &found {
@@ -136,6 +126,24 @@ pub(super) fn take_up<F: Filesystem>(
     Ok(())
 }
 
+/// What a worker made as another user stays and is said; it stands in nobody's way.
+fn remove_or_say<F: Filesystem>(keeper: &mut Keeper<F>, place: Place) -> Result<(), KeeperError> {
+    match remove(&keeper.spool, place) {
+        Err(KeeperError::Spool { source, .. })
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            say_left(keeper, place);
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn say_left<F: Filesystem>(keeper: &mut Keeper<F>, place: Place) {
+    let left = Path::new("processing").join(place.name());
+    keeper.out.push(Output::Notice(Notice::LeftBehind { left }));
+}
+
 fn file_of<F: Filesystem>(
     spool: &Spool<F>,
     claimed: Claimed,
@@ -189,7 +197,11 @@ fn own_input_of<F: Filesystem>(
                     .rename(&spool.processing, &path, &spool.incoming, rel.as_path())
                     .is_ok();
             if !is_back {
-                spool.set_aside(claimed, &rel)?;
+                match spool.set_aside(claimed, &rel) {
+                    // Another user's: it stays.
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                    other => other?,
+                }
             }
         }
         Ok(None)

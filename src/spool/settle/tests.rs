@@ -29,7 +29,7 @@ fn settled(
     for _ in 0..failures {
         assert!(spool.settle(&settling, &mut folders).is_err(), "an error was swallowed");
     }
-    (spool.settle(&settling, &mut folders).unwrap(), job.to_string())
+    (spool.settle(&settling, &mut folders).unwrap().rel, job.to_string())
 }
 
 /// Goal: an error of the disk is an error, and the file keeps its place.
@@ -71,7 +71,7 @@ fn a_missing_target_loses_no_file() {
     assert!(folder.join("x").exists());
 
     assert_eq!(spool.reopen_settled().unwrap(), ["done"]);
-    assert_eq!(spool.settle(&settling, &mut folders).unwrap(), Some("x".into()));
+    assert_eq!(spool.settle(&settling, &mut folders).unwrap().rel, Some("x".into()));
     assert!(home.path().join("done/x").exists());
     assert_eq!(spool.reopen_settled().unwrap(), Vec::<&str>::new());
 
