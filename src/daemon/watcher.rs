@@ -174,8 +174,10 @@ impl Shared {
     fn mark(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         change(&mut state);
-        if !state.is_told {
-            state.is_told = true;
+        let is_told = std::mem::replace(&mut state.is_told, true);
+        // Else the keeper wakes up to wait for the lock.
+        drop(state);
+        if !is_told {
             // The keeper is gone only when the daemon has ended.
             drop(self.keeper.send(Message::Dirty));
         }
