@@ -16,6 +16,7 @@ use crate::config::{RouteTable, load};
 use crate::core::RelPath;
 use crate::daemon::control::Ask;
 use crate::daemon::history::JobLine;
+use crate::daemon::keeper::Shortage;
 use crate::fs::{FileType, Filesystem, RealFs};
 use crate::journal::record::Rel;
 use crate::spool::{Claimed, Place};
@@ -442,8 +443,12 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath, file_type: FileType) -> Resul
     if status.get("low_memory").is_some_and(|low| !low.is_null()) {
         return Ok(("waiting", "too little free memory: nothing is started".to_owned(), None));
     }
-    if status.get("disk_full").and_then(Value::as_bool) == Some(true) {
-        return Ok(("waiting", "too little free disk: nothing is claimed".to_owned(), None));
+    if let Some(of) = show::short_of(&status) {
+        // Also below `min_free_disk`, where it is not full yet.
+        let (what, fix) =
+            if of == Shortage::Disk { ("too little free disk", None) } else { of.says() };
+        let fix = fix.map(str::to_owned);
+        return Ok(("waiting", format!("{what}: nothing is claimed until there is more"), fix));
     }
     if let Some(mut daemon) = spool.ask(&Ask::Why { rel: Rel(rel.clone()) })? {
         let held = daemon.next_answer()?.unwrap_or_default();

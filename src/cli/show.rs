@@ -5,9 +5,13 @@
 use std::io::IsTerminal;
 use std::time::{Duration, SystemTime};
 
+use serde::Deserialize;
+use serde_json::Value;
+
 use crate::config::{Route, Worker};
 use crate::core::RelPath;
 use crate::daemon::history::{JobLine, RecordsEnded};
+use crate::daemon::keeper::Shortage;
 use crate::daemon::notice::{FIX_LEFT, FailedRecord, Finished, Notice, Paused};
 use crate::journal::record::Outcome;
 
@@ -119,10 +123,19 @@ pub(crate) fn paused(route: &str, why: &Paused) -> [String; 2] {
     ]
 }
 
+/// What there is too little of, by a daemon's own status.
+pub(crate) fn short_of(status: &Value) -> Option<Shortage> {
+    Shortage::deserialize(status.get("short_of")?).ok()
+}
+
 /// A notice that says that something is in the way; `None` for all others.
 pub(crate) fn trouble(notice: &Notice) -> Option<String> {
     Some(match notice {
-        Notice::DiskFull => "the disk is full: waiting for space, nothing is lost".to_owned(),
+        Notice::Short(of) => {
+            let (what, fix) = of.says();
+            let fix = fix.map_or_else(String::new, |fix| format!("\n  {fix}"));
+            format!("{what}: waiting for more room, nothing is lost{fix}")
+        }
         Notice::LowDisk { free, floor } => format!(
             "only {} MiB are free: waiting for {} MiB, nothing is lost",
             free >> 20,
@@ -136,7 +149,7 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
         Notice::MemoryIsBack => "there is enough memory again".to_owned(),
         Notice::Broken { route, why } => paused(route, why).join("\n"),
         Notice::Mended { route } => format!("route {route} goes on: a worker did not crash"),
-        Notice::DiskHasRoom => "there is space again".to_owned(),
+        Notice::HasRoom(_) => "there is room again".to_owned(),
         Notice::CsvTouched { route } => format!(
             "results/{route}.csv was changed by someone else: it is left alone, a new one begins"
         ),

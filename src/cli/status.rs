@@ -18,6 +18,7 @@ use super::{Failed, SpoolArg, below, join, print_json, print_line, show};
 use crate::config::{Loaded, RouteTable, limits, load};
 use crate::core::RelPath;
 use crate::daemon::control::Ask;
+use crate::daemon::keeper::Shortage;
 use crate::daemon::notice::Paused;
 use crate::daemon::retention::Counted;
 use crate::fs::{Filesystem, RealFs, real, walk_files};
@@ -111,6 +112,8 @@ struct State {
     /// Folders that cannot be read.
     trouble: Vec<String>,
     disk_full: bool,
+    /// Nothing is claimed for want of it.
+    short_of: Option<Shortage>,
     /// Available and wanted bytes of memory, where they are too few.
     low_memory: Option<(u64, u64)>,
     free_bytes: Option<u64>,
@@ -126,6 +129,7 @@ impl State {
         let number = |key: &str| told.get(key).and_then(Value::as_u64);
         let text = |key: &str| told.get(key).and_then(Value::as_str).map(str::to_owned);
         let list = |key: &str| told.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+        let short_of = show::short_of(told);
         let mut state = Self {
             running_daemon: true,
             pid: number("pid"),
@@ -151,7 +155,8 @@ impl State {
                 .filter_map(|it| Some(it.as_str()?.to_owned()))
                 .collect(),
             counted: told.get("counted").and_then(|counted| Counted::deserialize(counted).ok()),
-            disk_full: told.get("disk_full").and_then(Value::as_bool).unwrap_or(false),
+            disk_full: matches!(short_of, Some(Shortage::Disk | Shortage::Quota)),
+            short_of,
             low_memory: told
                 .get("low_memory")
                 .and_then(|low| Some((low.get("free")?.as_u64()?, low.get("floor")?.as_u64()?))),
@@ -326,6 +331,14 @@ impl State {
                 show::bad("memory"),
                 show::size(free),
                 show::size(floor)
+            ));
+        }
+        if let Some(of) = self.short_of.filter(|_| !self.disk_full) {
+            let (what, fix) = of.says();
+            let fix = fix.unwrap_or_default();
+            print_line(&format!(
+                "{}: {what}; nothing is claimed until there is room, nothing is lost\n  {fix}",
+                show::bad("limit")
             ));
         }
         if self.disk_full {

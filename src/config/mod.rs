@@ -301,6 +301,14 @@ impl Route {
             Worker::Python { .. } => "python",
             Worker::Http { .. } => "http",
         };
+        // Not the settings' fault: a limit of the daemon's own, by the system's number for it.
+        let limits = [
+            ("(os error 24)", "the limit of open files (LimitNOFILE= of the unit, or ulimit -n)"),
+            ("(os error 11)", "the limit of processes (TasksMax= of the unit, or ulimit -u)"),
+        ];
+        if let Some((_, limit)) = limits.iter().find(|(number, _)| reason.contains(number)) {
+            return (*limit).to_owned();
+        }
         match (&self.interpreter_at, &self.worker) {
             (Some(at), _) if reason.contains(&format!("{:?}", self.warm.interpreter)) => {
                 format!("`interpreter` at {at}")

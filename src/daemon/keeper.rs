@@ -62,8 +62,8 @@ mod staged;
 pub(in crate::daemon) mod tests;
 mod view;
 
-pub use error::KeeperError;
 pub(super) use error::is_shortage;
+pub use error::{KeeperError, Shortage};
 pub use inputs::OpenInputs;
 pub(super) use job::JobInfo;
 pub use message::{Input, Output, Staged};
@@ -119,8 +119,8 @@ pub struct Keeper<F: Filesystem> {
     dropping: Vec<JobId>,
     /// When the oldest of them was appended.
     pending_since: Option<Millis>,
-    /// The disk is full since.
-    full_since: Option<Millis>,
+    /// There is too little of it.
+    short_of: Option<Shortage>,
     /// A checkpoint was asked for and its sync has not returned.
     checkpointing: bool,
     /// Someone waits for a checkpoint.
@@ -247,7 +247,7 @@ impl<F: Filesystem> Keeper<F> {
             rows_files: parts.rows_files,
             dropping: Vec::new(),
             pending_since: None,
-            full_since: None,
+            short_of: None,
             checkpointing: false,
             asks_checkpoint: false,
             checkpointed: None,
@@ -335,20 +335,20 @@ impl<F: Filesystem> Keeper<F> {
             }
             Input::Starts { allowed } => self.step(Event::Starts { allowed }, now),
             Input::Claims { allowed } => {
-                self.step(Event::Claims { allowed: allowed && self.full_since.is_none() }, now)
+                self.step(Event::Claims { allowed: allowed && self.short_of.is_none() }, now)
             }
         }
     }
 
     /// Lets time pass: waits that are over, a full disk that may have room again.
     pub fn tick(&mut self, now: Millis) -> Result<(), KeeperError> {
-        if self.full_since.is_some() {
+        if self.short_of.is_some() {
             for effect in std::mem::take(&mut self.deferred) {
                 self.carry_out(effect, now)?;
             }
             self.settle(usize::MAX, now)?;
             if self.is_recorded() && self.durable.is_empty() && self.deferred.is_empty() {
-                self.disk_has_room(now)?;
+                self.has_room(now)?;
             }
         }
         self.write_left_over(now)?;

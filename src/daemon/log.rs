@@ -13,6 +13,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::journald::Journald;
+use super::keeper::Shortage;
 use super::notice::{FIX_LEFT, Finished, Notice};
 use super::reload::RouteRefused;
 use super::service::Status;
@@ -151,9 +152,14 @@ fn notice(notice: &Notice) {
         Notice::Mended { route } => info!(route, "workers run again"),
         Notice::LowMemory { free, floor } => error!(free, floor, "memory is low, starts wait"),
         Notice::MemoryIsBack => info!("memory is enough again"),
-        Notice::DiskFull => error!("disk is full, claims wait"),
+        Notice::Short(Shortage::Disk | Shortage::Quota) => error!("disk is full, claims wait"),
+        Notice::Short(of) => {
+            let (what, fix) = of.says();
+            error!(error = what, fix, "something is short, claims wait");
+        }
         Notice::LowDisk { free, floor } => error!(free, floor, "disk is low, claims wait"),
-        Notice::DiskHasRoom => info!("disk has room again"),
+        Notice::HasRoom(Shortage::Disk | Shortage::Quota) => info!("disk has room again"),
+        Notice::HasRoom(_) => info!("there is enough again"),
         Notice::CsvTouched { route } => warn!(route, "CSV was changed by someone else"),
         Notice::SlotsRefused { workers, reason } => {
             error!(workers, error = %reason, "workers cannot be added");

@@ -10,6 +10,8 @@ use crate::core::{JobId, RelPath};
 use crate::journal::record::{Outcome, Rel, Tally};
 use crate::spool::settle::Settled;
 
+use super::keeper::Shortage;
+
 /// What to do about [`Notice::LeftBehind`].
 pub const FIX_LEFT: &str =
     "its worker made it as another user: take what you need, then remove it as root";
@@ -175,10 +177,10 @@ pub enum Notice {
         /// The first, and what the system said.
         reason: String,
     },
-    /// No space: claims stop, nothing is lost.
-    DiskFull,
-    /// There is space again.
-    DiskHasRoom,
+    /// Claims stop until there is more of it; nothing is lost.
+    Short(Shortage),
+    /// There is enough of it again.
+    HasRoom(Shortage),
 }
 
 /// A folder that does not let its files be claimed.

@@ -119,7 +119,17 @@ impl<F: Filesystem> Spool<F> {
                 self.fs.rename(&to, name, &from, name)?;
                 return Err(io::Error::other("its folder was moved out of processing/"));
             }
-            other => other?,
+            // A descriptor too few, perhaps. A file that nobody knows to be claimed would stand here until the
+            // next start: it goes back, or, where its name is taken by now, it is what it was.
+            Err(error) => match self.fs.rename(&to, name, &from, name) {
+                Ok(()) => {
+                    let folder = Folder { claimed, dir: Some(to) };
+                    self.keep_or_remove(rel.parent(), folder, folders)?;
+                    return Err(error);
+                }
+                Err(_) => (before, Lease::Unknown),
+            },
+            Ok(seen) => seen,
         };
         // Swapped for a folder between the look and the rename. A folder is no job, and what is in it
         // has not failed: it goes back. Where its name is taken by now, it is set aside as it is.
@@ -250,6 +260,60 @@ impl<F: Filesystem> Spool<F> {
                 if stat.is_ok() { Err(error) } else { Ok(()) }
             }
             other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::core::JobId;
+    use crate::fs::RealFs;
+    use crate::fs::faults::{Faults, Op, Then};
+    use crate::spool::Shape;
+
+    /// Goal: a file that cannot be looked at after its claim does not stand in `processing/` unknown to all,
+    /// until the next start: it is claimed later, or now, where its name is taken. Method: no descriptor for
+    /// that look, for a file and for a folder; then, for each, while its way back is taken, too.
+    #[test]
+    fn no_claim_is_forgotten_half_way() {
+        // A file's folder is used again, which is a rename more.
+        for (shape, is_folder, look) in [(Shape::File, false, 4), (Shape::Folder(1), true, 3)] {
+            let home = tempfile::tempdir().unwrap();
+            let fs = Faults::new(RealFs);
+            let spool = Spool::open(fs.clone(), RealFs.open_root(home.path()).unwrap()).unwrap();
+            let old = home.path().join("incoming/x");
+            if is_folder {
+                std::fs::create_dir(&old).unwrap();
+            } else {
+                std::fs::write(&old, "x").unwrap();
+            }
+            let rel = RelPath::new("x").unwrap();
+            let mut folders = Folders::new(1);
+            let mut job = JobId::MIN;
+            let mut claim = || {
+                job = JobId::next(job, 1, [3; 10]);
+                let claimed = Claimed { job, begun: 1, shape };
+                let place = home.path().join("processing").join(Place::Job(claimed).name());
+                let claim = if is_folder {
+                    spool.claim_folder(&rel, claimed)
+                } else {
+                    spool.claim(&rel, claimed, None, &mut folders)
+                };
+                (claim, place.join("x").exists())
+            };
+            // The first look is the one before it.
+            fs.arm_for(|op| op == Op::Stat, 2, Errno::MFILE, Then::Works);
+            let (refused, is_moved) = claim();
+            assert!(matches!(refused, Claim::Refused(_)), "{refused:?}");
+            assert!(old.exists() && !is_moved);
+
+            fs.arm_for(|op| op == Op::Stat || op == Op::Rename, look, Errno::MFILE, Then::Always);
+            let (made, is_moved) = claim();
+            fs.disarm();
+            assert!(matches!(made, Claim::Made(_)) && is_moved, "{made:?}");
         }
     }
 }

@@ -46,7 +46,14 @@ impl<F: Filesystem> Spool<F> {
         }
         let to = self.make_job_folder(rel, claimed)?;
         self.fs.rename(&from, name, &to, name)?;
-        let stat = self.fs.stat(&to, name)?;
+        let stat = match self.fs.stat(&to, name) {
+            Ok(stat) => stat,
+            // Nobody would know of it until the next start: it goes back, or it is what it was.
+            Err(error) => match self.fs.rename(&to, name, &from, name) {
+                Ok(()) => return Err(error),
+                Err(_) => before,
+            },
+        };
         // Swapped between the look and the rename: it goes back. Where its name is taken by now, it is set
         // aside as it is.
         if stat.file_type != FileType::Dir && self.fs.rename(&to, name, &from, name).is_ok() {

@@ -359,3 +359,24 @@ fn a_failure_waits_for_its_repair() {
     assert_eq!(spool.csv("count").sorted(), ["60,58,14"]);
     assert_eq!(runs(), 2);
 }
+
+/// Goal: a limit that is too low is named, nothing fails for it, and what could not begin was no attempt.
+/// Method: a daemon with fewer descriptors than its workers need; then one with enough.
+#[test]
+fn too_few_descriptors_are_waited_for() {
+    let spool = Spool::new(
+        "workers = 4\n[routes.main]\ncommand = [\"sleep\", \"0.1\"]\nstdout = \"none\"\n",
+    );
+    for n in 0..12 {
+        spool.drop_file(format!("{n}"), "x");
+    }
+    let daemon = spool.start_under(&["prlimit", "--nofile=31:31"], &["run"]);
+    daemon.wait_for_log("too many files are open");
+    daemon.wait_for_log("the limit of open files");
+    assert_eq!(daemon.end().code(), Some(0), "{}", spool.report());
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.names("done").len(), 12, "{}", spool.report());
+    let jobs = spool.run(&["jobs", "--json"]).ok().stdout();
+    assert!(!jobs.contains("lost: "), "{jobs}");
+    assert_eq!(jobs.matches("\"attempts\":1").count(), 12, "{jobs}");
+}

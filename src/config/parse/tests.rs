@@ -161,6 +161,9 @@ fn a_worker_is_mended_where_it_is_named() {
     );
     let other = settings.routes[0].place_to_mend("a.py has no function f");
     assert_eq!(other, "a.py, or `python` at inboxd.toml:2");
+    let limit =
+        settings.routes[0].place_to_mend("cannot start x: Too many open files (os error 24)");
+    assert!(limit.starts_with("the limit of open files"), "{limit}");
 }
 
 /// Goal: routes are in the order in which a person wrote them, then routes.d by name.

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use super::{Keeper, KeeperError, Output};
+use super::{Keeper, KeeperError, Output, Shortage};
 use crate::config::limits;
 use crate::core::JobId;
 use crate::core::state::Millis;
@@ -59,7 +59,9 @@ impl<F: Filesystem> Keeper<F> {
         // The index is durable before the outcomes that it stands for can go.
         match self.sources.add_run(&mut self.new_sources) {
             Ok(()) => self.new_sources.clear(),
-            Err(CommitError::Full { .. }) => return self.disk_is_full(now),
+            Err(error @ CommitError::Full { .. }) => {
+                return self.is_short(Shortage::of(&error), now);
+            }
             Err(error) => return Err(error.into()),
         }
         let mut snapshot = self.results.snapshot();
@@ -72,7 +74,9 @@ impl<F: Filesystem> Keeper<F> {
         self.journal.note(self.last_id, now);
         match self.journal.rotate_ahead(&snapshot) {
             Ok(()) => {}
-            Err(CommitError::Full { .. }) => return self.disk_is_full(now),
+            Err(error @ CommitError::Full { .. }) => {
+                return self.is_short(Shortage::of(&error), now);
+            }
             Err(error) => return Err(error.into()),
         }
         self.sealed = false;

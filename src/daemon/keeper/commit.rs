@@ -10,7 +10,7 @@
 
 use std::io;
 
-use super::{Keeper, KeeperError, Output, is_shortage, settle_outcome};
+use super::{Keeper, KeeperError, Output, Shortage, is_shortage, settle_outcome};
 use crate::config::limits;
 use crate::core::state::{Event, Millis};
 use crate::daemon::notice::{Finished, Notice};
@@ -27,7 +27,7 @@ impl<F: Filesystem> Keeper<F> {
     /// The next time at which [`Keeper::tick`] or [`Keeper::commit`] has something to do.
     pub fn next_time(&self) -> Option<Millis> {
         let delay = u64::try_from(limits::COMMIT_DELAY.as_millis()).unwrap_or(0);
-        let commit = match self.full_since {
+        let commit = match self.short_of {
             // Its answer wakes the caller, or `has_durable` says that there is work now.
             _ if self.is_committing() => None,
             Some(_) => self.pending_since.map(|_| Millis::MAX),
@@ -75,7 +75,9 @@ impl<F: Filesystem> Keeper<F> {
     pub fn begin_commit(&mut self, now: Millis) -> Result<Option<Group<F>>, KeeperError> {
         let group = match self.journal.begin_commit() {
             Ok(group) => group,
-            Err(CommitError::Full { .. }) => return self.disk_is_full(now).map(|()| None),
+            Err(error @ CommitError::Full { .. }) => {
+                return self.is_short(Shortage::of(&error), now).map(|()| None);
+            }
             Err(error) => return Err(error.into()),
         };
         self.committing.append(&mut self.pending);
@@ -117,7 +119,7 @@ impl<F: Filesystem> Keeper<F> {
 
     /// Something is durable and not settled, and no full disk stands in the way.
     pub fn has_durable(&self) -> bool {
-        !self.durable.is_empty() && self.full_since.is_none()
+        !self.durable.is_empty() && self.short_of.is_none()
     }
 
     /// Applies what is durable to the CSVs and settles at most so many jobs, so that a free slot
@@ -128,7 +130,9 @@ impl<F: Filesystem> Keeper<F> {
         }
         if self.follows {
             match self.follow_folders() {
-                Err(error) if error.is_shortage() => return self.disk_is_full(now),
+                Err(error) if error.is_shortage() => {
+                    return self.is_short(Shortage::of(&error), now);
+                }
                 other => other?,
             }
             self.follows = false;
@@ -136,8 +140,8 @@ impl<F: Filesystem> Keeper<F> {
         if self.applied < self.durable.len() || self.results.has_pending() {
             match self.apply_results(now) {
                 Ok(()) => {}
-                Err(KeeperError::Results(ResultsError::Full { .. })) => {
-                    return self.disk_is_full(now);
+                Err(KeeperError::Results(error @ ResultsError::Full { .. })) => {
+                    return self.is_short(Shortage::of(&error), now);
                 }
                 Err(error) => return Err(error),
             }
@@ -151,7 +155,7 @@ impl<F: Filesystem> Keeper<F> {
             match self.follow_up(record, now) {
                 Ok(()) => {}
                 Err(KeeperError::Spool { source, .. }) if is_shortage(&source) => {
-                    return self.disk_is_full(now);
+                    return self.is_short(Shortage::of(&source), now);
                 }
                 Err(error) => return Err(error),
             }
@@ -161,8 +165,8 @@ impl<F: Filesystem> Keeper<F> {
         if !self.durable.is_empty() {
             return Ok(());
         }
-        if self.full_since.is_some() && self.is_recorded() && self.deferred.is_empty() {
-            self.disk_has_room(now)?;
+        if self.short_of.is_some() && self.is_recorded() && self.deferred.is_empty() {
+            self.has_room(now)?;
         }
         if !self.journal.has_spare() {
             // Without one a full disk only waits sooner; it is tried again after the next commit.
@@ -208,28 +212,28 @@ impl<F: Filesystem> Keeper<F> {
             return Ok(());
         }
         match self.apply_results(now) {
-            Err(error) if error.is_shortage() => self.disk_is_full(now),
+            Err(error) if error.is_shortage() => self.is_short(Shortage::of(&error), now),
             other => other,
         }
     }
 
-    pub(super) fn disk_has_room(&mut self, now: Millis) -> Result<(), KeeperError> {
-        self.full_since = None;
-        self.out.push(Output::Notice(Notice::DiskHasRoom));
+    pub(super) fn has_room(&mut self, now: Millis) -> Result<(), KeeperError> {
+        let of = self.short_of.take().map(Notice::HasRoom);
+        self.out.extend(of.map(Output::Notice));
         self.step(Event::Claims { allowed: true }, now)
     }
 
-    pub(super) fn disk_is_full(&mut self, now: Millis) -> Result<(), KeeperError> {
-        if self.full_since.is_none() {
-            self.full_since = Some(now);
-            self.out.push(Output::Notice(Notice::DiskFull));
+    pub(super) fn is_short(&mut self, of: Shortage, now: Millis) -> Result<(), KeeperError> {
+        if self.short_of.is_none() {
+            self.short_of = Some(of);
+            self.out.push(Output::Notice(Notice::Short(of)));
         }
         self.step(Event::Claims { allowed: false }, now)
     }
 
-    /// Whether the disk is full, and how long to wait before the next try, in milliseconds.
+    /// Whether there is too little of something, and how long to wait before the next try, in milliseconds.
     pub fn full_wait(&self) -> Option<Millis> {
-        self.full_since.map(|_| FULL_AGAIN_MS)
+        self.short_of.map(|_| FULL_AGAIN_MS)
     }
 
     /// A record is durable and applied: settle, tell the core, tell the world.

@@ -8,10 +8,10 @@
 use std::io;
 use std::sync::Arc;
 
-use super::{JobInfo, Keeper, KeeperError, Output, is_shortage, settle_outcome};
+use super::{JobInfo, Keeper, KeeperError, Output, Shortage, is_shortage, settle_outcome};
 use crate::config::OnRepeat;
 use crate::core::state::{Candidate, Effect, Event, Millis};
-use crate::core::{FailClass, Failure, JobId, Verdict};
+use crate::core::{FailClass, Failure, JobId, RelPath, Verdict};
 use crate::daemon::notice::{Notice, Paused};
 use crate::daemon::sight::{Companions, Judged};
 use crate::fs::{FileType, Filesystem};
@@ -181,7 +181,7 @@ impl<F: Filesystem> Keeper<F> {
             }
             Claim::Refused(error) => {
                 let until = if is_shortage(&error) {
-                    self.disk_is_full(now)?;
+                    self.is_short(Shortage::of(&error), now)?;
                     now.saturating_add(REFUSED_AGAIN_MS)
                 } else {
                     self.refused(&candidate.rel, &error, now)
@@ -245,9 +245,7 @@ impl<F: Filesystem> Keeper<F> {
             Companions::Ready => {}
             Companions::Busy(until) => return self.step(Event::Busy { job, until }, now),
             Companions::Later(rel, error) => {
-                let reason = error.to_string();
-                self.out.push(Output::Notice(Notice::StartRefused { rel, reason }));
-                return self.step(Event::StartFailed { job }, now);
+                return self.refuse_start(job, attempt, (rel, &error), now);
             }
             Companions::Unfit(failure) => {
                 return self.step(Event::Ended { job, verdict: Verdict::Failed(failure) }, now);
@@ -287,9 +285,8 @@ impl<F: Filesystem> Keeper<F> {
                 return self.step(Event::Ended { job, verdict: Verdict::Failed(failure) }, now);
             }
             Err(error) => {
-                let (rel, reason) = (info.rel.clone(), error.to_string());
-                self.out.push(Output::Notice(Notice::StartRefused { rel, reason }));
-                return self.step(Event::StartFailed { job }, now);
+                let rel = info.rel.clone();
+                return self.refuse_start(job, attempt, (rel, &error), now);
             }
         };
         let processing = self.path.join("processing");
@@ -314,6 +311,24 @@ impl<F: Filesystem> Keeper<F> {
             return Ok(());
         }
         self.begin(task, now)
+    }
+
+    /// Too little of something to start: it waits. The attempt has not begun, and a crash must not count it;
+    /// where not even its name can be taken back, it does.
+    fn refuse_start(
+        &mut self,
+        job: JobId,
+        attempt: u32,
+        (rel, error): (RelPath, &io::Error),
+        now: Millis,
+    ) -> Result<(), KeeperError> {
+        match self.take_back(job, attempt) {
+            Err(error) if error.is_shortage() => {}
+            other => other?,
+        }
+        let reason = error.to_string();
+        self.out.push(Output::Notice(Notice::StartRefused { rel, reason }));
+        self.step(Event::StartFailed { job }, now)
     }
 
     /// Before the first attempt of a job whose place is its own, see [`crate::spool::whole_folder`]. The inner

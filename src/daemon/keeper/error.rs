@@ -4,6 +4,8 @@
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::GlobError;
 use crate::journal::{CommitError, EncodeError, JournalError};
 use crate::results::ResultsError;
@@ -63,6 +65,50 @@ impl KeeperError {
 
     pub(in crate::daemon) fn spool(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Spool { what: what.into(), source }
+    }
+}
+
+/// What there is too little of, and comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shortage {
+    /// Space on the disk.
+    Disk,
+    /// What of it our user may have.
+    Quota,
+    /// Descriptors, ours or the system's.
+    Files,
+    /// The kernel's memory.
+    Memory,
+}
+
+impl Shortage {
+    /// What the system's error among the causes of this one says. Without one it is the disk.
+    pub(super) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        use rustix::io::Errno;
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            match error.downcast_ref().and_then(Errno::from_io_error) {
+                Some(Errno::MFILE | Errno::NFILE) => return Self::Files,
+                Some(Errno::NOMEM | Errno::NOBUFS) => return Self::Memory,
+                Some(Errno::DQUOT) => return Self::Quota,
+                _ => cause = error.source(),
+            }
+        }
+        Self::Disk
+    }
+
+    /// In words, and what to do where something can be done besides making room.
+    pub fn says(self) -> (&'static str, Option<&'static str>) {
+        match self {
+            Self::Disk => ("the disk is full", None),
+            Self::Quota => ("the disk quota is used up", None),
+            Self::Files => {
+                let fix = "raise the limit: LimitNOFILE= of the unit, or ulimit -n";
+                ("too many files are open", Some(fix))
+            }
+            Self::Memory => ("the kernel has no memory left", None),
+        }
     }
 }
 

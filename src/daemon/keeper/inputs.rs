@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Keeper, KeeperError, Output, is_shortage};
+use super::{Keeper, KeeperError, Output, Shortage, is_shortage};
 use crate::config::{Records, limits};
 use crate::core::records::{InputMark, Past, Position};
 use crate::core::state::{Event, Millis};
@@ -197,7 +197,7 @@ impl<F: Filesystem> Keeper<F> {
             }
             Err(OpenError::Later(error)) => {
                 if is_shortage(&error) {
-                    self.disk_is_full(now)?;
+                    self.is_short(Shortage::of(&error), now)?;
                 }
                 let rel = self.jobs.get(&job).map(|info| info.rel.clone());
                 let reason = error.to_string();

@@ -8,7 +8,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::{Keeper, KeeperError};
+use super::{Keeper, KeeperError, Shortage};
 use crate::config::{Route, limits};
 use crate::core::state::{Effect, Millis};
 use crate::core::{FailClass, Failure, JobId, RelPath, Row, Spent};
@@ -48,7 +48,7 @@ impl<F: Filesystem> Keeper<F> {
             Ok(None) => return Ok(()),
             Err(error) if error.is_shortage() => {
                 self.deferred.push(Effect::RecordOutcome { job, attempts, spent, failure });
-                return self.disk_is_full(now);
+                return self.is_short(Shortage::of(&error), now);
             }
             Err(error) => return Err(error),
         };

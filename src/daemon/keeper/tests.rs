@@ -2,16 +2,26 @@
 
 use std::path::Path;
 
+use rustix::io::Errno;
+
 use super::{Input, Keeper, ScanCounts};
 use crate::config::companions::Companion;
 use crate::config::{Route, Settings};
 use crate::daemon::recover::{Surroundings, recover};
 use crate::daemon::service::now_ms;
-use crate::fs::RealFs;
-use crate::spool::Spool;
+use crate::fs::faults::{Faults, Op, Then};
+use crate::fs::{Filesystem, RealFs};
+use crate::spool::{Place, Spool};
 
 /// A keeper of a new spool with these settings.
 pub(in crate::daemon) fn keeper(home: &Path, settings: &Settings) -> Keeper<RealFs> {
+    keeper_on(RealFs, home, settings)
+}
+
+fn keeper_on<F>(fs: F, home: &Path, settings: &Settings) -> Keeper<F>
+where
+    F: Filesystem<Dir = <RealFs as Filesystem>::Dir>,
+{
     crate::spool::layout::make(home).unwrap();
     let root = RealFs.open_root(home).unwrap();
     let around = Surroundings {
@@ -20,7 +30,7 @@ pub(in crate::daemon) fn keeper(home: &Path, settings: &Settings) -> Keeper<Real
         now: now_ms(),
         random: || [7; 10],
     };
-    recover(Spool::open(RealFs, root).unwrap(), settings, &around).unwrap().0
+    recover(Spool::open(fs, root).unwrap(), settings, &around).unwrap().0
 }
 
 pub(in crate::daemon) fn settings() -> Settings {
@@ -96,4 +106,26 @@ fn only_old_empty_folders_are_pruned() {
     assert!(!incoming.join("empty").exists());
     assert!(incoming.join("full/a/x.txt").exists() && incoming.join("link").is_symlink());
     assert!(incoming.join(".hidden/a").is_dir(), "what is ignored is not looked into");
+}
+
+/// Goal: an attempt that could not begin costs nothing if the daemon dies before it does. Method: no room
+/// for its scratch folder, once; what `processing/` is called then, and after the next try.
+#[test]
+fn a_refused_start_is_no_attempt() {
+    let home = tempfile::tempdir().unwrap();
+    let fs = Faults::new(RealFs);
+    let mut keeper = keeper_on(fs.clone(), home.path(), &settings());
+    std::fs::write(home.path().join("incoming/x"), "").unwrap();
+    let begun = || {
+        let names = std::fs::read_dir(home.path().join("processing")).unwrap();
+        let mut places = names.filter_map(|name| Place::parse(&name.unwrap().file_name()));
+        places.find_map(|it| if let Place::Job(it) = it { Some(it.begun) } else { None })
+    };
+    // The first folder made is the job's own.
+    fs.arm_for(|op| op == Op::MakeDir, 2, Errno::NOSPC, Then::Works);
+    let now = now_ms();
+    while !keeper.scan(1000, now).unwrap() {}
+    assert_eq!((fs.failed(), begun()), (1, Some(0)));
+    keeper.tick(now + 2_000).unwrap();
+    assert_eq!(begun(), Some(1));
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::status::LowMemory;
 use super::{Input, KeeperError, LOOK_EVERY, Listener, Mode, Notice, Service, now_ms};
 use crate::config::limits;
+use crate::daemon::keeper::Shortage;
 use crate::daemon::{children, free_memory};
 use crate::fs::RealFs;
 
@@ -64,7 +65,7 @@ impl<L: Listener> Service<RealFs, L> {
             && self.keeper.is_still()
             && state.paused.is_empty()
             && state.guests.is_empty()
-            && !state.status.disk_full
+            && state.status.short_of.is_none()
             && self.min_free_memory == 0
             && state.swept == state.status.done + state.status.failed
             && !self.intake.wants_clock()
@@ -95,8 +96,9 @@ impl<L: Listener> Service<RealFs, L> {
             return Ok(());
         }
         self.state.low_disk = is_low;
-        let notice = if is_low { Notice::LowDisk { free, floor } } else { Notice::DiskHasRoom };
-        self.state.status.disk_full = is_low;
+        let notice =
+            if is_low { Notice::LowDisk { free, floor } } else { Notice::HasRoom(Shortage::Disk) };
+        self.state.status.short_of = is_low.then_some(Shortage::Disk);
         self.listener.notice(notice);
         self.keeper.handle(Input::Claims { allowed: !is_low }, now_ms())?;
         self.outputs()

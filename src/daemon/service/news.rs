@@ -59,8 +59,8 @@ impl<L: Listener> Service<RealFs, L> {
                 status.paused.remove(route);
                 self.state.paused.remove(route);
             }
-            Notice::DiskFull => status.disk_full = true,
-            Notice::DiskHasRoom => status.disk_full = false,
+            Notice::Short(of) => status.short_of = Some(*of),
+            Notice::HasRoom(_) => status.short_of = None,
             _ => {}
         }
         self.state.notices.push(notice);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Listener, Service, SourcesSeen, now_ms};
 use crate::config::limits;
 use crate::core::state::Counts;
-use crate::daemon::keeper::OpenInputs;
+use crate::daemon::keeper::{OpenInputs, Shortage};
 use crate::daemon::notice::Paused;
 use crate::daemon::pool::PoolLoad;
 use crate::daemon::retention::Counted;
@@ -75,8 +75,8 @@ pub struct Status {
     pub routes: BTreeMap<String, RouteLoad>,
     /// Folders that cannot be read, refused claims.
     pub trouble: Vec<String>,
-    /// The disk is full, or too full to claim.
-    pub disk_full: bool,
+    /// Nothing is claimed for want of it; the disk also where it is only too full to claim.
+    pub short_of: Option<Shortage>,
     /// Nothing is started for want of memory.
     pub low_memory: Option<LowMemory>,
     /// Files of paused routes that were already claimed or known.

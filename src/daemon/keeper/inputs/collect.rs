@@ -16,7 +16,7 @@ use crate::config::Records;
 use crate::core::records::{InputMark, Progress};
 use crate::core::state::{Effect, Event, Millis};
 use crate::core::{FailClass, Failure, JobId, Verdict};
-use crate::daemon::keeper::{Keeper, KeeperError, Output, is_shortage};
+use crate::daemon::keeper::{Keeper, KeeperError, Output, Shortage, is_shortage};
 use crate::fs::Filesystem;
 use crate::spool::records::{Input, change};
 use crate::spool::{Place, Spool};
@@ -117,7 +117,7 @@ impl<F: Filesystem> Keeper<F> {
             }
             Err(CollectError::Io(error)) if is_shortage(&error) => {
                 self.deferred.push(Effect::Collect { job });
-                return self.disk_is_full(now);
+                return self.is_short(Shortage::of(&error), now);
             }
             Err(CollectError::Io(source)) => {
                 let what = format!("put the failed records of {job} together in processing/");

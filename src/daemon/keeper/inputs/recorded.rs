@@ -16,7 +16,7 @@ use crate::core::records::Tried;
 use crate::core::state::{Effect, Event, Millis};
 use crate::core::{FailClass, Failure, JobId, RelPath, Row};
 use crate::daemon::keeper::outcome::{error_row, route_spec};
-use crate::daemon::keeper::{Keeper, KeeperError, Output};
+use crate::daemon::keeper::{Keeper, KeeperError, Output, Shortage};
 use crate::daemon::notice::{FailedRecord, Notice};
 use crate::fs::Filesystem;
 use crate::journal::record::{InputOutcome, InputTried, PieceBytes, Record};
@@ -88,7 +88,7 @@ impl<F: Filesystem> Keeper<F> {
                     ended.rows = rows;
                 }
                 self.deferred.push(Effect::RecordInput { job, no, attempts, failure });
-                self.disk_is_full(now)
+                self.is_short(Shortage::of(&error), now)
             }
             Err(error) => Err(error),
         }
