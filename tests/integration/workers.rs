@@ -3,7 +3,6 @@
 //! Must not know: how a worker is started or spoken to, beyond the page of the protocol.
 
 use std::fs;
-use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -184,9 +183,8 @@ fn a_module_is_loaded_once_a_worker() {
     for n in 0..20 {
         spool.drop_file(format!("{n}.txt"), "x");
     }
-    let output = spool.run(&["batch"]).ok();
+    spool.run(&["batch"]).ok();
     assert_eq!(loads(&spool), 2, "{}", spool.report());
-    assert!(output.took < Duration::from_secs(4), "{output}");
     assert_eq!(spool.csv("r").column("a").len(), 20);
 }
 
