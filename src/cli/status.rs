@@ -19,7 +19,7 @@ use crate::config::{Loaded, RouteTable, limits, load};
 use crate::core::RelPath;
 use crate::daemon::control::Ask;
 use crate::daemon::keeper::Shortage;
-use crate::daemon::notice::Paused;
+use crate::daemon::notice::{FIX_LEFT, Paused};
 use crate::daemon::retention::Counted;
 use crate::fs::{Filesystem, RealFs, real, walk_files};
 use crate::spool::Place;
@@ -114,6 +114,8 @@ struct State {
     disk_full: bool,
     /// Nothing is claimed for want of it.
     short_of: Option<Shortage>,
+    /// What stands in `processing/` and only another user may remove.
+    left_behind: Vec<String>,
     /// Available and wanted bytes of memory, where they are too few.
     low_memory: Option<(u64, u64)>,
     free_bytes: Option<u64>,
@@ -246,6 +248,10 @@ impl State {
             }
             self.folders.insert(name, folder);
         }
+        let names = std::fs::read_dir(spool.path.join("processing")).into_iter().flatten();
+        let names = names.filter_map(|name| Some(name.ok()?.file_name()));
+        let left = names.filter(|name| matches!(Place::parse(name), Some(Place::Left(_))));
+        self.left_behind = left.map(|name| name.to_string_lossy().into_owned()).collect();
         self.free_bytes = real::free_space(&spool.path).ok().map(|(free, _)| free);
     }
 
@@ -324,6 +330,12 @@ impl State {
         }
         for trouble in &self.trouble {
             print_line(&format!("{}: cannot read {trouble}", show::bad("warning")));
+        }
+        if let [example, ..] = self.left_behind.as_slice() {
+            let (one, many) = ("folder of another user stays", "folders of other users stay");
+            let folders = show::plural(self.left_behind.len() as u64, one, many);
+            let place = below(spool, format!("processing/{example}"));
+            print_line(&format!("{folders}, such as {place}\n  {FIX_LEFT}"));
         }
         if let Some((free, floor)) = self.low_memory {
             print_line(&format!(

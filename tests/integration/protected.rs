@@ -168,6 +168,7 @@ fn what_another_user_made_stops_nobody() {
     };
     assert_eq!(left().len(), 4, "{}", spool.report());
     daemon.wait_for_log("another user's folder stays");
+    spool.run(&["status"]).ok().says("4 folders of other users stay, such as inbox/processing/");
 
     daemon.kill_all();
     let before = left().into_iter().find(|path| path.join("d").is_dir()).unwrap().join("d");
