@@ -3,8 +3,9 @@
 //! Must not know: the library.
 //!
 //! `SimFs`, in the library's own tests, stays needed beside this: kill -9 keeps the page cache, so what
-//! was written and never synced is still there afterwards. Only `SimFs` finds a missing fsync;
-//! only this finds what the model of the filesystem leaves out.
+//! was written and never synced is still there afterwards. `power_cut` finds a missing fsync where ext4
+//! needs it, `SimFs` in the weakest order that a filesystem may have; only this finds what that model
+//! leaves out.
 
 // cfg(test) tells the lints that the helpers here may unwrap as tests may.
 /// What any history must satisfy.
@@ -35,6 +36,9 @@ mod kill_nine;
 /// The same for each kind of worker.
 #[cfg(test)]
 mod kinds;
+/// Power cuts on a real filesystem.
+#[cfg(test)]
+mod power_cut;
 /// strace as the hand that kills and injects, and the calls it counts.
 #[cfg(test)]
 mod strace;
