@@ -213,6 +213,23 @@ fn misbehaviour_is_seen() {
     }
 }
 
+/// Goal: a filesystem on which a move could overwrite a file is refused, with what to do. Method: what it
+/// says of each rename that must not; real ones are NFS and most of FUSE.
+#[test]
+fn a_filesystem_that_may_overwrite_is_refused() {
+    if !strace::is_there() {
+        return;
+    }
+    let spool = Spool::new(SETTINGS);
+    spool.drop_file("x", "x");
+    let says_no = ["-f", "-qq", "-o", "/dev/null", "-e", "inject=renameat2:error=EINVAL"];
+    let wrapper = [["strace"].as_slice(), &says_no].concat();
+    let refused = spool.run_under(&wrapper, &["batch"], b"").code(2);
+    refused.says("cannot rename a file without replacing").says("such as ext4, xfs or btrfs");
+    assert_eq!(spool.names("incoming"), ["x"]);
+    assert!(!spool.names("journal").iter().any(|name| name.starts_with("probe")));
+}
+
 /// A small filesystem of its own, in memory; gone with the test.
 struct SmallDisk<'a>(&'a Spool);
 

@@ -16,7 +16,7 @@ use crate::config::Settings;
 use crate::daemon::keeper::Keeper;
 use crate::daemon::recover::{Report, Surroundings, recover};
 use crate::daemon::service::now_ms;
-use crate::fs::RealFs;
+use crate::fs::{Filesystem, RealFs};
 use crate::spool::lock::Lock;
 use crate::spool::{Spool, layout};
 use crate::worker::orphans;
@@ -42,6 +42,7 @@ pub fn open(path: &Path) -> Result<Opened, ShellError> {
     let spool = Spool::open(RealFs, root).map_err(folder)?;
     check_places(&path)?;
     let lock = Lock::take(&path)?;
+    check_renames(&spool, &path)?;
     let mark = orphans::mark(&path).map_err(ShellError::Orphans)?;
     orphans::end_marked(&mark).map_err(ShellError::Orphans)?;
     Ok(Opened { lock, spool, path })
@@ -94,6 +95,31 @@ pub fn check_places(path: &Path) -> Result<(), ShellError> {
         }
     }
     Ok(())
+}
+
+/// Nothing is ever overwritten because the kernel refuses to (`RENAME_NOREPLACE`), which network
+/// filesystems and most of FUSE do not know: rename(2) says EINVAL there, and only of a file that exists.
+fn check_renames(spool: &Spool<RealFs>, path: &Path) -> Result<(), ShellError> {
+    use rustix::io::Errno;
+    let (at, names) = (&spool.journal, ["probe", "probe.renamed"].map(Path::new));
+    let clear = || names.iter().for_each(|name| drop(spool.fs.remove_file(at, name)));
+    // What a daemon left that was killed right here.
+    clear();
+    let tried = spool
+        .fs
+        .create(at, names[0], 0o600)
+        .and_then(|_| spool.fs.rename(at, names[0], at, names[1]));
+    clear();
+    let errno = tried.err().and_then(|error| Errno::from_io_error(&error));
+    if !matches!(errno, Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)) {
+        // A full disk, say: it is met again where it is dealt with.
+        return Ok(());
+    }
+    Err(ShellError::Unsafe(format!(
+        "{} is on a filesystem that cannot rename a file without replacing another one\n  Put the spool \
+         on a local one, such as ext4, xfs or btrfs; what is on the other one may be copied into incoming/.",
+        path.display()
+    )))
 }
 
 /// Workers as root only where the settings ask for it.
