@@ -277,8 +277,8 @@ pub struct Why {
     pub attempts: u32,
     /// The exit code, where the worker exited.
     pub exit: Option<i32>,
-    /// The signal's name, where one ended the worker.
-    pub signal: Option<String>,
+    /// The number of the signal that ended the worker, if one did.
+    pub signal: Option<i32>,
     /// When, in UTC: `2026-11-22T14:02:11Z`.
     pub time: String,
     /// How long the last attempt ran, in milliseconds.
@@ -362,4 +362,27 @@ pub fn utc(unix_ms: u64) -> String {
 pub fn place(outcome: &Outcome, settled: &Settled) -> Option<PathBuf> {
     let folder = if outcome.failure.is_some() { "error" } else { "done" };
     settled.rel.as_ref().map(|rel| PathBuf::from(folder).join(rel))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{FailClass, Failure};
+
+    /// Goal: what is written of a failure is read again, also of a worker that a signal ended.
+    /// Method: an outcome for each way in which a worker ends, through its sidecar.
+    #[test]
+    fn reasons_of_killed_workers_are_read_back() {
+        for (exit, signal) in [(Some(3), None), (None, Some(9)), (None, None)] {
+            let failure = Failure { exit, signal, ..Failure::new(FailClass::Crash, "no") };
+            let outcome = serde_json::from_value(serde_json::json!({
+                "job": JobId::next(JobId::MIN, 7, [3; 10]), "rel": "a/b", "route": "r",
+                "attempts": 2, "failure": failure, "at_ms": 1, "took_ms": 4,
+                "file": { "ino": 1, "btime_ns": 2, "before_ns": 3, "after_ns": 4 },
+            }));
+            let text = sidecar(&outcome.unwrap()).unwrap();
+            let why: Why = serde_json::from_slice(&text).unwrap();
+            assert_eq!((why.exit, why.signal, why.reason.as_str()), (exit, signal, "no"));
+        }
+    }
 }
