@@ -3,6 +3,7 @@
 //! Must not know: how jobs run. It shows progress, failures and the summary.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -83,6 +84,7 @@ fn beside(args: &Args, spool: &SpoolArg) -> Result<Option<ExitCode>, Failed> {
         show::routes(&loaded.settings.routes)
     );
     let mut screen = Screen::new(!args.sources.is_empty(), header);
+    screen.before = tables(spool, &loaded.settings.routes);
     let mut shown = 0;
     let mut has_answered = false;
     let seen = loop {
@@ -168,6 +170,7 @@ fn serve_batch(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, 
     };
     let began = Instant::now();
     let mut screen = Screen::new(!args.sources.is_empty(), header);
+    screen.before = tables(spool, &routes);
     let summary = serve(options, &mut |told| screen.tell(&told)).map_err(|e| spool.failed(e))?;
     screen.end();
     Ok(conclude(&summary, spool, &routes, &mut screen, began))
@@ -183,7 +186,12 @@ struct Screen {
     drained: bool,
     /// Printed once there is something to do.
     header: Option<String>,
+    /// The CSVs of the routes as they were before.
+    before: Vec<Option<Table>>,
 }
+
+/// Inode and length of a CSV: a later one of other values has rows of this run.
+type Table = (u64, u64);
 
 impl Screen {
     fn new(with_sources: bool, header: String) -> Self {
@@ -195,6 +203,7 @@ impl Screen {
             with_sources,
             drained: false,
             header: Some(header),
+            before: Vec::new(),
         }
     }
 
@@ -298,7 +307,10 @@ fn conclude(
         && sources.failed.is_empty()
         && status.paused.is_empty()
     {
+        let is_left = status.held + status.incomplete > 0
+            || status.unrouted + sources.unrouted + sources.lacking > 0;
         print_line(&match sources.known {
+            0 if is_left => "nothing to do".to_owned(),
             0 if screen.with_sources => "nothing to do: no files".to_owned(),
             0 => format!("nothing to do: {} is empty", below(spool, "incoming")),
             known => format!(
@@ -334,7 +346,7 @@ fn conclude(
     }
     left_over(summary);
     if status.rows > 0 {
-        preview(spool, routes);
+        preview(spool, routes, &screen.before);
     }
     for (route, why) in &status.paused {
         eprint_line(&format!("route {route} PAUSED: {}", why.reason));
@@ -400,10 +412,22 @@ fn seconds(began: Instant) -> String {
     }
 }
 
+fn table_of(spool: &SpoolArg, route: &Route) -> PathBuf {
+    spool.path.join("results").join(format!("{}.csv", route.name))
+}
+
+fn tables(spool: &SpoolArg, routes: &[Route]) -> Vec<Option<Table>> {
+    let table = |route| std::fs::metadata(table_of(spool, route)).ok();
+    routes.iter().map(|route| table(route).map(|it| (it.ino(), it.len()))).collect()
+}
+
 /// Header and first row of each CSV of this run, and where the rest is.
-fn preview(spool: &SpoolArg, routes: &[Route]) {
-    for route in routes {
-        let path = spool.path.join("results").join(format!("{}.csv", route.name));
+fn preview(spool: &SpoolArg, routes: &[Route], before: &[Option<Table>]) {
+    for ((route, before), now) in routes.iter().zip(before).zip(tables(spool, routes)) {
+        if *before == now {
+            continue;
+        }
+        let path = table_of(spool, route);
         let Ok(Some(Preview { header, first, more })) = read::preview(&path) else { continue };
         let ends_in_id = header.last().is_some_and(|name| name == b"_job");
         print_line(&format!("  {}", shown(&header, false)));

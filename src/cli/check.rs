@@ -13,7 +13,7 @@ use crate::config::{Loaded, Route, Settings, Worker, limits, load};
 use crate::daemon::control::Ask;
 use crate::daemon::shell::{check_places, check_user};
 use crate::fs::real;
-use crate::worker::{Stop, find_program, find_runner, missing_variables};
+use crate::worker::{Stop, find_program, find_runner, missing_variables, schema_fault};
 
 /// Look for what is wrong with settings, folders, permissions and limits
 ///
@@ -174,6 +174,10 @@ fn check_routes(spool: &SpoolArg, settings: &Settings, report: &mut Report) {
             Ok(None) => report.add(Level::Ok, "route", format!("{name}, a program for each file")),
         }
         check_runner(route, report);
+        if let Some(reason) = schema_fault(route, &root) {
+            let fix = route.place_to_mend(&reason);
+            report.add(Level::Error, "route", format!("{name}: {reason}\nFix {fix}."));
+        }
         if let Some(first) = takes_all {
             let message = format!("{name} gets no file: {first} stands before it and takes all");
             report.add(Level::Warning, "route", message);

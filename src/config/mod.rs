@@ -309,6 +309,12 @@ impl Route {
         if let Some((_, limit)) = limits.iter().find(|(number, _)| reason.contains(number)) {
             return (*limit).to_owned();
         }
+        if let Some(Schema::File(file)) = &self.schema
+            && (reason.starts_with(&format!("cannot read the schema {file}: "))
+                || reason.starts_with(&format!("{file} is no")))
+        {
+            return format!("{file}, or `schema` in [routes.{}]", self.name);
+        }
         match (&self.interpreter_at, &self.worker) {
             (Some(at), _) if reason.contains(&format!("{:?}", self.warm.interpreter)) => {
                 format!("`interpreter` at {at}")

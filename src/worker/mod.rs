@@ -43,6 +43,7 @@ pub mod warm;
 
 pub use http::{find_runner, missing_variables};
 pub use program::{find_program, program_time};
+pub use schema::schema_fault;
 pub use stop::Stop;
 
 use std::path::PathBuf;

@@ -63,14 +63,23 @@ impl Schemas {
         let changed = file_of(source, spool).and_then(|path| path.metadata().ok()?.modified().ok());
         let is_same = |it: &Compiled| it.source == *source && it.changed == changed;
         if !self.0.get(&route.name).is_some_and(is_same) {
-            let validator = jsonschema::validator_for(&text_of(source, spool)?)
-                .map_err(|error| format!("{source} is no JSON Schema: {error}"))?;
+            let validator = compile(source, spool)?;
             let compiled = Compiled { source: source.clone(), changed, validator };
             self.0.insert(route.name.clone(), compiled);
         }
         let compiled = self.0.get(&route.name).map(|it| &it.validator);
         compiled.ok_or_else(|| "its schema was not kept".to_owned())
     }
+}
+
+/// Why the schema of a route cannot be used, as one line for a person.
+pub fn schema_fault(route: &Route, spool: &Path) -> Option<String> {
+    compile(route.schema.as_ref()?, spool).err()
+}
+
+fn compile(source: &Schema, spool: &Path) -> Result<Validator, String> {
+    jsonschema::validator_for(&text_of(source, spool)?)
+        .map_err(|error| format!("{source} is no JSON Schema: {error}"))
 }
 
 /// The file of a schema that has one.

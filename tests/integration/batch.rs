@@ -209,6 +209,8 @@ fn what_no_route_takes_stays() {
     assert_eq!(spool.names("done").len(), 4);
     assert_eq!(spool.errors(), Vec::<String>::new());
     spool.run(&["explain", "typo.jsn"]).ok().says("no route");
+    let again = spool.run(&["batch"]).ok().says("nothing to do\n").says("such as typo.jsn");
+    assert!(!again.stdout().contains("is empty"), "{again}");
 }
 
 /// Goal: a program that is not there pauses its route and costs no file. Method: such a route beside a good one.
@@ -348,4 +350,18 @@ fn shown_rows_are_lines_and_harmless() {
     assert!(shown[1].starts_with(r#"  "one\ntwo\u{1b}[31m\xff, ""quoted""xxx"#), "{stdout}");
     assert!(shown[1].ends_with("x…") && shown[1].chars().count() < 170, "{stdout}");
     assert_eq!(shown[2], "  … 2 more in inbox/results/main.csv");
+}
+
+/// Goal: what is shown of the rows is of this run. Method: two routes, a file for each, one run after
+/// the other.
+#[test]
+fn only_tables_of_this_run_are_shown() {
+    let route =
+        |name| format!("[routes.{name}]\nglob = \"{name}\"\ncommand = [\"cat\", \"{{path}}\"]\n");
+    let spool = Spool::new(&(route("one") + &route("two")));
+    for (name, other) in [("one", "two"), ("two", "one")] {
+        spool.drop_file(name, "x");
+        let output = spool.run(&["batch"]).ok().says(&format!("in inbox/results/{name}.csv"));
+        assert!(!output.stdout().contains(&format!("{other}.csv")), "{output}");
+    }
 }

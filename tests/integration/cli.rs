@@ -262,6 +262,12 @@ fn check_checks() {
     spool.run(&["check"]).ok();
     spool.write("inboxd.toml", "[routes.count\n");
     spool.run(&["check"]).code(2).says("inbox/inboxd.toml:1:");
+    spool.write("inboxd.toml", &format!("{ROWS}schema = \"gone.json\"\n"));
+    spool
+        .run(&["check"])
+        .code(2)
+        .says("cannot read the schema gone.json")
+        .says("Fix gone.json, or");
 }
 
 /// Goal: a mistyped key is found before anything starts, with the place and the right word.

@@ -537,7 +537,7 @@ fn violations_have_their_consequences() {
         ),
         (
             "say('rows', id=m['id'], seq=0, rows=[{'a': 'x' * 2000}]); done(m, rows=1, chunks=1)",
-            "rows: more than max_staged (1.0 KiB); write",
+            "rows: more than max_staged (1.0 KiB): raise",
             true,
         ),
         (

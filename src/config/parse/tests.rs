@@ -139,7 +139,7 @@ fn all_mistakes_are_said() {
 }
 
 /// Goal: a worker that cannot run is mended at the line that names it. Method: an interpreter that is
-/// set, the same where something else is wrong, one that is not set, a command.
+/// set, the same where something else is wrong, one that is not set, a command, a schema.
 #[test]
 fn a_worker_is_mended_where_it_is_named() {
     let settings = accepted(
@@ -164,6 +164,12 @@ fn a_worker_is_mended_where_it_is_named() {
     let limit =
         settings.routes[0].place_to_mend("cannot start x: Too many open files (os error 24)");
     assert!(limit.starts_with("the limit of open files"), "{limit}");
+    let settings = accepted("[routes.s]\ncommand = [\"x\"]\nschema = \"s.json\"");
+    for reason in ["cannot read the schema s.json: gone", "s.json is not valid JSON: EOF"] {
+        let place = settings.routes[0].place_to_mend(reason);
+        assert_eq!(place, "s.json, or `schema` in [routes.s]");
+    }
+    assert_eq!(settings.routes[0].place_to_mend(missing), "`command` at inboxd.toml:2");
 }
 
 /// Goal: routes are in the order in which a person wrote them, then routes.d by name.
