@@ -503,6 +503,7 @@ fn start_stager(
         group: Vec::new(),
         spool: opened.path.clone(),
         followers: Followers::default(),
+        earlier: std::collections::HashSet::new(),
     };
     std::thread::Builder::new()
         .name("stager".to_owned())

@@ -4,7 +4,8 @@
 //! once, and hands them to the keeper, which makes them jobs.
 //!
 //! Invariants
-//! - A source whose key is recorded or taken is not taken again (unless asked for).
+//! - A source whose key is recorded or taken is not taken again (unless asked for), nor one that was named
+//!   twice, itself or with a folder above it, in whatever order.
 //! - A folder that is one job, and a file with what comes with it, are taken whole or not at all. That a
 //!   folder is complete is said by who names it: its sentinel is not asked for.
 //! - What the keeper is told of is durable under its staging name.
@@ -66,18 +67,24 @@ pub struct Stager {
     pub spool: PathBuf,
     /// Companions and sentinels met so far.
     pub followers: Followers,
+    /// What was named and is walked.
+    pub earlier: HashSet<PathBuf>,
 }
 
 impl Stager {
     /// Takes all sources in, then says so. An index that cannot be read ends the run.
     pub fn run(mut self) {
         let named = std::mem::take(&mut self.named);
-        for (at, path) in named.iter().enumerate() {
-            // A folder named twice, or inside another one, is walked once.
-            let is_covered = named.iter().take(at).any(|earlier| covers(earlier, path));
-            if !is_covered && !self.take_all(path) {
+        for path in named {
+            // What cannot be found is said where it is walked.
+            let place = import::place_of(&path).ok();
+            if place.as_ref().is_some_and(|place| self.was_named(place)) {
+                continue;
+            }
+            if !self.take_all(&path) {
                 break;
             }
+            self.earlier.extend(place);
         }
         self.hand_over();
         for lone in self.followers.take_lone() {
@@ -109,6 +116,11 @@ impl Stager {
         goes_on
     }
 
+    /// It was named before, or a folder above it: under another name (`x` and `sub/x`), still one source.
+    fn was_named(&self, place: &Path) -> bool {
+        !self.earlier.is_empty() && place.ancestors().any(|it| self.earlier.contains(it))
+    }
+
     fn is_unrouted(&mut self, path: &Path) {
         self.seen.unrouted += 1;
         self.seen.unrouted_example.get_or_insert_with(|| path.display().to_string());
@@ -118,6 +130,9 @@ impl Stager {
     fn take(&mut self, mut source: Source) -> bool {
         if is_own(&self.spool, &source.path) {
             // Its own folders are not input: the CSVs of the last run, the journal.
+            return true;
+        }
+        if self.was_named(&source.path) {
             return true;
         }
         if !matches!(source.shape, Shape::Folder(_)) && !self.is_fit(&mut source) {
@@ -237,12 +252,4 @@ fn is_own(spool: &Path, path: &Path) -> bool {
     let Ok(below) = path.strip_prefix(spool) else { return false };
     let first = below.components().next();
     first.is_none_or(|first| ours.iter().any(|name| first.as_os_str() == *name))
-}
-
-fn covers(outer: &Path, inner: &Path) -> bool {
-    match (std::fs::canonicalize(outer), std::fs::canonicalize(inner)) {
-        // A file below a folder that was named has another name there (`x` and `sub/x`): still one source.
-        (Ok(outer), Ok(inner)) => inner.starts_with(outer),
-        _ => false,
-    }
 }

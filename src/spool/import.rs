@@ -111,7 +111,7 @@ pub fn walk(
 
 /// Where it stands, always told in the same words. A link to a file keeps its own name: so it is called by
 /// who named it.
-fn place_of(named: &Path) -> io::Result<PathBuf> {
+pub fn place_of(named: &Path) -> io::Result<PathBuf> {
     match (named.file_name(), named.parent()) {
         (Some(name), Some(parent)) if std::fs::metadata(named)?.is_file() => {
             let here = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };

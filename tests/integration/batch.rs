@@ -352,6 +352,25 @@ fn shown_rows_are_lines_and_harmless() {
     assert_eq!(shown[2], "  … 2 more in inbox/results/main.csv");
 }
 
+/// Goal: what is named twice is one source, in whatever order, and naming thousands costs no more than a
+/// folder of them. Method: files before and behind their folder, also run again; 2,000 names one by one.
+#[test]
+fn what_is_named_twice_runs_once() {
+    let spool = with_source();
+    let twice =
+        ["batch", "source/0.json", "source", "source/sub/3.json", "./source/../source/0.json"];
+    spool.run(&twice).ok().says("4 files ");
+    spool.run(&[&twice[..], &["--again"]].concat()).ok().says("4 files ");
+    let spool = Spool::new("[routes.none]\nglob = \"none\"\ncommand = [\"true\"]\n");
+    let names: Vec<String> = (0..2000).map(|i| format!("many/{i}.json")).collect();
+    for name in &names {
+        spool.write_home(name, "{}");
+    }
+    let args: Vec<&str> = ["batch"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    let output = spool.run(&args).ok().says("2,000 files match no route");
+    assert!(output.took < std::time::Duration::from_secs(10), "{output}");
+}
+
 /// Goal: what is shown of the rows is of this run. Method: two routes, a file for each, one run after
 /// the other.
 #[test]

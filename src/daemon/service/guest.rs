@@ -236,6 +236,7 @@ impl<L: Listener> Service<RealFs, L> {
             group: Vec::new(),
             spool: self.keeper.path.clone(),
             followers: Followers::default(),
+            earlier: std::collections::HashSet::new(),
         };
         std::thread::Builder::new()
             .name("stager".to_owned())
