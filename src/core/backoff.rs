@@ -22,6 +22,8 @@ pub struct Backoff {
 const INCOMPLETE_FIRST_MS: u64 = 1_000;
 /// An incomplete file is looked at at least this often.
 const INCOMPLETE_LONGEST_MS: u64 = 10 * 60_000;
+/// What a worker or its server asks for is kept up to a day: some say "in the year 9999" and mean "not now".
+const ASKED_LONGEST_MS: u64 = 24 * 60 * 60_000;
 
 /// The wait after the `nth` failure (from 1) of a class, in milliseconds.
 ///
@@ -38,7 +40,8 @@ pub fn after_failure(job: JobId, failure: &Failure, nth: u32, rules: &Backoff) -
         }
         _ => doubled(rules.first_ms).min(rules.longest_ms),
     };
-    jittered(job, nth, wait, rules.jitter_percent).max(failure.retry_after_ms.unwrap_or(0))
+    let asked = failure.retry_after_ms.unwrap_or(0).min(ASKED_LONGEST_MS);
+    jittered(job, nth, wait, rules.jitter_percent).max(asked)
 }
 
 /// The wait of a file that has been incomplete for `for_ms`: half as long again as it has waited.
@@ -103,16 +106,17 @@ mod tests {
         }
     }
 
-    /// Goal: what a server asks for is a floor. Method: a short list and a long Retry-After.
+    /// Goal: what a server asks for is a floor, and no job waits for ever. Method: a short list and a long
+    /// Retry-After, and one for the year 9999.
     #[test]
     fn retry_after_is_a_floor() {
         let job = JobId::next(JobId::MIN, 5, [3; 10]);
-        let mut again = Failure::new(FailClass::TryAgain, "x");
-        again.retry_after_ms = Some(7_777);
-        assert_eq!(
-            after_failure(job, &again, 1, &Backoff { try_again_ms: vec![1], ..rules() }),
-            7_777
-        );
+        let rules = Backoff { try_again_ms: vec![1], ..rules() };
+        for (asked, waited) in [(7_777, 7_777), (250_000_000_000_000, 86_400_000)] {
+            let mut again = Failure::new(FailClass::TryAgain, "x");
+            again.retry_after_ms = Some(asked);
+            assert_eq!(after_failure(job, &again, 1, &rules), waited);
+        }
     }
 
     /// Goal: an incomplete file is asked ever more slowly. Method: one second, one minute, one day.

@@ -252,6 +252,9 @@ fn input_must_fit_the_schema() {
     let daemon = spool.daemon();
     daemon.wait_for_log("schema.json");
     assert_eq!(spool.names("done"), Vec::<String>::new());
+    let status = || spool.run(&["status"]).ok().stdout();
+    spool.wait_until("it is said to wait", || status().contains("waiting 1 "));
+    assert!(status().contains("Fix schema.json, or `schema` in [routes.file]"), "{}", status());
     spool.write("schema.json", schema);
     spool.wait_until("it goes on", || spool.names("done").len() == 1);
     spool.drop_file("bad", r#"{"n":"2"}"#);
