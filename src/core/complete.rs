@@ -109,8 +109,11 @@ impl Past {
     /// What to remember after another look.
     pub fn after(past: Option<Self>, look: Look, now: Millis) -> Self {
         match past {
-            Some(past) if past.look == look => past,
-            Some(past) => Self { look, since: now, first: past.first },
+            // Not later than now: a clock that was set back would keep it waiting for ever.
+            Some(Self { look: same, since, first }) if same == look => {
+                Self { look, since: since.min(now), first: first.min(now) }
+            }
+            Some(past) => Self { look, since: now, first: past.first.min(now) },
             None => Self { look, since: now, first: now },
         }
     }
@@ -259,6 +262,17 @@ mod tests {
             assert_eq!(judge(&rules, &facts, &past, NOW), quiet(NOW + needed));
             assert_eq!(judge(&rules, &facts, &past, NOW + needed), Judgement::Complete);
         }
+    }
+
+    /// Goal: a clock that is set back does not keep a still file waiting until it has caught up. Method: seen an
+    /// hour from now, without a lease; seen again, and then after its time.
+    #[test]
+    fn a_clock_set_back_begins_the_wait_anew() {
+        let facts = facts(-3_600_000, Writer::Unknown, Arrival::Found);
+        let past = Past::after(None, facts.look, NOW + 3_600_000);
+        let past = Past::after(Some(past), facts.look, NOW);
+        assert_eq!(judge(&RULES, &facts, &past, NOW), quiet(NOW + 2_000));
+        assert_eq!(judge(&RULES, &facts, &past, NOW + 2_000), Judgement::Complete);
     }
 
     /// Goal: a sentinel is the last word, and so is its absence. Method: an open file with one, a still one without.

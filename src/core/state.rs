@@ -47,6 +47,10 @@ pub type Millis = u64;
 
 /// A held name whose time has come finds no room in the window: it waits so much longer, in milliseconds.
 const FULL_WINDOW_AGAIN: Millis = 1_000;
+/// A clock that goes back by more than this was set back; by less it was corrected.
+const SET_BACK: Millis = 1_000;
+/// No wait is so long: two of the longest that the settings take (30 days), with their jitter.
+const INSANE_WAIT: Millis = 60 * 24 * 60 * 60 * 1_000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
@@ -213,6 +217,10 @@ impl Core {
 
     /// Takes one event in and appends what is to be done now.
     pub fn step(&mut self, event: Event, now: Millis, out: &mut Vec<Effect>) {
+        // A clock that was set back must not keep anything waiting until it has caught up: whatever waits is
+        // due once, early, and then waits by the new time.
+        let is_set_back = now.saturating_add(SET_BACK) < self.clock;
+        let due = if is_set_back { Millis::MAX } else { now };
         self.clock = now;
         match event {
             Event::Recovered(found) => self.recovered(&found, now, out),
@@ -265,8 +273,8 @@ impl Core {
                 }
             }
         }
-        self.fire_timers(now);
-        self.fire_record_timers(now);
+        self.fire_timers(due, now);
+        self.fire_record_timers(due);
         self.tend_inputs(out);
         self.dispatch(now, out);
     }
@@ -360,20 +368,23 @@ impl Core {
         if let Some(job) = self.jobs.get_mut(&found.job) {
             job.incomplete_since = found.incomplete_since;
         }
-        self.enter(found.job, Phase::Waiting(found.not_before));
+        // Longer than any wait: the clock was wrong when that was written.
+        let is_sane = found.not_before.saturating_sub(now) < INSANE_WAIT;
+        let not_before = if is_sane { found.not_before } else { now };
+        self.enter(found.job, Phase::Waiting(not_before));
     }
 
-    fn fire_timers(&mut self, now: Millis) {
+    fn fire_timers(&mut self, due: Millis, now: Millis) {
         while let Some((at, job)) = self.timers.first().copied() {
-            if at > now {
+            if at > due {
                 break;
             }
             self.enter(job, Phase::Ready);
         }
-        while let Some((at, rel)) = self.hold_timers.first().cloned() {
-            if at > now {
-                break;
-            }
+        // At once, since what finds the window full is held anew.
+        let over: Vec<_> =
+            self.hold_timers.iter().take_while(|(at, _)| *at <= due).cloned().collect();
+        for (at, rel) in over {
             self.hold_timers.remove(&(at, rel.clone()));
             let Some(hold) = self.held.remove(&rel) else { continue };
             let Hold { route, order, .. } = hold;

@@ -16,7 +16,7 @@
 use super::super::records::{Loss, Past, Phase as SlipPhase, Slip, Tried, Window};
 use super::super::{FailClass, Failure, JobId, Spent};
 use super::ends::outcome;
-use super::{Core, Effect, Job, Millis, Phase, RouteState};
+use super::{Core, Effect, INSANE_WAIT, Job, Millis, Phase, RouteState};
 
 mod ends;
 
@@ -84,7 +84,7 @@ impl Core {
                 continue;
             }
             let Tried { begun, spent, not_before } = window.past.remove(no).unwrap_or_default();
-            let phase = if not_before > now {
+            let phase = if not_before > now && not_before - now < INSANE_WAIT {
                 self.record_timers.insert((not_before, id, *no));
                 SlipPhase::Waiting(not_before)
             } else {

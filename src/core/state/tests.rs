@@ -536,6 +536,47 @@ fn held_names_come_back_by_themselves() {
     assert_eq!(core.next_timer(), None);
 }
 
+/// Goal: a clock that is set back keeps nothing waiting until it has caught up, and one that was years ahead
+/// when a wait was recorded neither. Method: a held name and a waiting job, an hour back, then a recovery.
+#[test]
+fn a_clock_set_back_stops_nothing() {
+    const HOUR: Millis = 3_600_000;
+    let mut core = Core::new(limits(), rules());
+    let candidate = Candidate { rel: RelPath::new("x").unwrap(), route: 0, order: 1 };
+    let job = JobId::next(JobId::MIN, 1, [3; 10]);
+    let mut out = Vec::new();
+    core.step(Event::Taken { job, route: 0 }, HOUR, &mut out);
+    core.step(Event::Busy { job, until: HOUR + 100 }, HOUR, &mut out);
+    core.offer(candidate.clone(), HOUR);
+    core.step(Event::Tick, HOUR, &mut out);
+    core.step(
+        Event::Held { candidate: candidate.clone(), until: Some(HOUR + 100) },
+        HOUR,
+        &mut out,
+    );
+    out.clear();
+    core.step(Event::Tick, HOUR - 900, &mut out);
+    assert_eq!(out, [], "corrected by less than a second");
+    core.step(Event::Tick, 5, &mut out);
+    let start = Effect::Start { job, route: 0, attempt: 1, suspect: false };
+    assert!(out.contains(&start) && out.contains(&Effect::Claim { candidate }), "{out:?}");
+
+    let mut core = Core::new(limits(), rules());
+    let found = Recovered {
+        job,
+        route: Some(0),
+        begun: 0,
+        ended: 0,
+        spent: Spent::default(),
+        not_before: 99 * 366 * 24 * HOUR,
+        incomplete_since: None,
+        records: None,
+    };
+    out.clear();
+    core.step(Event::Recovered(found), HOUR, &mut out);
+    assert_eq!(out, [start]);
+}
+
 /// Goal: a job whose file is still written waits for its time and spends no attempt. Method: one job, told
 /// busy once; then it starts as the attempt that it would have been.
 #[test]

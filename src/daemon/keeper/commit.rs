@@ -46,6 +46,8 @@ impl<F: Filesystem> Keeper<F> {
         self.pending.len() >= limits::COMMIT_RECORDS
             || self.core.running() == 0
             || now.saturating_sub(since) >= delay
+            // The clock was set back.
+            || since > now
     }
 
     /// The last group is not durable, or not settled: the next one waits.
