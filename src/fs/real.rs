@@ -116,6 +116,10 @@ fn at_parent<T>(
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
+    if parent.as_os_str().is_empty() {
+        // `x/` is a path like `x`; a join with nothing makes it.
+        return Ok(act(at.as_fd(), Path::new(name))?);
+    }
     let flags = DIRECTORY | OFlags::PATH;
     let dir = rustix::fs::openat2(at, parent, flags, Mode::empty(), BENEATH)?;
     Ok(act(dir.as_fd(), Path::new(name))?)

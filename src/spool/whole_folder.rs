@@ -154,3 +154,31 @@ impl<F: Filesystem> Spool<F> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::JobId;
+    use crate::fs::RealFs;
+    use crate::fs::faults::{Faults, Op, Then};
+
+    /// Goal: a claim that is refused again and again leaves nothing in `processing/` each time. Method: the
+    /// rename of a folder at the top and of one further down is refused.
+    #[test]
+    fn refused_folders_fill_no_processing() {
+        for rel in ["set", "sub/deep/set"] {
+            let home = tempfile::tempdir().unwrap();
+            let fs = Faults::new(RealFs);
+            let spool = Spool::open(fs.clone(), RealFs.open_root(home.path()).unwrap()).unwrap();
+            let rel = RelPath::new(rel).unwrap();
+            std::fs::create_dir_all(home.path().join("incoming").join(rel.as_path())).unwrap();
+            let job = JobId::next(JobId::MIN, 1, [1; 10]);
+            let claimed = Claimed { job, begun: 1, shape: Shape::folder(&rel) };
+            fs.arm_for(|op| op == Op::Rename, 1, rustix::io::Errno::ACCESS, Then::Works);
+            let claim = spool.claim_folder(&rel, claimed);
+            assert!(matches!(claim, Claim::Refused(_)), "{rel}");
+            let left = std::fs::read_dir(home.path().join("processing")).unwrap().count();
+            assert_eq!(left, 0, "{rel}");
+        }
+    }
+}
