@@ -34,7 +34,12 @@ pub fn open_up_tree<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Resu
             Err(error) if is_gone_or_closed(&error) => continue,
             other => other?,
         };
-        for entry in fs.list(&dir)? {
+        let entries = match fs.list(&dir) {
+            // Another user's whose mode lets us read names and nothing else: 0744.
+            Err(error) if is_gone_or_closed(&error) => continue,
+            other => other?,
+        };
+        for entry in entries {
             let name = PathBuf::from(entry?.name);
             if fs.stat(&dir, &name)?.file_type == FileType::Dir {
                 folders.push(folder.join(name));

@@ -105,14 +105,21 @@ impl<F: Filesystem> Spool<F> {
     pub fn settle_from_left(&self, it: &Settling<'_>) -> io::Result<Moved> {
         let left = Place::Left(it.claimed).name();
         let name = OsStr::from_bytes(it.rel.name());
-        let from = Path::new(&left).join(OsStr::from_bytes(it.rel.parent()));
-        let moved = match self.fs.open_dir(&self.processing, &from) {
+        let path = Path::new(&left).join(OsStr::from_bytes(it.rel.parent()));
+        let moved = match self.fs.open_dir(&self.processing, &path) {
             Err(error) if is_gone_or_closed(&error) => Ok(None),
             Err(error) => Err(error),
             Ok(from) => match self.fs.stat(&from, Path::new(name)) {
                 // The worker put its own in its place: it stays, too.
                 Ok(stat) if self.is_foreign(&stat)? => Ok(None),
-                _ => self.settle_file(&from, name, it, (Kind::Own, it.why)),
+                _ => match self.settle_file(&from, name, it, (Kind::Own, it.why)) {
+                    // The worker gave away the very folder of its input: its owner alone empties it.
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                        let is_theirs = self.is_foreign(&self.fs.stat(&self.processing, &path)?)?;
+                        if is_theirs { Ok(None) } else { Err(error) }
+                    }
+                    other => other,
+                },
             },
         };
         Ok(Moved { rel: moved?, left: Some(left) })
@@ -508,9 +515,14 @@ impl<F: Filesystem> Spool<F> {
             Err(error) if is_gone_or_closed(&error) => return Ok(Vec::new()),
             other => other?,
         };
+        let entries = match self.fs.list(&dir) {
+            // Its mode lets us open it, and no more.
+            Err(error) if is_gone_or_closed(&error) => return Ok(Vec::new()),
+            other => other?,
+        };
         let slash: &[u8] = if folder.is_empty() { b"" } else { b"/" };
         let mut names = Vec::new();
-        for entry in self.fs.list(&dir)? {
+        for entry in entries {
             let name = entry?.name;
             let stat = self.fs.stat(&dir, Path::new(&name))?;
             names.push(([folder, slash, name.as_bytes()].concat(), stat));

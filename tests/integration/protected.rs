@@ -180,3 +180,46 @@ fn what_another_user_made_stops_nobody() {
     daemon.wait_for_log("another user's folder stays");
     daemon.end_well();
 }
+
+/// Goal: a worker that gives its very job folder to another user (`chown -R` in a container) stops neither the
+/// other jobs nor the next start, though its file can go nowhere. Method: the daemon as `nobody`, root takes the
+/// folder of a job that succeeds and of one that fails, in modes that show more and less of it.
+#[test]
+fn a_job_folder_given_away_stops_nobody() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let spool = Spool::verbatim(BY_OTHERS);
+    spool.write("w.sh", BY_OTHERS_SH);
+    let mut daemon = spool.daemon_as_nobody();
+    let (at, go) = (spool.path("at"), spool.path("go"));
+    let mut left = Vec::new();
+    for (n, mode) in [0o755, 0o744, 0o700, 0o755].into_iter().enumerate() {
+        let rel = if n == 3 { "beside-fails-".to_owned() } else { format!("beside-{mode:o}") };
+        spool.drop_file(&rel, "x");
+        spool.wait_until("its worker waits", || at.exists());
+        let theirs = std::fs::read_to_string(&at).unwrap();
+        let theirs = Path::new(theirs.trim_end());
+        std::os::unix::fs::chown(theirs, Some(0), Some(0)).unwrap();
+        std::fs::set_permissions(theirs, PermissionsExt::from_mode(mode)).unwrap();
+        unlink(&at).unwrap();
+        std::fs::write(&go, "").unwrap();
+        left.push(theirs.with_file_name(format!(
+            "{}.left/{rel}",
+            theirs.file_name().unwrap().to_str().unwrap()
+        )));
+        let file = left.last().unwrap();
+        spool.wait_until("it is settled as far as can be", || file.exists());
+        spool.drop_file("plain", "x");
+        spool.wait_until("the next one is settled", || spool.has("done/plain"));
+        unlink(&go).unwrap();
+        unlink(spool.path("done/plain")).unwrap();
+        if n % 2 == 0 {
+            daemon.kill_all();
+            daemon = spool.daemon_as_nobody();
+        }
+    }
+    daemon.wait_for_log("another user's folder stays");
+    daemon.end_well();
+    assert!(left.iter().all(|file| file.exists()), "{}", spool.report());
+}
