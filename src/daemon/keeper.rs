@@ -121,6 +121,8 @@ pub struct Keeper<F: Filesystem> {
     pending_since: Option<Millis>,
     /// There is too little of it.
     short_of: Option<Shortage>,
+    /// As [`Input::Claims`] said last.
+    claims_allowed: bool,
     /// A checkpoint was asked for and its sync has not returned.
     checkpointing: bool,
     /// Someone waits for a checkpoint.
@@ -248,6 +250,7 @@ impl<F: Filesystem> Keeper<F> {
             dropping: Vec::new(),
             pending_since: None,
             short_of: None,
+            claims_allowed: true,
             checkpointing: false,
             asks_checkpoint: false,
             checkpointed: None,
@@ -335,6 +338,7 @@ impl<F: Filesystem> Keeper<F> {
             }
             Input::Starts { allowed } => self.step(Event::Starts { allowed }, now),
             Input::Claims { allowed } => {
+                self.claims_allowed = allowed;
                 self.step(Event::Claims { allowed: allowed && self.short_of.is_none() }, now)
             }
         }

@@ -28,6 +28,12 @@ pub fn free_space(path: &Path) -> io::Result<(u64, u64)> {
     Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
 }
 
+/// Whether the filesystem that holds `path` has no inode left for one more file: then it is full, whatever
+/// [`free_space`] says. Where inodes are made as they are needed (btrfs), there are none to be counted.
+pub fn has_no_inode(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|stat| stat.f_files > 0 && stat.f_favail == 0)
+}
+
 /// Descriptors that this process may have: the soft limit, which a shell's `ulimit -n` says.
 pub fn descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;

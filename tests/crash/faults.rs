@@ -276,6 +276,42 @@ impl Drop for SmallDisk<'_> {
 /// Far more than run in the time of a group of records.
 const WAITING: usize = 200;
 
+/// Goal: a filesystem without inodes is waited for like a full one, and called that: free space is not what
+/// is missing. Method: a real one of few inodes, used up by empty files while workers run, and freed again.
+#[test]
+fn used_up_inodes_are_waited_for_and_named() {
+    let spool = Spool::bare();
+    let Some(disk) = SmallDisk::mount(&spool) else { return };
+    let few =
+        Command::new("mount").args(["-o", "remount,nr_inodes=200"]).arg(spool.root()).status();
+    assert!(few.unwrap().success());
+    let root = if rustix::process::geteuid().is_root() { "allow_root = true\n" } else { "" };
+    spool.write("inboxd.toml", &format!("{root}{SETTINGS}"));
+    let wait = "until [ -e ../go ]; do sleep 0.02; done\n";
+    spool.write("work.sh", &format!("{wait}{}", WORK_SH.replace("runs.txt", "../runs.txt")));
+    let mut history = History::default();
+    history.drop_files(&spool, 20);
+    let mut daemon = spool.daemon();
+    spool.wait_until("two workers wait", || daemon.workers().len() == 2);
+    fs::create_dir(spool.path("fillers")).unwrap();
+    let filler = |n: u32| spool.path(&format!("fillers/{n}"));
+    let fillers = (0..200).take_while(|n| File::create(filler(*n)).is_ok()).count();
+    assert!(fillers < 200, "there is no end of inodes");
+    spool.write_home("go", "");
+    daemon.wait_for_log("has no inodes left");
+    spool.run(&["status"]).ok().says("has no inodes left").says("df -i");
+    for n in 0..u32::try_from(fillers).unwrap() {
+        rustix::fs::unlink(filler(n)).unwrap();
+    }
+    spool.wait_until("all are done", || spool.names("done").len() == 20);
+    daemon.signal(rustix::process::Signal::TERM);
+    assert!(daemon.wait().success(), "{}", spool.report());
+    fs::copy(spool.home().join("runs.txt"), spool.path("runs.txt")).unwrap();
+    history.check(&spool, "no inodes");
+    drop(daemon);
+    drop(disk);
+}
+
 /// Goal: a full disk is waited for: the daemon lives, nothing is lost, and it goes on by itself.
 /// Method: a real small disk, filled while workers run, and freed again.
 #[test]

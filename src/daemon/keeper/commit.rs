@@ -221,12 +221,18 @@ impl<F: Filesystem> Keeper<F> {
 
     pub(super) fn has_room(&mut self, now: Millis) -> Result<(), KeeperError> {
         let of = self.short_of.take().map(Notice::HasRoom);
-        self.out.extend(of.map(Output::Notice));
-        self.step(Event::Claims { allowed: true }, now)
+        // Room for what was under way is not yet as much as is to stay free: who saw to that says so.
+        if self.claims_allowed {
+            self.out.extend(of.map(Output::Notice));
+        }
+        self.step(Event::Claims { allowed: self.claims_allowed }, now)
     }
 
     pub(super) fn is_short(&mut self, of: Shortage, now: Millis) -> Result<(), KeeperError> {
         if self.short_of.is_none() {
+            // The system has one word for both.
+            let is_inodes = of == Shortage::Disk && crate::fs::real::has_no_inode(&self.path);
+            let of = if is_inodes { Shortage::Inodes } else { of };
             self.short_of = Some(of);
             self.out.push(Output::Notice(Notice::Short(of)));
         }

@@ -76,6 +76,8 @@ pub enum Shortage {
     Disk,
     /// What of it our user may have.
     Quota,
+    /// Inodes: there is space, and no file can be made.
+    Inodes,
     /// Descriptors, ours or the system's.
     Files,
     /// The kernel's memory.
@@ -103,6 +105,10 @@ impl Shortage {
         match self {
             Self::Disk => ("the disk is full", None),
             Self::Quota => ("the disk quota is used up", None),
+            Self::Inodes => {
+                let fix = "df -i shows it; files that nobody needs any more have to go";
+                ("the filesystem has no inodes left for new files", Some(fix))
+            }
             Self::Files => {
                 let fix = "raise the limit: LimitNOFILE= of the unit, or ulimit -n";
                 ("too many files are open", Some(fix))

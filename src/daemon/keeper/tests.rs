@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::{Input, Keeper, ScanCounts};
+use super::{Input, Keeper, ScanCounts, Shortage};
 use crate::config::companions::Companion;
 use crate::config::{Route, Settings};
 use crate::daemon::recover::{Surroundings, recover};
@@ -128,4 +128,31 @@ fn a_refused_start_is_no_attempt() {
     assert_eq!((fs.failed(), begun()), (1, Some(0)));
     keeper.tick(now + 2_000).unwrap();
     assert_eq!(begun(), Some(1));
+}
+
+/// Goal: space that is enough for what was under way opens no claims below the space that is to stay free.
+/// Method: no room for the folder of a claim, once; claims are forbidden before there is room again, and
+/// allowed at last.
+#[test]
+fn room_for_what_was_under_way_allows_no_claims() {
+    let home = tempfile::tempdir().unwrap();
+    let fs = Faults::new(RealFs);
+    let settings = Settings { workers: 2, ..settings() };
+    let mut keeper = keeper_on(fs.clone(), home.path(), &settings);
+    let incoming = home.path().join("incoming");
+    std::fs::write(incoming.join("x"), "").unwrap();
+    fs.arm_for(|op| op == Op::MakeDir, 1, Errno::NOSPC, Then::Works);
+    let now = now_ms();
+    while !keeper.scan(1000, now).unwrap() {}
+    assert_eq!(keeper.short_of(), Some(Shortage::Disk));
+    keeper.handle(Input::Claims { allowed: false }, now).unwrap();
+    std::fs::write(incoming.join("y"), "").unwrap();
+    let now = now + 2_000;
+    keeper.tick(now).unwrap();
+    assert_eq!(keeper.short_of(), None);
+    while !keeper.scan(1000, now).unwrap() {}
+    assert!(incoming.join("y").exists(), "claimed though it was forbidden");
+    keeper.handle(Input::Claims { allowed: true }, now).unwrap();
+    while !keeper.scan(1000, now).unwrap() {}
+    assert!(!incoming.join("y").exists());
 }

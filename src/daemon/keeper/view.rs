@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
-use super::{Keeper, ScanCounts};
+use super::{Keeper, ScanCounts, Shortage};
 use crate::config::limits;
 use crate::core::state::{Counts, Millis};
 use crate::daemon::service::{Found, RouteLoad, Wanted};
@@ -96,6 +96,11 @@ impl<F: Filesystem> Keeper<F> {
     /// Free and total bytes of the spool's filesystem.
     pub fn free_disk(&self) -> Option<(u64, u64)> {
         crate::fs::real::free_space(&self.path).ok()
+    }
+
+    /// What there is too little of, as far as that was met.
+    pub fn short_of(&self) -> Option<Shortage> {
+        self.short_of
     }
 
     /// Known files that wait for a route.

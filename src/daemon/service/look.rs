@@ -96,10 +96,13 @@ impl<L: Listener> Service<RealFs, L> {
             return Ok(());
         }
         self.state.low_disk = is_low;
-        let notice =
-            if is_low { Notice::LowDisk { free, floor } } else { Notice::HasRoom(Shortage::Disk) };
-        self.state.status.short_of = is_low.then_some(Shortage::Disk);
-        self.listener.notice(notice);
+        let met = self.keeper.short_of();
+        self.state.status.short_of = if is_low { Some(Shortage::Disk) } else { met };
+        if is_low {
+            self.listener.notice(Notice::LowDisk { free, floor });
+        } else if met.is_none() {
+            self.listener.notice(Notice::HasRoom(Shortage::Disk));
+        }
         self.keeper.handle(Input::Claims { allowed: !is_low }, now_ms())?;
         self.outputs()
     }
