@@ -437,6 +437,10 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath, file_type: FileType) -> Resul
         return Ok(("waiting", "no daemon runs".to_owned(), Some(next)));
     };
     let status = daemon.next_answer()?.unwrap_or_default();
+    if status.get("draining").and_then(Value::as_bool) == Some(true) {
+        let why = "inboxd was told to stop: it waits for what runs and claims nothing".to_owned();
+        return Ok(("waiting", why, Some("inboxd run, once it has ended".to_owned())));
+    }
     if let Some((why, fix)) = route.as_ref().and_then(|route| paused(&status, route)) {
         return Ok(("waiting", why, Some(fix)));
     }

@@ -82,6 +82,8 @@ struct Folder {
 #[derive(Debug, Default, Serialize)]
 struct State {
     running_daemon: bool,
+    /// It was told to stop, and waits for what runs.
+    draining: bool,
     pid: Option<u64>,
     up_ms: Option<u64>,
     /// Sentinels whose file is not there, and one of them.
@@ -134,6 +136,7 @@ impl State {
         let short_of = show::short_of(told);
         let mut state = Self {
             running_daemon: true,
+            draining: told.get("draining").and_then(Value::as_bool).unwrap_or(false),
             pid: number("pid"),
             up_ms: number("up_ms"),
             events: text("events"),
@@ -257,6 +260,10 @@ impl State {
 
     fn print(&self, spool: &SpoolArg) {
         let mut head = match self.pid {
+            Some(pid) if self.draining => {
+                let waits = "waits for what runs, claims nothing";
+                format!("{} pid {pid}   {waits}", show::bad("STOPPING"))
+            }
             Some(pid) => format!("{} pid {pid}", show::good("RUNNING")),
             None => format!("STOPPED   {}", spool.shown()),
         };

@@ -183,6 +183,45 @@ fn a_change_under_a_running_job_is_none_for_it() {
     assert_eq!(spool.csv("first").column("by"), ["first"]);
 }
 
+/// Goal: who looks beside a daemon that was told to stop hears that what waits does not get its turn from it.
+/// Method: a job that waits and a file behind it; TERM.
+#[test]
+fn what_waits_beside_a_drain_is_not_promised_its_turn() {
+    let spool = waiting();
+    let mut daemon = spool.daemon();
+    spool.drop_file("1.txt", "1");
+    spool.wait_until("it runs", || begun(&spool).len() == 1);
+    spool.drop_file("2.txt", "2");
+    spool.wait_until("the other one is known", || {
+        spool.run(&["explain", "2.txt"]).stdout().contains("for its turn")
+            || spool.run(&["status"]).stdout().contains("waiting 1")
+    });
+    spool.run(&["status"]).ok().says("RUNNING pid");
+    daemon.signal(Signal::TERM);
+    daemon.wait_for_log("draining");
+    spool.run(&["status"]).ok().says("STOPPING pid").says("claims nothing");
+    spool.run(&["explain", "2.txt"]).ok().says("told to stop").says("once it has ended");
+    spool.write("go", "");
+    assert!(daemon.wait().success(), "{}", spool.report());
+    assert_eq!(spool.names("incoming"), ["2.txt"]);
+}
+
+/// Goal: settings that are a symbolic link are refused as that, not as a file that everyone may change: no
+/// chmod mends it. Method: `inboxd.toml`, `routes.d/` and a route in it, each moved away and linked.
+#[test]
+fn a_link_in_place_of_settings_is_named() {
+    for place in ["inboxd.toml", "routes.d", "routes.d/more.toml"] {
+        let spool = waiting();
+        spool.write("routes.d/more.toml", "glob = \"*.x\"\ncommand = [\"true\"]\n");
+        spool.run(&["batch"]).ok();
+        let elsewhere = spool.home().join("elsewhere");
+        rustix::fs::rename(spool.path(place), &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, spool.path(place)).unwrap();
+        let said = spool.run(&["batch"]).code(2);
+        said.says(&format!("{place} is a symbolic link"));
+    }
+}
+
 /// Goal: the second signal stops what runs, at no cost. Method: a job that waits; TERM, TERM; then it is
 /// run to its end.
 #[test]

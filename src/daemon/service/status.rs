@@ -41,6 +41,9 @@ pub struct Status {
     pub events_fix: Option<String>,
     /// Times that the kernel lost events, each followed by a scan of everything.
     pub overflows: u64,
+    /// It was told to stop: what runs may end, nothing is claimed.
+    #[serde(default)]
+    pub draining: bool,
     /// Incomplete files among those that wait.
     pub incomplete: usize,
     /// Jobs done since the start.
@@ -122,6 +125,7 @@ impl<L: Listener> Service<RealFs, L> {
         for (route, why) in &mut status.paused {
             why.files = self.keeper.waiting_for(route);
         }
+        status.draining = self.state.draining;
         status.oldest_ms = self.keeper.oldest_ms().map(|at| now_ms().saturating_sub(at));
         let records = self.keeper.record_counts();
         status.records_done = records.done;

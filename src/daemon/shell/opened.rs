@@ -85,6 +85,13 @@ pub fn check_places(path: &Path) -> Result<(), ShellError> {
     let plug_ins = plug_ins.map(|entry| entry.path());
     for place in ours.into_iter().chain(plug_ins).chain(parents) {
         let Ok(meta) = std::fs::symlink_metadata(&place) else { continue };
+        if meta.is_symlink() {
+            let place = place.display();
+            return Err(ShellError::Unsafe(format!(
+                "{place} is a symbolic link: who may change what it leads to could run code as this \
+                 user\n  Put the file or folder itself there."
+            )));
+        }
         if let Some(who) = others_who_may_write(&meta, us) {
             return Err(ShellError::Unsafe(format!(
                 "{} may be changed by {who}, who could then run code as this user\n  chmod go-w {} \
