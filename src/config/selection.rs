@@ -27,6 +27,8 @@ pub struct Members(BTreeMap<String, Value>);
 impl Members {
     /// Reads the members named in `wanted`. The error is a reason for a person, with line and column.
     pub fn read(bytes: &[u8], wanted: &BTreeSet<&str>) -> Result<Self, String> {
+        // As everywhere: a byte order mark, of an editor elsewhere, is no part of the text.
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let mut reader = serde_json::Deserializer::from_slice(bytes);
         let members = reader.deserialize_any(Wanted(wanted)).and_then(|it| {
             reader.end()?;
@@ -114,7 +116,8 @@ impl<'de> Visitor<'de> for Wanted<'_> {
             let raw = map.next_value::<&RawValue>()?.get();
             let value = match raw.len() {
                 ..=LONGEST_VALUE => serde_json::from_str(raw).map_err(serde::de::Error::custom)?,
-                _ => Value::Array(Vec::new()),
+                // No route asks for a list, so that fits none.
+                _ => Value::Array(vec![Value::String(format!("… {} bytes", raw.len()))]),
             };
             members.insert(name, value);
         }
@@ -146,6 +149,7 @@ mod tests {
         let second = fields(json!({"algorithm": "ocr", "version": 2}));
         for (text, first_fits, second_fits) in [
             (r#"{"algorithm":"ocr"}"#, true, false),
+            ("\u{feff}{\"algorithm\":\"ocr\"}", true, false),
             (r#"{"payload":{"algorithm":"add"},"version":2,"algorithm":"ocr"}"#, true, true),
             (r#"{"algorithm":"ocr","version":"2"}"#, true, false),
             (r#"{"payload":{"algorithm":"ocr"}}"#, false, false),
@@ -196,6 +200,11 @@ mod tests {
         );
         let long = format!("{{\"algorithm\":\"{}\"}}", "x".repeat(500));
         assert!(read(&long).unwrap().reason(&[&ocr]).len() < 120);
+        let longer = format!("{{\"algorithm\":\"{}\"}}", "x".repeat(5000));
+        assert_eq!(
+            read(&longer).unwrap().reason(&[&ocr]),
+            "no route takes algorithm [\"… 5002 bytes\"]; known: ocr"
+        );
     }
 
     proptest! {

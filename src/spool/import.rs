@@ -19,6 +19,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD};
+use rustix::io::Errno;
 
 use crate::core::{JobId, RelPath};
 use crate::journal::record::SourceKey;
@@ -90,7 +91,7 @@ pub fn walk(
         walkdir::WalkDir::new(&root).sort_by_file_name().follow_root_links(true).into_iter();
     while let Some(found) = walker.next() {
         let source = match found {
-            Err(error) => Err(format!("cannot read {error}")),
+            Err(error) => Err(unread(&error)),
             Ok(found) if found.file_type().is_dir() => {
                 let rel = rel_below(&root, found.path()).filter(|rel| is_job(found.path(), rel));
                 let Some(rel) = rel else { continue };
@@ -107,6 +108,14 @@ pub fn walk(
         }
     }
     Ok(())
+}
+
+/// What a walk could not read, in the words that the system has for it.
+fn unread(error: &walkdir::Error) -> String {
+    match (error.path(), error.io_error()) {
+        (Some(path), Some(why)) => format!("cannot read {}: {why}", path.display()),
+        _ => format!("cannot read {error}"),
+    }
 }
 
 /// Where it stands, always told in the same words. A link to a file keeps its own name: so it is called by
@@ -225,8 +234,21 @@ fn make_parent(processing: &Path, place: Place, rel: &RelPath) -> io::Result<Pat
 fn bring(from: &Path, to: &Path, how: How, moved: &mut dyn FnMut(u64)) -> io::Result<()> {
     match how {
         // Of a symbolic link, what it leads to.
-        How::Link => Ok(rustix::fs::linkat(CWD, from, CWD, to, AtFlags::SYMLINK_FOLLOW)?),
+        How::Link => {
+            rustix::fs::linkat(CWD, from, CWD, to, AtFlags::SYMLINK_FOLLOW).map_err(unlinked)
+        }
         How::Copy => copy(from, to, moved),
+    }
+}
+
+/// Why a source cannot be linked, where it could be copied.
+fn unlinked(error: Errno) -> io::Error {
+    match error {
+        Errno::XDEV => io::Error::other("on another filesystem than the spool; leave --link out"),
+        Errno::PERM => io::Error::other(
+            "only its owner, or who may write to it, may link it; leave --link out",
+        ),
+        other => other.into(),
     }
 }
 
@@ -261,6 +283,19 @@ fn copy_bytes(from: &Path, to: &Path, len: u64, moved: &mut dyn FnMut(u64)) -> i
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: what cannot be taken in is said in words that help. Method: a walk of a folder that is gone; a
+    /// file of another filesystem that is to be linked.
+    #[test]
+    fn what_cannot_be_taken_in_says_why() {
+        let temp = tempfile::tempdir().unwrap();
+        let gone = temp.path().join("gone");
+        let error = walkdir::WalkDir::new(&gone).into_iter().next().unwrap().unwrap_err();
+        let said = unread(&error);
+        assert!(said.starts_with(&format!("cannot read {}: No such", gone.display())), "{said}");
+        let error = bring(Path::new("/proc/version"), &gone, How::Link, &mut |_| ()).unwrap_err();
+        assert!(error.to_string().contains("on another filesystem"), "{error}");
+    }
 
     /// Goal: a copy has bytes, mode and mtime of its source, which is unchanged. Method: a read-only
     /// file with an old mtime in a folder, staged once as a copy and once as a link.

@@ -116,7 +116,9 @@ fn read(task: &Task) -> Result<Value, String> {
         return Err(format!("it has {size} bytes: a schema checks files of at most {most} bytes"));
     }
     let bytes = std::fs::read(&task.path).map_err(cannot)?;
-    serde_json::from_slice(&bytes).map_err(no_json)
+    // A byte order mark is no part of the text.
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    serde_json::from_slice(text).map_err(no_json)
 }
 
 /// All that is wrong, each with its JSON pointer; `None`: nothing.
