@@ -18,7 +18,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{ConfigError, Loaded, load};
 use crate::daemon::control::{Ask, Client};
-use crate::daemon::keeper::KeeperError;
+use crate::daemon::keeper::{KeeperError, Shortage};
 use crate::daemon::shell::ShellError;
 use crate::daemon::supervisor::{Leash, Supervised, supervise};
 use crate::spool::lock::LockError;
@@ -282,7 +282,7 @@ impl SpoolArg {
             chain(error),
             self.shown(),
             show::size(free),
-            if is_full { "Free space" } else { "Look at the disk (dmesg)" }
+            if is_full { Shortage::of(error).remedy() } else { "Look at the disk (dmesg)" }
         );
         Failed { message, code: 1, word: "fatal" }
     }

@@ -121,6 +121,9 @@ pub struct Keeper<F: Filesystem> {
     pending_since: Option<Millis>,
     /// There is too little of it.
     short_of: Option<Shortage>,
+    /// As it was said last, and since when there is room again: what comes and goes is not said each time.
+    said_short: Option<Shortage>,
+    room_since: Option<Millis>,
     /// As [`Input::Claims`] said last.
     claims_allowed: bool,
     /// A checkpoint was asked for and its sync has not returned.
@@ -250,6 +253,8 @@ impl<F: Filesystem> Keeper<F> {
             dropping: Vec::new(),
             pending_since: None,
             short_of: None,
+            said_short: None,
+            room_since: None,
             claims_allowed: true,
             checkpointing: false,
             asks_checkpoint: false,
@@ -355,6 +360,7 @@ impl<F: Filesystem> Keeper<F> {
                 self.has_room(now)?;
             }
         }
+        self.say_room(now);
         self.write_left_over(now)?;
         self.step(Event::Tick, now)
     }

@@ -61,8 +61,8 @@
 //! | `disk is low, claims wait` | error | free, floor | bytes |
 //! | `disk is full, claims wait` | error | | nothing is lost |
 //! | `something is short, claims wait` | error | error, fix | too many open files, or no memory in the kernel; nothing is lost |
-//! | `there is enough again` | info | | claims go on |
-//! | `disk has room again` | info | | claims go on |
+//! | `there is enough again` | info | | claims go on; said once it lasts |
+//! | `disk has room again` | info | | claims go on; said once it lasts |
 //! | `CSV was changed by someone else` | warn | route | left alone; rows go on in a new segment |
 //! | `job log cannot be written` | warn | error | `jobs` and `log` miss what happens until it can |
 //! | `processes cannot be looked at` | warn | error | what escaped a worker's group may live on |

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use super::{Keeper, KeeperError, Output, Shortage};
+use super::{Keeper, KeeperError, Output, Shortage, is_shortage};
 use crate::config::limits;
 use crate::core::JobId;
 use crate::core::state::Millis;
@@ -125,11 +125,13 @@ impl<F: Filesystem> Keeper<F> {
         self.core.is_still() && self.is_settled()
     }
 
-    /// Removes emptied job folders that were kept for reuse.
+    /// Removes emptied job folders that were kept for reuse. With too little of something they stay: the next
+    /// start removes them.
     pub fn tidy(&mut self) -> Result<(), KeeperError> {
-        self.spool
-            .remove_empty(&mut self.folders)
-            .map_err(KeeperError::spool("remove emptied folders in processing/"))
+        match self.spool.remove_empty(&mut self.folders) {
+            Err(error) if is_shortage(&error) => Ok(()),
+            other => other.map_err(KeeperError::spool("remove emptied folders in processing/")),
+        }
     }
 }
 

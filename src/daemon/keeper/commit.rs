@@ -22,6 +22,8 @@ use crate::spool::settle::Settled;
 
 /// A full disk is looked at again after this long, in milliseconds.
 const FULL_AGAIN_MS: Millis = 1_000;
+/// Room that lasts so long is said, in milliseconds.
+const ROOM_LASTS_MS: Millis = 5_000;
 
 impl<F: Filesystem> Keeper<F> {
     /// The next time at which [`Keeper::tick`] or [`Keeper::commit`] has something to do.
@@ -220,12 +222,23 @@ impl<F: Filesystem> Keeper<F> {
     }
 
     pub(super) fn has_room(&mut self, now: Millis) -> Result<(), KeeperError> {
-        let of = self.short_of.take().map(Notice::HasRoom);
+        self.short_of = None;
+        self.room_since = Some(now);
+        self.step(Event::Claims { allowed: self.claims_allowed }, now)
+    }
+
+    /// Says that there is room again once that has lasted: at its edge it comes and goes all the time.
+    pub(super) fn say_room(&mut self, now: Millis) {
+        let lasts = |since: Millis| since > now || now - since >= ROOM_LASTS_MS;
+        if !self.room_since.is_some_and(lasts) {
+            return;
+        }
+        self.room_since = None;
+        let of = self.said_short.take().map(Notice::HasRoom);
         // Room for what was under way is not yet as much as is to stay free: who saw to that says so.
         if self.claims_allowed {
             self.out.extend(of.map(Output::Notice));
         }
-        self.step(Event::Claims { allowed: self.claims_allowed }, now)
     }
 
     pub(super) fn is_short(&mut self, of: Shortage, now: Millis) -> Result<(), KeeperError> {
@@ -234,7 +247,11 @@ impl<F: Filesystem> Keeper<F> {
             let is_inodes = of == Shortage::Disk && crate::fs::real::has_no_inode(&self.path);
             let of = if is_inodes { Shortage::Inodes } else { of };
             self.short_of = Some(of);
-            self.out.push(Output::Notice(Notice::Short(of)));
+            self.room_since = None;
+            if self.said_short.is_none() {
+                self.said_short = Some(of);
+                self.out.push(Output::Notice(Notice::Short(of)));
+            }
         }
         self.step(Event::Claims { allowed: false }, now)
     }

@@ -86,7 +86,7 @@ pub enum Shortage {
 
 impl Shortage {
     /// What the system's error among the causes of this one says. Without one it is the disk.
-    pub(super) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+    pub fn of(error: &(dyn std::error::Error + 'static)) -> Self {
         use rustix::io::Errno;
         let mut cause = Some(error);
         while let Some(error) = cause {
@@ -98,6 +98,15 @@ impl Shortage {
             }
         }
         Self::Disk
+    }
+
+    /// What to do before inboxd is started again.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Disk | Self::Quota | Self::Inodes => "Free space",
+            Self::Files => "Raise the limit of open files (ulimit -n)",
+            Self::Memory => "Free memory",
+        }
     }
 
     /// In words, and what to do where something can be done besides making room.

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::{Input, Keeper, ScanCounts, Shortage};
+use super::{Input, Keeper, Output, ScanCounts, Shortage};
 use crate::config::companions::Companion;
 use crate::config::{Route, Settings};
+use crate::daemon::notice::Notice;
 use crate::daemon::recover::{Surroundings, recover};
 use crate::daemon::service::now_ms;
 use crate::fs::faults::{Faults, Op, Then};
@@ -155,4 +156,37 @@ fn room_for_what_was_under_way_allows_no_claims() {
     keeper.handle(Input::Claims { allowed: true }, now).unwrap();
     while !keeper.scan(1000, now).unwrap() {}
     assert!(!incoming.join("y").exists());
+}
+
+/// Goal: what comes and goes at the edge of a full disk is said once, and its end once it lasts. Method: no
+/// room for a folder, three times, with room between; what is said meanwhile, and after five seconds of room.
+#[test]
+fn a_shortage_that_comes_and_goes_is_said_once() {
+    let home = tempfile::tempdir().unwrap();
+    let fs = Faults::new(RealFs);
+    let settings = Settings { workers: 9, ..settings() };
+    let mut keeper = keeper_on(fs.clone(), home.path(), &settings);
+    let mut said = Vec::new();
+    let mut hear = |keeper: &mut Keeper<Faults<RealFs>>| {
+        said.extend(keeper.take_outputs().into_iter().filter_map(|output| match output {
+            Output::Notice(Notice::Short(_)) => Some("short"),
+            Output::Notice(Notice::HasRoom(_)) => Some("room"),
+            _ => None,
+        }));
+        said.clone()
+    };
+    let now = now_ms();
+    for round in 0..3 {
+        let now = now + round * 2_000;
+        std::fs::write(home.path().join(format!("incoming/{round}")), "").unwrap();
+        fs.arm_for(|op| op == Op::MakeDir, 1, Errno::NOSPC, Then::Works);
+        while !keeper.scan(1000, now).unwrap() {}
+        keeper.tick(now + 1_000).unwrap();
+    }
+    assert_eq!(fs.failed(), 3, "it was not short three times");
+    assert_eq!(hear(&mut keeper), ["short"]);
+    for (later, wanted) in [(9_000, ["short"].as_slice()), (10_100, &["short", "room"])] {
+        keeper.tick(now + later).unwrap();
+        assert_eq!(hear(&mut keeper), wanted);
+    }
 }
