@@ -19,10 +19,11 @@
 //! Two shared cores of a virtual machine, Linux 6.18, ext4, nothing else of ours running.
 //!
 //! - `/bin/true`, 10,000 files: a `posix_spawn` loop 2290 to 2560/s; xargs 0.73 to 0.78 of it, GNU parallel 0.12 to
-//!   0.14, inboxd 0.70 to 0.76: 0.90 to 1.05 × xargs over five runs (wanted: 1.0), 5.5 to 6.2 × GNU parallel (wanted:
-//!   7, which would be 0.9 to 0.95 of the bare loop). Of the processor time workers are 80 %, the keeper 13 %,
-//!   half of that renames, slots 5 %. 200 open descriptors cost a new process 60 µs of its 600, so few are kept
-//!   open where workers are commands.
+//!   0.14, inboxd 0.70 to 0.76: 0.90 to 1.05 × xargs over seven runs (wanted: 1.0), 5.5 to 6.2 × GNU parallel
+//!   (wanted: 7, which would be 0.9 to 0.95 of the bare loop). With eight jobs in line before each slot instead of
+//!   two it is 1.05 × as fast, but then a route whose workers begin to crash has begun more files by the time it
+//!   pauses. Of the processor time workers are 80 %, the keeper 13 %, half of that renames, slots 5 %. 200 open
+//!   descriptors cost a new process 60 µs of its 600, so few are kept open where workers are commands.
 //! - 1,000,000 files waiting, all of them run: first job done after 0.38 s, peak 22 MiB (20 after the first 10,000), the
 //!   last 10,000 at 1.33 × the rate of the first, when others used the machine.
 //! - `python`, 10,000 small JSON files: `parse` 8,900/s, 0.24 × `Pool(2)` (wanted: 0.7), 0.33 of the ceiling, 76 × a
