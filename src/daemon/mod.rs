@@ -60,7 +60,7 @@
 //! | `memory is enough again` | info | | |
 //! | `disk is low, claims wait` | error | free, floor | bytes |
 //! | `disk is full, claims wait` | error | | nothing is lost |
-//! | `something is short, claims wait` | error | error, fix | too many open files, or no memory in the kernel; nothing is lost |
+//! | `something is short, claims wait` | error | error, fix | too many open files, no inodes, or no memory in the kernel; nothing is lost |
 //! | `there is enough again` | info | | claims go on; said once it lasts |
 //! | `disk has room again` | info | | claims go on; said once it lasts |
 //! | `CSV was changed by someone else` | warn | route | left alone; rows go on in a new segment |

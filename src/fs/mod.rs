@@ -23,7 +23,7 @@ pub mod sim;
 pub mod tree;
 
 pub use real::RealFs;
-pub use tree::{make_dirs, open_up_tree, remove_tree, sync_tree, walk_files};
+pub use tree::{is_gone_or_closed, make_dirs, open_up_tree, remove_tree, sync_tree, walk_files};
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

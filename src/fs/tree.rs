@@ -49,7 +49,8 @@ pub fn open_up_tree<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Resu
     Ok(())
 }
 
-fn is_gone_or_closed(error: &io::Error) -> bool {
+/// It is not there any more, or another user's.
+pub fn is_gone_or_closed(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
 }
 

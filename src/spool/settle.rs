@@ -20,7 +20,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::core::{JobId, RelPath};
-use crate::fs::{self, FileType, Filesystem, Stat};
+use crate::fs::{self, FileType, Filesystem, Stat, is_gone_or_closed};
 
 use super::folders::{Folder, Folders};
 use super::{Claimed, Place, Shape, Spool, names};
@@ -244,9 +244,17 @@ impl<F: Filesystem> Spool<F> {
         it: &Settling<'_>,
         kind: Kind,
     ) -> io::Result<()> {
-        others
-            .iter()
-            .try_for_each(|other| self.settle_file(from, other, it, (kind, None)).map(drop))
+        let mut settled = Ok(());
+        for other in others {
+            match self.settle_file(from, other, it, (kind, None)) {
+                // Another user's, perhaps: it stays alone.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    settled = Err(error);
+                }
+                other => drop(other?),
+            }
+        }
+        settled
     }
 
     fn tree_of(&self, it: &Settling<'_>) -> &F::Dir {
@@ -529,10 +537,6 @@ impl<F: Filesystem> Spool<F> {
         }
         Ok(names)
     }
-}
-
-fn is_gone_or_closed(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
 }
 
 /// A file, a link, or a folder that is closed to us has the name. Anything else, such as a full disk,

@@ -432,3 +432,23 @@ fn folders_of_another_user_are_held_or_fail() {
     spool.wait_until("the other one is done", || spool.has("done/scan-1/a.tif"));
     daemon.end_well();
 }
+
+/// Goal: a folder that is recorded and stands in what another user's leavings made of its place is moved out
+/// of it at the next start. Method: a folder is done, the daemon killed, the folder put where a kill leaves it.
+#[test]
+fn a_folder_cut_off_beside_what_is_left_is_settled() {
+    let spool = Spool::new(SCANS);
+    let mut daemon = spool.daemon();
+    spool.drop_folder("scan-1", &[("a.tif", "a")]);
+    spool.seal("scan-1");
+    spool.wait_until("it is done", || spool.has("done/scan-1/a.tif"));
+    let jobs = spool.run(&["jobs", "--json"]).ok().stdout();
+    let job: serde_json::Value = serde_json::from_str(jobs.lines().next().unwrap()).unwrap();
+    daemon.kill_all();
+    let left = format!("processing/{}.1.left", job["job"].as_str().unwrap());
+    fs::create_dir(spool.path(&left)).unwrap();
+    rustix::fs::rename(spool.path("done/scan-1"), spool.path(&format!("{left}/scan-1"))).unwrap();
+    let daemon = spool.daemon();
+    assert!(spool.has("done/scan-1/a.tif"), "{}", spool.report());
+    daemon.end_well();
+}

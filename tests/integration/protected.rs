@@ -105,7 +105,7 @@ const BY_OTHERS: &str = "workers = 2\nquiet_for = \"50ms\"\n[routes.handed]\nglo
 /// Says where it may make something, and waits until it may go on.
 const BY_OTHERS_SH: &str = r#"
 case $INBOXD_NAME in
-beside*) at=${INBOXD_PATH%/*};;
+beside*) at=${INBOXD_PATH%/*}; touch "$at/own.1" "$at/own.2" "$at/own.3" "$at/own.4";;
 scratch*) at=$INBOXD_SCRATCH;;
 output* | handed*) at=$INBOXD_OUTPUT;;
 *) exit 0;;
@@ -167,6 +167,9 @@ fn what_another_user_made_stops_nobody() {
         all.filter(|path| path.extension() == Some("left".as_ref())).collect::<Vec<_>>()
     };
     assert_eq!(left().len(), 4, "{}", spool.report());
+    // What is ours goes along, whatever stands beside it.
+    let own = |folder: &str| spool.names(folder).iter().filter(|it| it.contains("own")).count();
+    assert_eq!((own("processing"), own("done"), own("error")), (0, 8, 8), "{}", spool.report());
     daemon.wait_for_log("another user's folder stays");
     spool.run(&["status"]).ok().says("4 folders of other users stay, such as inbox/processing/");
 

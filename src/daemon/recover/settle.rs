@@ -5,6 +5,8 @@
 //! Invariants
 //! - A file is settled under an outcome only if it is the very file that the outcome names.
 
+use std::path::Path;
+
 use super::{Known, Report, list_places, unstage};
 use crate::core::JobId;
 use crate::core::state::Millis;
@@ -12,7 +14,7 @@ use crate::daemon::keeper::{
     Keeper, KeeperError, settle_failed, settle_left, settle_made, settle_outcome,
 };
 use crate::daemon::notice;
-use crate::fs::{Filesystem, Stat};
+use crate::fs::{FileType, Filesystem, Stat};
 use crate::journal::record::Outcome;
 use crate::spool::claim::Claim;
 use crate::spool::folders::Folders;
@@ -120,7 +122,15 @@ pub(super) fn settle_recorded<F: Filesystem>(
             }
             Place::Left(claimed) => {
                 let files = keeper.spool.files_in(*place);
-                for (_, stat) in files.map_err(KeeperError::spool("read processing/"))? {
+                let files = files.map_err(KeeperError::spool("read processing/"))?;
+                let mut all: Vec<Stat> = files.into_iter().map(|(_, stat)| stat).collect();
+                if let Some(outcome) = known.outcomes.get(&claimed.job) {
+                    // It may be a folder.
+                    let path = Path::new(&place.name()).join(outcome.rel.0.as_path());
+                    let stat = keeper.spool.fs.stat(&keeper.spool.processing, &path);
+                    all.extend(stat.ok().filter(|stat| stat.file_type == FileType::Dir));
+                }
+                for stat in all {
                     let Some(outcome) = known.marks.get(&stat.ino) else { continue };
                     if is_marked(outcome, claimed.job, &stat) {
                         settle_left(&keeper.spool, outcome, claimed)?;
