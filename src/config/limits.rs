@@ -102,10 +102,16 @@ pub const INCOMPLETE_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 pub const WINDOW: usize = 64 << 10;
 /// Jobs that wait for a further attempt, over all routes; beyond it nothing new is claimed.
 pub const WAITING_JOBS: usize = 4096;
-/// Short jobs that wait in line before each slot …
-pub const AHEAD_OF_SLOT: usize = 2;
+/// Short jobs that wait in line before each slot, so that it has some while the keeper commits …
+const AHEAD_OF_SLOT: usize = 8;
 /// … and before all of them.
 pub const MOST_AHEAD: usize = 64;
+/// Jobs that may wait in line before so many slots.
+pub fn longest_line(slots: usize) -> usize {
+    slots.saturating_mul(AHEAD_OF_SLOT).min(MOST_AHEAD)
+}
+/// While slots have enough in line, the keeper takes in what happens this much later at most.
+pub const REST: Duration = Duration::from_millis(5);
 /// A job in line whose slots are at work so long with others goes back: it has not begun.
 pub const LONGEST_AHEAD: Duration = Duration::from_millis(100);
 /// Folders of jobs that are held open from claim to settling, or emptied and kept for the next claim.

@@ -180,8 +180,8 @@ pub struct Core {
     draining: bool,
     claims_allowed: bool,
     starts_allowed: bool,
-    /// The last job was short.
-    is_brisk: bool,
+    /// How many may wait in line now.
+    line: usize,
     /// The time of the last step.
     clock: Millis,
 }
@@ -210,7 +210,7 @@ impl Core {
             draining: false,
             claims_allowed: true,
             starts_allowed: true,
-            is_brisk: false,
+            line: 0,
             clock: 0,
         }
     }

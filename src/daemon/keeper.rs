@@ -149,11 +149,6 @@ pub struct Keeper<F: Filesystem> {
     pub(super) waits: Waits,
 }
 
-/// Jobs in the line before so many slots.
-fn ahead(slots: usize) -> usize {
-    slots.saturating_mul(limits::AHEAD_OF_SLOT).min(limits::MOST_AHEAD)
-}
-
 /// Job folders that are kept open.
 fn open_folders(settings: &Settings) -> usize {
     let starts = |route: &Route| matches!(route.worker, Worker::Command { .. });
@@ -202,7 +197,7 @@ pub(super) struct Parts<F: Filesystem> {
 
 impl<F: Filesystem> Keeper<F> {
     pub(super) fn assemble(settings: &Settings, parts: Parts<F>) -> Result<Self, KeeperError> {
-        let ahead = ahead(settings.workers);
+        let ahead = limits::longest_line(settings.workers);
         let core_limits = Limits {
             slots: settings.workers,
             ahead,

@@ -12,16 +12,18 @@
 //! Invariants
 //! - Each task that a slot took gives exactly one [`SlotEnded`], a lot one for each of its records.
 //! - What waits in line is written down ([`Notes`]), and that is taken back before it is run or given back.
-//! - An order is either taken by one slot or given back by [`Pool::take_back`], never both.
+//! - An order is either taken by one slot or taken back, never both.
+//! - A slot whose attempt may pause its route takes back what waits in line for that route before it reports:
+//!   the keeper would be too late, and the files of a whole line would follow the one that crashed.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::config::Route;
-use crate::core::JobId;
+use crate::config::{Route, limits};
+use crate::core::{FailClass, JobId, Verdict};
 use crate::worker::http::HttpPool;
 use crate::worker::records::Lot;
 use crate::worker::slot::Slot;
@@ -92,6 +94,8 @@ struct Line {
     state: Mutex<LineState>,
     /// There is an order, or there will be none.
     news: Condvar,
+    /// The line is short enough for who rests.
+    is_short: Condvar,
 }
 
 /// An order in line.
@@ -110,6 +114,8 @@ struct LineState {
     blank: Vec<usize>,
     /// Slots that wait for an order.
     resting: usize,
+    /// Who gives orders rests until the line is so short.
+    rests_until: Option<usize>,
     /// The route of the order that each slot has, by the slot's number.
     at_work: Vec<Option<Arc<Route>>>,
     /// How many slots may have one: a reload may want fewer than there are.
@@ -136,6 +142,24 @@ impl Line {
         if let Some(order) = self.lock().at_work.get_mut(slot) {
             *order = None;
         }
+    }
+
+    /// Takes back the tasks for which this is so: no slot has taken them, they have not begun. Lots stay.
+    fn take_back(&self, is_meant: impl Fn(&Task) -> bool) -> Vec<JobId> {
+        let mut state = self.lock();
+        let is_meant = |order: &Order| matches!(order, Order::Task(task) if is_meant(task));
+        let (back, stay): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut state.orders).into_iter().partition(|it| is_meant(&it.order));
+        state.orders = stay;
+        let mut jobs = Vec::new();
+        for Waiting { order, place, .. } in back {
+            // What cannot be written: it is named as not begun at once.
+            self.leaves(&mut state, place);
+            if let Order::Task(task) = order {
+                jobs.push(task.job);
+            }
+        }
+        jobs
     }
 
     fn lock(&self) -> MutexGuard<'_, LineState> {
@@ -170,6 +194,9 @@ impl Line {
             {
                 if !self.leaves(&mut state, waiting.place) {
                     return None;
+                }
+                if state.rests_until == Some(state.orders.len()) {
+                    self.is_short.notify_one();
                 }
                 if state.at_work.len() <= slot {
                     state.at_work.resize(slot + 1, None);
@@ -215,7 +242,8 @@ impl Pool {
         let http = HttpPool::new(stop);
         let blank = (0..notes.places).rev().collect();
         let state = Mutex::new(LineState { blank, ..LineState::default() });
-        let line = Arc::new(Line { notes, state, news: Condvar::new() });
+        let (news, is_short) = (Condvar::new(), Condvar::new());
+        let line = Arc::new(Line { notes, state, news, is_short });
         let (stop, shared) = (stop.clone(), (warm.clone(), http.clone(), Arc::clone(&line)));
         let start: StartSlot = Box::new(move |slot| {
             let (stop, (warm, http, line)) = (stop.clone(), shared.clone());
@@ -240,6 +268,20 @@ impl Pool {
         self.line.lock().most = slots.min(self.threads.len());
         self.line.news.notify_all();
         result
+    }
+
+    /// Sleeps while the line is more than half full, at most so long. Who takes each end and fills the one
+    /// place that it left takes a core from the workers as often; who does a few at once, much more seldom.
+    pub fn rest(&self, most: Duration) {
+        let mut state = self.line.lock();
+        let until = limits::longest_line(state.most) / 2;
+        let is_long = |state: &mut LineState| state.orders.len() > until;
+        if is_long(&mut state) {
+            state.rests_until = Some(until);
+            let rested = self.line.is_short.wait_timeout_while(state, most, is_long);
+            let (mut state, _) = rested.unwrap_or_else(PoisonError::into_inner);
+            state.rests_until = None;
+        }
     }
 
     /// How many slots there are.
@@ -281,20 +323,7 @@ impl Pool {
 
     /// Takes back the tasks that no slot has taken: they have not begun. Lots stay.
     pub fn take_back(&self) -> Vec<JobId> {
-        let mut state = self.line.lock();
-        let is_task = |waiting: &Waiting| matches!(waiting.order, Order::Task(_));
-        let (tasks, lots): (VecDeque<_>, _) =
-            std::mem::take(&mut state.orders).into_iter().partition(is_task);
-        state.orders = lots;
-        let mut jobs = Vec::new();
-        for Waiting { order, place, .. } in tasks {
-            // What cannot be written: it is named as not begun at once.
-            self.line.leaves(&mut state, place);
-            if let Order::Task(task) = order {
-                jobs.push(task.job);
-            }
-        }
-        jobs
+        self.line.take_back(|_| true)
     }
 
     /// Waits for all threads; running tasks and what waits in line end first.
@@ -314,10 +343,18 @@ fn serve(number: usize, line: &Line, stop: &Stop, mut slot: Slot, report: &impl 
     while let Some(order) = line.next(number) {
         match order {
             Order::Task(task) => {
-                let job = task.job;
                 let ended = slot.run(&task, stop);
                 line.done(number);
-                report(SlotEnded { job, record: None, ended });
+                let back = if may_pause(&ended.verdict, &task.route) {
+                    line.take_back(|other| other.route.name == task.route.name)
+                } else {
+                    Vec::new()
+                };
+                report(SlotEnded { job: task.job, record: None, ended });
+                for job in back {
+                    let ended = Ended::without_rows(Verdict::Released);
+                    report(SlotEnded { job, record: None, ended });
+                }
             }
             Order::Lot(given) => {
                 let (task, lot) = *given;
@@ -331,6 +368,17 @@ fn serve(number: usize, line: &Line, stop: &Stop, mut slot: Slot, report: &impl 
                 });
             }
         }
+    }
+}
+
+/// Whether this end may be the one that pauses the route, or opens its breaker.
+fn may_pause(verdict: &Verdict, route: &Route) -> bool {
+    match verdict {
+        Verdict::Misconfigured { .. } => true,
+        Verdict::Failed(failure) => {
+            failure.class == FailClass::Crash || route.pause_after_failures.is_some()
+        }
+        Verdict::Done | Verdict::Incomplete { .. } | Verdict::Released => false,
     }
 }
 

@@ -244,6 +244,7 @@ impl<L: Listener> Service<RealFs, L> {
             if self.keeper.is_settled() || self.keeper.full_wait().is_some() {
                 self.tell();
             }
+            self.pool.rest(wait.min(limits::REST));
             first = messages.recv_timeout(wait).ok();
         }
         // A group is bounded so that a commit is never put off by more work.

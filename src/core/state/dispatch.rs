@@ -24,7 +24,7 @@ impl Core {
         while !self.draining
             && self.starts_allowed
             && self.alone.is_none()
-            && self.running + self.promised < self.limits.slots + self.line()
+            && self.running + self.promised < self.limits.slots + self.line
         {
             if matches!(self.tend_suspects(now, out), inputs::Suspects::Wait) {
                 return;

@@ -4,30 +4,31 @@
 //! Must not know: what a slot is.
 //!
 //! Invariants
-//! - Only while jobs are short. What waited behind a long one would be older than what comes later and
-//!   goes first, for a gap between two jobs that nobody would notice.
+//! - Only while jobs are short, and no longer than what it holds is done soon. What waited behind a long
+//!   one would be older than what comes later and goes first, for a gap between two jobs that nobody
+//!   would notice.
 //! - Only whole files, of routes that have no pace, and of which none goes before the others: what
 //!   comes later and is urgent waits for no more than what runs.
 //! - Nothing of a route that may be about to pause, for crashes or failures in a row: what stood in line
-//!   would end in `error/` after the one that paused it.
+//!   would end in `error/` after the one that paused it. (What stands there already is for the slots to
+//!   give back.)
 
 use super::dispatch::Work;
 use super::{Core, Job, Millis, RouteState};
 use crate::core::Verdict;
 
-/// A job that took longer, in milliseconds, is not short.
-const SHORT_MS: Millis = 50;
+/// What stands in line is over within about so many milliseconds.
+const LINE_MS: Millis = 100;
 
 impl Core {
-    /// How many may wait in it now.
-    pub(super) fn line(&self) -> usize {
-        if self.is_brisk { self.limits.ahead } else { 0 }
-    }
-
-    /// An attempt ended. One that comes back from the line says that those before it are long.
+    /// An attempt ended, and tells how many may wait now: `took` includes its own wait in line, so that the
+    /// line finds its length by itself. One that comes back from it says that those before it are long.
     pub(super) fn note_pace(&mut self, started: Millis, verdict: &Verdict, now: Millis) {
-        let took = now.saturating_sub(started);
-        self.is_brisk = *verdict != Verdict::Released && took < SHORT_MS;
+        let took = now.saturating_sub(started).max(1);
+        let after_one = ((LINE_MS - 1) / took).saturating_sub(1);
+        let for_slot = usize::try_from(after_one).unwrap_or(usize::MAX);
+        let most = if *verdict == Verdict::Released { 0 } else { self.limits.ahead };
+        self.line = for_slot.saturating_mul(self.limits.slots).min(most);
     }
 
     /// The best thing for it.
@@ -124,8 +125,9 @@ mod tests {
         }
     }
 
-    /// Goal: short jobs find the next one waiting, long ones do not, and what comes back from the line ends it.
-    /// Method: one slot; jobs of 10, 49, 50 and 0 ms.
+    /// Goal: short jobs find the next one waiting, long ones do not, and what comes back from the line ends it;
+    /// the longer a job took, its wait in line included, the fewer wait. Method: one slot; jobs of 10, 33, 50
+    /// and 0 ms, then of 49, which may have one behind them.
     #[test]
     fn only_short_jobs_have_a_line() {
         let mut world = World::new(vec![plain()]);
@@ -133,7 +135,7 @@ mod tests {
         assert_eq!(world.step(Event::Tick, 0), 1, "nothing is known of how long they are");
         assert_eq!(world.end(0, Verdict::Done, 10), 3, "one for the slot, two in line");
         assert_eq!(world.core.counts().running, 3, "those in line are started, too");
-        assert_eq!(world.end(1, Verdict::Done, 59), 1);
+        assert_eq!(world.end(1, Verdict::Done, 43), 1);
         assert_eq!(world.end(2, Verdict::Done, 60), 0, "fifty milliseconds are long");
         assert_eq!(world.end(3, Verdict::Done, 60), 0);
         assert_eq!(world.end(4, Verdict::Done, 60), 3, "that one was short");
@@ -142,6 +144,8 @@ mod tests {
         assert_eq!(world.core.counts().ready, 2);
         assert_eq!(world.end(5, Verdict::Done, 61), 3, "what had to go back goes first");
         assert_eq!(world.started[8..10], [world.started[6], world.started[7]]);
+        assert_eq!(world.end(8, Verdict::Done, 110), 0, "there are two besides it");
+        assert_eq!(world.end(9, Verdict::Done, 110), 1, "a slot and one place in line");
     }
 
     /// Goal: a route that may be about to pause eats no more files than its slots have. Method: a crash, and a

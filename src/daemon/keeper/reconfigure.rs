@@ -9,9 +9,11 @@
 
 use std::collections::HashSet;
 
+use crate::config::limits;
+
 use super::{
     Arc, Event, Filesystem, JobId, JobInfo, Keeper, KeeperError, Millis, RouteTable, Settings,
-    ahead, open_folders, rules, sort,
+    open_folders, rules, sort,
 };
 
 impl<F: Filesystem> Keeper<F> {
@@ -50,7 +52,7 @@ impl<F: Filesystem> Keeper<F> {
         if let Some(its) = new_rules.get_mut(self.sorting) {
             *its = Some(sort::rules(&settings.routes));
         }
-        self.core.reconfigure(settings.workers, ahead(settings.workers), new_rules);
+        self.core.reconfigure(settings.workers, limits::longest_line(settings.workers), new_rules);
         self.folders.keep_open(open_folders(settings));
         // The pass that was under way knew the old globs.
         self.scan = None;

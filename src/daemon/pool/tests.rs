@@ -56,17 +56,24 @@ impl World {
         }
     }
 
-    /// Gives a task that says `begun.N` and ends once there is `go.N`.
     fn give(&mut self) -> JobId {
+        self.give_to("a", |_| ())
+    }
+
+    /// Gives a task of a route with this name that says `begun.N` and ends once there is `go.N`, as that says.
+    fn give_to(&mut self, name: &str, settings: impl FnOnce(&mut Route)) -> JobId {
         self.last = JobId::next(self.last, 1, [3; 10]);
-        let script = "touch begun.$0; until [ -e go.$0 ]; do sleep 0.01; done";
+        let script = "touch begun.$0; until [ -e go.$0 ]; do sleep 0.01; done; . ./go.$0";
         let at = |name: &str| self.home.path().join(name);
         std::fs::create_dir_all(at("scratch")).unwrap();
         std::fs::write(at("x"), "").unwrap();
+        let mut route = route(&["sh", "-c", script, &self.last.to_string()]);
+        name.clone_into(&mut route.name);
+        settings(&mut route);
         self.pool.give(Task {
             job: self.last,
             attempt: 7,
-            route: Arc::new(route(&["sh", "-c", script, &self.last.to_string()])),
+            route: Arc::new(route),
             rel: RelPath::new("x").unwrap(),
             spool: self.home.path().to_owned(),
             path: at("x"),
@@ -82,7 +89,14 @@ impl World {
     }
 
     fn let_end(&self, job: JobId) {
-        std::fs::write(self.home.path().join(Path::new(&format!("go.{job}"))), "").unwrap();
+        self.let_end_with(job, "");
+    }
+
+    fn let_end_with(&self, job: JobId, script: &str) {
+        let whole = self.home.path().join("script");
+        std::fs::write(&whole, script).unwrap();
+        let go = self.home.path().join(Path::new(&format!("go.{job}")));
+        rustix::fs::rename(whole, go).unwrap();
     }
 }
 
@@ -143,4 +157,62 @@ fn what_cannot_be_blanked_does_not_begin() {
     world.pool.join();
     assert_eq!(world.ended.iter().map(|it| it.job).collect::<Vec<_>>(), [first]);
     assert!(!world.home.path().join(format!("begun.{second}")).exists());
+}
+
+/// Goal: what waits behind an attempt that may pause its route goes back before a slot could take it; what is of
+/// another route runs. Method: one slot; a crash, a program that is not there, and a failure where failures
+/// pause, each with two tasks of its own route and one of another behind it.
+#[test]
+fn nothing_of_a_route_follows_what_may_pause_it() {
+    let pauses = |route: &mut Route| route.pause_after_failures = Some(9);
+    let plain: fn(&mut Route) = |_| ();
+    for (settings, script, goes_back) in [
+        (plain, "kill -SEGV $$", true),
+        (plain, "exec ./none", true),
+        (pauses, "exit 1", true),
+        (plain, "exit 1", false),
+        (pauses, ":", false),
+    ] {
+        let mut world = World::new(1, true);
+        let first = world.give_to("bad", settings);
+        world.until(|world| world.has_begun(first));
+        let behind = [world.give_to("bad", settings), world.give(), world.give_to("bad", settings)];
+        for job in behind {
+            world.let_end(job);
+        }
+        world.let_end_with(first, script);
+        let ended: Vec<_> =
+            std::iter::repeat_with(|| world.ended.recv().unwrap()).take(4).collect();
+        assert_eq!(ended[0].job, first);
+        let of = |job| ended.iter().find(|it| it.job == job).map(|it| &it.ended.verdict);
+        let others = if goes_back { Verdict::Released } else { Verdict::Done };
+        assert_eq!(
+            behind.map(of),
+            [Some(&others), Some(&Verdict::Done), Some(&others)],
+            "{script}"
+        );
+        assert_eq!([0, 2].map(|at| world.has_begun(behind[at])), [!goes_back; 2], "{script}");
+        world.pool.join();
+    }
+}
+
+/// Goal: who gives orders rests while the line is more than half full, and wakes as soon as it is not.
+/// Method: one slot and a full line; all of it may end at once.
+#[test]
+fn a_long_line_gives_a_rest() {
+    let mut world = World::new(1, true);
+    let (hour, most) = (Duration::from_secs(3600), limits::longest_line(1));
+    world.pool.rest(hour);
+    let first = world.give();
+    world.until(|world| world.has_begun(first));
+    let behind: Vec<_> = (0..most).map(|_| world.give()).collect();
+    world.pool.rest(Duration::from_millis(1));
+    assert_eq!(world.pool.load().in_line.len(), most, "the rest ends although nothing moves");
+    for job in [first].iter().chain(&behind) {
+        world.let_end(*job);
+    }
+    world.pool.rest(hour);
+    assert!(world.pool.load().in_line.len() <= most / 2);
+    world.pool.join();
+    assert_eq!(world.ended.iter().count(), most + 1);
 }
