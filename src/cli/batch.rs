@@ -388,8 +388,9 @@ fn left_over(summary: &Summary) {
         print_line(&format!("{files} incomplete, says the worker; the next run asks again"));
     }
     if status.held > 0 {
-        let files = show::plural(status.held as u64, "file", "files");
-        print_line(&format!("{files} could not be claimed and stay in incoming/"));
+        let (one, many) = ("file stays in incoming/, it", "files stay in incoming/, they");
+        let files = show::plural(status.held as u64, one, many);
+        print_line(&format!("{files} cannot be claimed"));
         for held in &status.held_files {
             print_line(&format!("  {}   {}", held.rel, held.reason));
             if let Some(fix) = &held.fix {

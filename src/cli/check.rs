@@ -62,8 +62,10 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     if let Some(settings) = &settings {
         check_routes(spool, settings, &mut report);
     }
-    check_disk(spool, settings.as_ref(), &mut report);
-    check_incoming(spool, &mut report);
+    if check_mount(spool, &mut report) {
+        check_disk(spool, settings.as_ref(), &mut report);
+        check_incoming(spool, &mut report);
+    }
     check_rsync(&mut report);
     check_daemon(spool, &mut report);
     let has_error = report.0.iter().any(|finding| finding.level == Level::Error);
@@ -215,6 +217,17 @@ fn check_runner(route: &Route, report: &mut Report) {
             report.add(Level::Warning, "route", message);
         }
     }
+}
+
+/// `false`: nothing there can change, so nothing else is to be said of it.
+fn check_mount(spool: &SpoolArg, report: &mut Report) -> bool {
+    let is_writable = !real::is_read_only(&spool.path);
+    if !is_writable {
+        let message = "it is mounted read-only: nothing can be claimed\nAfter an error the kernel does \
+                       that by itself: see dmesg.";
+        report.add(Level::Error, "disk", message);
+    }
+    is_writable
 }
 
 fn check_disk(spool: &SpoolArg, settings: Option<&Settings>, report: &mut Report) {

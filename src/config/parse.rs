@@ -22,7 +22,7 @@ use super::{ConfigError, Route, Settings, chain, limits};
 use file::{File, Kind};
 use names::{check_name, unknown_key};
 
-mod between;
+pub(super) mod between;
 mod file;
 mod names;
 

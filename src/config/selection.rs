@@ -12,6 +12,8 @@ use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::core::without_bom;
+
 /// Members that a file must have, in the order of the settings; empty: nothing is asked of its content.
 pub type Fields = Vec<(String, Value)>;
 
@@ -27,9 +29,7 @@ pub struct Members(BTreeMap<String, Value>);
 impl Members {
     /// Reads the members named in `wanted`. The error is a reason for a person, with line and column.
     pub fn read(bytes: &[u8], wanted: &BTreeSet<&str>) -> Result<Self, String> {
-        // As everywhere: a byte order mark, of an editor elsewhere, is no part of the text.
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        let mut reader = serde_json::Deserializer::from_slice(bytes);
+        let mut reader = serde_json::Deserializer::from_slice(without_bom(bytes));
         let members = reader.deserialize_any(Wanted(wanted)).and_then(|it| {
             reader.end()?;
             Ok(it)

@@ -5,6 +5,7 @@
 //!
 //! - [`state`]: the state of all claimed jobs, and what to do next.
 //! - [`complete`]: whether a file is whole.
+//! - [`byte_order_mark`]: what some programs put before a text.
 //! - [`backoff`]: how long a job waits before it runs again.
 //! - [`id`]: job ids, ordered by birth, never below the highest seen.
 //! - [`records`]: the records of one input, where each is a task of its own.
@@ -15,6 +16,7 @@
 //! - [`row`]: a row as a worker gave it: names and cells.
 
 pub mod backoff;
+pub mod byte_order_mark;
 pub mod complete;
 pub mod id;
 pub mod pace;
@@ -25,6 +27,7 @@ pub mod row;
 pub mod state;
 pub mod verdict;
 
+pub use byte_order_mark::{BYTE_ORDER_MARK, without_bom};
 pub use id::JobId;
 pub use rel::RelPath;
 pub use row::Row;

@@ -8,6 +8,8 @@
 use std::io;
 use std::path::Path;
 
+use rustix::io::Errno;
+
 use crate::core::RelPath;
 use crate::fs::{FileType, Filesystem, Stat};
 use crate::spool::Spool;
@@ -38,8 +40,24 @@ impl Refusal {
             Ok(own) if own.file_type == FileType::Dir && lets_us_write(&stat) => {
                 Self::of_own_folder(rel, &own)
             }
+            // rename(2) says EPERM of a sticky folder and of attributes, EACCES of permissions.
+            Ok(_)
+                if Errno::from_io_error(error) == Some(Errno::PERM) && stat.mode & 0o1000 == 0 =>
+            {
+                Self::of_attributes(rel)
+            }
             _ => Self::of_folder(rel, &stat),
         }
+    }
+
+    /// Nobody may move it.
+    fn of_attributes(rel: &RelPath) -> Self {
+        let file = quoted(&String::from_utf8_lossy(rel.as_bytes()));
+        let reason = format!(
+            "it is immutable or append-only, or its folder is: lsattr {file}, chattr -ia {file}"
+        );
+        // Of this file alone.
+        Self { reason, fix: None }
     }
 
     /// The folder that is to be claimed is in its own way.

@@ -34,6 +34,12 @@ pub fn has_no_inode(path: &Path) -> bool {
     rustix::fs::statvfs(path).is_ok_and(|stat| stat.f_files > 0 && stat.f_favail == 0)
 }
 
+/// Whether the filesystem that holds `path` is mounted read-only.
+pub fn is_read_only(path: &Path) -> bool {
+    rustix::fs::statvfs(path)
+        .is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+}
+
 /// Descriptors that this process may have: the soft limit, which a shell's `ulimit -n` says.
 pub fn descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;

@@ -19,13 +19,12 @@ use std::path::Path;
 
 use super::Spool;
 use crate::config::{Records, limits};
+use crate::core::BYTE_ORDER_MARK;
 use crate::core::records::{InputMark, Position};
 use crate::fs::Filesystem;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-
-const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// An input whose records are read.
 pub struct Input<F: Filesystem> {
@@ -111,9 +110,11 @@ impl<F: Filesystem> Input<F> {
         let (block, at) = (Vec::new(), 0);
         let mut input =
             Self { fs, file, records, mark, first: zero, next: zero, block, at, block_len };
-        let mut head = [0; BOM.len()];
-        if input.fs.read_at(&input.file, 0, &mut head)? == BOM.len() && head == BOM {
-            input.next.offset = BOM.len() as u64;
+        let mut head = [0; BYTE_ORDER_MARK.len()];
+        if input.fs.read_at(&input.file, 0, &mut head)? == BYTE_ORDER_MARK.len()
+            && head == BYTE_ORDER_MARK
+        {
+            input.next.offset = BYTE_ORDER_MARK.len() as u64;
         }
         let header = match records {
             Records::Csv => input.next_record()?,
@@ -231,11 +232,17 @@ impl<F: Filesystem> Input<F> {
                 continue;
             }
             count += 1;
-            let mut head = [0; BOM.len()];
+            let mut head = [0; BYTE_ORDER_MARK.len()];
             let is_first = out.written == 0 && out.buffer.is_empty();
-            if is_first && self.fs.read_at(&self.file, split.begins.offset, &mut head)? == BOM.len()
+            if is_first
+                && self.fs.read_at(&self.file, split.begins.offset, &mut head)?
+                    == BYTE_ORDER_MARK.len()
             {
-                out.buffer.extend_from_slice(if head == BOM { BOM } else { &[] });
+                out.buffer.extend_from_slice(if head == BYTE_ORDER_MARK {
+                    BYTE_ORDER_MARK
+                } else {
+                    &[]
+                });
             }
             // The end of its last line stands behind it in the block, or in the file.
             out.range(&self.file, split.begins.offset, split.end)?;

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use crate::config::Records;
+use crate::core::{BYTE_ORDER_MARK, without_bom};
 
 /// A record that a worker can be given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,8 +145,8 @@ impl RecordFormat {
 
 /// The names in the header of a CSV.
 pub fn columns(header: &[u8]) -> Result<Vec<String>, String> {
-    // A byte order mark is of the file and not of its first column.
-    let header = header.strip_prefix(b"\xef\xbb\xbf").unwrap_or(header);
+    // The mark is of the file and not of its first column.
+    let header = without_bom(header);
     if std::str::from_utf8(header).is_err() {
         return Err("its header is not UTF-8".to_owned());
     }
@@ -158,12 +159,10 @@ pub fn columns(header: &[u8]) -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-const BOM: &[u8] = "\u{feff}".as_bytes();
-
 /// The cells of one CSV record.
 fn cells(record: &[u8]) -> Result<Vec<String>, String> {
     // The crate drops a byte order mark, which in the middle of a file is part of a cell.
-    let mark: &[u8] = if record.starts_with(BOM) { BOM } else { &[] };
+    let mark: &[u8] = if record.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK } else { &[] };
     let mut reader =
         csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(mark.chain(record));
     let mut found = csv::StringRecord::new();

@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::records::RecordValue;
 use super::{Ended, Task};
 use crate::config::{Route, Schema, limits};
-use crate::core::{FailClass, Failure, Verdict};
+use crate::core::{FailClass, Failure, Verdict, without_bom};
 
 /// Faults that a reason lists.
 const MOST_FAULTS: usize = 20;
@@ -116,9 +116,7 @@ fn read(task: &Task) -> Result<Value, String> {
         return Err(format!("it has {size} bytes: a schema checks files of at most {most} bytes"));
     }
     let bytes = std::fs::read(&task.path).map_err(cannot)?;
-    // A byte order mark is no part of the text.
-    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    serde_json::from_slice(text).map_err(no_json)
+    serde_json::from_slice(without_bom(&bytes)).map_err(no_json)
 }
 
 /// All that is wrong, each with its JSON pointer; `None`: nothing.

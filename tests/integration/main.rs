@@ -51,6 +51,7 @@ mod names;
 /// How fast and in which order routes start their jobs, and what makes them wait.
 #[cfg(test)]
 mod pace;
+mod places;
 mod protected;
 /// The commands that the documents show.
 #[cfg(test)]

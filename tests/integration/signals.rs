@@ -206,22 +206,6 @@ fn what_waits_beside_a_drain_is_not_promised_its_turn() {
     assert_eq!(spool.names("incoming"), ["2.txt"]);
 }
 
-/// Goal: settings that are a symbolic link are refused as that, not as a file that everyone may change: no
-/// chmod mends it. Method: `inboxd.toml`, `routes.d/` and a route in it, each moved away and linked.
-#[test]
-fn a_link_in_place_of_settings_is_named() {
-    for place in ["inboxd.toml", "routes.d", "routes.d/more.toml"] {
-        let spool = waiting();
-        spool.write("routes.d/more.toml", "glob = \"*.x\"\ncommand = [\"true\"]\n");
-        spool.run(&["batch"]).ok();
-        let elsewhere = spool.home().join("elsewhere");
-        rustix::fs::rename(spool.path(place), &elsewhere).unwrap();
-        std::os::unix::fs::symlink(&elsewhere, spool.path(place)).unwrap();
-        let said = spool.run(&["batch"]).code(2);
-        said.says(&format!("{place} is a symbolic link"));
-    }
-}
-
 /// Goal: the second signal stops what runs, at no cost. Method: a job that waits; TERM, TERM; then it is
 /// run to its end.
 #[test]

@@ -16,6 +16,30 @@ use crate::config::{Route, StdoutFormat, Worker, companions, retry, suggest, uni
 /// What a route's worker is set by.
 pub(super) const WORKERS: [&str; 4] = ["command", "python", "warm", "http"];
 
+/// Settings that mean something for some kinds of worker only.
+pub(in crate::config) const OF_KINDS: [(&str, &[&str]); 20] = [
+    ("stdin", &["command"]),
+    ("stdout", &["command"]),
+    ("interpreter", &["python"]),
+    ("call", &["python"]),
+    ("transport", &["python", "warm"]),
+    ("config", &["python", "warm"]),
+    ("start_timeout", &["python", "warm", "http"]),
+    ("progress_timeout", &["python", "warm"]),
+    ("max_jobs", &["python", "warm"]),
+    ("max_age", &["python", "warm"]),
+    ("max_rss", &["python", "warm"]),
+    ("idle_timeout", &["python", "warm"]),
+    ("overlap", &["python", "warm"]),
+    ("max_staged", &["python", "warm"]),
+    ("method", &["http"]),
+    ("body", &["http"]),
+    ("headers", &["http"]),
+    ("rows", &["http"]),
+    ("start", &["http"]),
+    ("ready_url", &["http"]),
+];
+
 /// What is wrong between two settings of a route, or missing: the key at which to say it, and what.
 pub(super) fn between_settings(
     route: &Route,
@@ -42,6 +66,13 @@ pub(super) fn between_settings(
              command = [\"sha256sum\", \"{{path}}\"]"
         );
         wrong.push(("command", message));
+    }
+    if let [kind] = *kinds {
+        let strange = OF_KINDS.iter().filter(|(key, of)| given(key) && !of.contains(&kind));
+        wrong.extend(strange.map(|(key, of)| {
+            let of = of.iter().map(|kind| format!("`{kind}`")).collect::<Vec<_>>().join(" or ");
+            (*key, format!("`{key}` goes with {of} and does nothing for `{kind}`; take it out"))
+        }));
     }
     let argv = match &route.worker {
         Worker::Command { argv } => argv.as_slice(),

@@ -1,6 +1,7 @@
 //! That the list of settings is whole, and that the defaults people read are those that hold.
 
 use super::*;
+use crate::config::parse::between::OF_KINDS;
 use crate::config::request::{Body, Method};
 use crate::config::{
     Call, OnRepeat, RetryWaits, Schema, StdoutFormat, Transport, Unit, Worker, load,
@@ -9,19 +10,26 @@ use crate::core::pace::Rate;
 use crate::core::retry::RetryOn;
 use crate::core::verdict::{FailClass, Spent};
 
-/// Settings from one line, at the top or in a route.
-fn with(place: Place, line: &str) -> Settings {
+/// A worker of each kind.
+const WORKERS: [&str; 4] =
+    ["command = ['true']", "python = 'w.py:f'", "warm = ['true']", "http = 'http://w/'"];
+
+/// A worker for which a setting means something.
+fn worker_for(key: &str) -> &'static str {
+    let kinds = OF_KINDS.iter().find(|(name, _)| *name == key).map(|(_, kinds)| kinds);
+    let kind = kinds.and_then(|kinds| kinds.first()).unwrap_or(&"command");
+    WORKERS.into_iter().find(|line| line.starts_with(kind)).unwrap()
+}
+
+/// Settings from these lines, at the top or in a route with this worker, unless they bring their own.
+fn with(place: Place, worker: &str, lines: &str) -> Settings {
+    let is_worker = ["command", "python", "warm", "http"].iter().any(|k| lines.starts_with(k));
     let text = match place {
-        Place::Top => line.to_owned(),
-        Place::Route
-            if ["command", "python", "warm", "http"].iter().any(|k| line.starts_with(k)) =>
-        {
-            format!("[routes.r]\n{line}")
+        Place::Top => lines.to_owned(),
+        Place::Route if is_worker => format!("[routes.r]\n{lines}"),
+        Place::Route => {
+            format!("[routes.r]\n{worker}\n{lines}\n[routes.s]\ncommand = ['true']")
         }
-        Place::Route if line.starts_with("next") => {
-            format!("[routes.r]\ncommand = ['true']\n{line}\n[routes.s]\ncommand = ['true']")
-        }
-        Place::Route => format!("[routes.r]\ncommand = ['true']\n{line}"),
     };
     let spool = tempfile::tempdir().unwrap();
     std::fs::write(spool.path().join("inboxd.toml"), &text).unwrap();
@@ -116,24 +124,39 @@ fn every_setting_is_taken_over() {
         assert_eq!(names(place), other.collect::<Vec<_>>());
     }
     for (place, name, value) in OTHER {
-        let changed = with(*place, &format!("{name} = {value}"));
-        assert_ne!(changed, with(*place, ""), "{name} = {value} changes nothing");
+        let worker = worker_for(name);
+        // A runner that is asked whether it is ready is one that we start.
+        let start = if *name == "ready_url" { "start = ['true']\n" } else { "" };
+        let changed = with(*place, worker, &format!("{start}{name} = {value}"));
+        let unchanged = with(*place, worker, start);
+        assert_ne!(changed, unchanged, "{name} = {value} changes nothing");
     }
 }
 
-/// Goal: every field of the settings can be set by the list.
-/// Method: all lines at once; no field that has a default may still have it.
-#[test]
-fn every_field_has_a_setting() {
-    let lines = |place| {
-        // `records` cannot stand beside `output` and `call`, `unit` and `with` not beside
-        // `on_repeat`.
-        let other = ["routes", "python", "warm", "http", "records", "unit", "with"];
-        let of = OTHER.iter().filter(move |(p, n, _)| *p == place && !other.contains(n));
+/// Settings from all lines: routes `r`, `p` and `h`, each with a worker that its lines are for.
+fn all_lines_at_once() -> Settings {
+    // `records` cannot stand beside `output` and `call`, `unit` and `with` not beside `on_repeat`.
+    let alone = ["routes", "command", "python", "warm", "http", "records", "unit", "with"];
+    let lines = |place, worker| {
+        let of = OTHER
+            .iter()
+            .filter(move |(p, n, _)| *p == place && !alone.contains(n) && worker_for(n) == worker);
         of.map(|(_, n, v)| format!("{n} = {v}")).collect::<Vec<_>>().join("\n")
     };
-    let text = format!("{}\n[routes.r]\n{}", lines(Place::Top), lines(Place::Route));
-    let settings = with(Place::Top, &format!("{text}\n[routes.s]\ncommand = ['true']"));
+    let mut text = vec![lines(Place::Top, WORKERS[0])];
+    for (name, worker) in [("r", WORKERS[0]), ("p", WORKERS[1]), ("h", WORKERS[3])] {
+        text.push(format!("[routes.{name}]\n{worker}\n{}", lines(Place::Route, worker)));
+    }
+    text.push("[routes.s]\ncommand = ['true']".to_owned());
+    with(Place::Top, "", &text.join("\n"))
+}
+
+/// Goal: every field of the settings can be set by the list.
+/// Method: all lines at once, in a route for each kind of worker that they are for; no field that has a default
+/// may still have it.
+#[test]
+fn every_field_has_a_setting() {
+    let settings = all_lines_at_once();
     // Taken apart without `..`: a new field does not compile until it is here.
     let Settings {
         workers,
@@ -164,11 +187,11 @@ fn every_field_has_a_setting() {
         name: "r".to_owned(),
         // Where its `command` stands, after all lines of the top: `parse` tests that.
         origin: routes.first().map(|route| route.origin.clone()).unwrap_or_default(),
-        interpreter_at: routes.first().and_then(|route| route.interpreter_at.clone()),
+        interpreter_at: routes.get(1).and_then(|route| route.interpreter_at.clone()),
         glob: vec!["a".to_owned(), "b".to_owned()],
         fields: vec![("algorithm".to_owned(), "ocr".into())],
         schema: Some(Schema::File("schema.json".to_owned())),
-        worker: Worker::Command { argv: vec!["false".to_owned()] },
+        worker: Worker::Command { argv: vec!["true".to_owned()] },
         stdout: StdoutFormat::Csv,
         require_output: true,
         done_file: Some("{name}.ok".to_owned()),
@@ -228,7 +251,10 @@ fn every_field_has_a_setting() {
         },
     };
     assert!(want.interpreter_at.is_some());
-    assert_eq!(routes.first(), Some(&want));
+    let [plain, python, http, _] = routes.try_into().unwrap();
+    let interpreter_at = python.interpreter_at;
+    let got = Route { warm: python.warm, http: http.http, interpreter_at, ..plain };
+    assert_eq!(got, want);
 }
 
 /// Goal: the defaults that people read are those that hold.
@@ -240,10 +266,11 @@ fn defaults_are_those_of_limits() {
         let is_value = doc.default.starts_with(|c: char| c.is_ascii_digit() || "\"[{".contains(c))
             || ["true", "false"].contains(&doc.default);
         if is_value {
-            let mut set = with(doc.place(), &format!("{} = {}", doc.name, doc.default));
+            let worker = worker_for(doc.name);
+            let mut set = with(doc.place(), worker, &format!("{} = {}", doc.name, doc.default));
             // Where a line stands is not what it sets.
             set.routes.iter_mut().for_each(|route| route.interpreter_at = None);
-            let mut unset = with(doc.place(), "");
+            let mut unset = with(doc.place(), worker, "");
             assert_eq!(set, unset, "{}", doc.name);
             unset.routes.clear();
             assert_eq!(unset, Settings::default());

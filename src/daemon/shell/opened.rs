@@ -39,7 +39,11 @@ pub fn open(path: &Path) -> Result<Opened, ShellError> {
     let folder = |(name, source)| ShellError::Folder { path: path.join(name), source };
     layout::make(&path).map_err(folder)?;
     let root = RealFs.open_root(&path).map_err(failed)?;
-    let spool = Spool::open(RealFs, root).map_err(folder)?;
+    let spool = match Spool::open(RealFs, root) {
+        Ok(spool) => spool,
+        // It says more of what is no folder than the system does.
+        Err(error) => return Err(check_places(&path).err().unwrap_or_else(|| folder(error))),
+    };
     check_places(&path)?;
     let lock = Lock::take(&path)?;
     check_renames(&spool, &path)?;
@@ -64,6 +68,13 @@ pub fn check_places(path: &Path) -> Result<(), ShellError> {
             }
             other => other?,
         };
+        if meta.is_symlink() {
+            return Err(ShellError::Unsafe(format!(
+                "{} is a symbolic link\n  A claim must be one rename. Put the folder itself there, or the \
+                 whole spool where the link leads.",
+                folder.display()
+            )));
+        }
         if !meta.is_dir() {
             let folder = folder.display();
             return Err(ShellError::Unsafe(format!("{folder} is not a folder; move it away")));
@@ -118,6 +129,13 @@ fn check_renames(spool: &Spool<RealFs>, path: &Path) -> Result<(), ShellError> {
         .and_then(|_| spool.fs.rename(at, names[0], at, names[1]));
     clear();
     let errno = tried.err().and_then(|error| Errno::from_io_error(&error));
+    if errno == Some(Errno::ROFS) {
+        return Err(ShellError::Unsafe(format!(
+            "{} is on a filesystem that is mounted read-only\n  After an error the kernel does that by \
+             itself: see dmesg. Nothing that was taken in is lost.",
+            path.display()
+        )));
+    }
     if !matches!(errno, Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)) {
         // A full disk, say: it is met again where it is dealt with.
         return Ok(());

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::{Input, Split, Unfit};
 use crate::config::Records;
+use crate::core::{BYTE_ORDER_MARK, without_bom};
 use crate::fs::{Filesystem, RealFs};
 
 /// Splits these bytes in each format, in an empty folder of the caller's; the first byte says how large the
@@ -75,7 +76,7 @@ fn are_of_the_crate<'s>(text: &[u8], splits: impl Iterator<Item = &'s Split>) {
     };
     let mut found = Vec::new();
     for split in splits {
-        let mark = if split.bytes.starts_with(super::BOM) { super::BOM } else { &[] };
+        let mark = if split.bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK } else { &[] };
         let mut records = read(mark, &split.bytes);
         assert!(split.unfit == Some(Unfit::TooLong) || records.len() == 1, "{split:?}");
         found.append(&mut records);
@@ -88,7 +89,7 @@ fn are_of_the_crate<'s>(text: &[u8], splits: impl Iterator<Item = &'s Split>) {
 
 /// They are what `split` gives.
 fn are_lines(text: &[u8], splits: &[Split]) {
-    let text = text.strip_prefix(super::BOM).unwrap_or(text);
+    let text = without_bom(text);
     let count = text.split(|b| *b == b'\n').count();
     let bare = |(at, line): (usize, &[u8])| match line.strip_suffix(b"\r") {
         Some(bare) if at + 1 < count => bare.to_vec(),

@@ -24,7 +24,7 @@ use serde_json::value::RawValue;
 use super::fill::FilledCell;
 use super::pointer;
 use crate::config::{Route, limits};
-use crate::core::{FailClass, Failure, Row};
+use crate::core::{FailClass, Failure, Row, without_bom};
 use crate::worker::exit::one_line;
 use crate::worker::stdout::json;
 
@@ -141,7 +141,7 @@ fn sentence(value: &Value) -> Option<String> {
 }
 
 fn rows(body: &[u8], place: &str, cells: &[(&str, FilledCell<'_>)]) -> Result<Vec<Row>, String> {
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let body = without_bom(body);
     if place.is_empty() && cells.is_empty() {
         return json::rows(body).map_err(|error| not_json(&error, body));
     }

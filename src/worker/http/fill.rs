@@ -18,7 +18,7 @@ use super::pointer;
 use crate::config::limits;
 use crate::config::request::{Body, Cell, HttpRules, Piece, pieces, reads_input};
 use crate::config::template::Part;
-use crate::core::{FailClass, Failure};
+use crate::core::{FailClass, Failure, without_bom};
 use crate::worker::records::RecordValue;
 use crate::worker::stdout::json;
 use crate::worker::{Task, exit::one_line, template};
@@ -114,10 +114,7 @@ impl Texts {
         file.take(limits::HTTP_INPUT)
             .read_to_end(&mut bytes)
             .map_err(|error| unreadable(&error))?;
-        let text = String::from_utf8(bytes)
-            .map_err(|error| permanent(format!("the file is not JSON: {error}")))?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        let raw = serde_json::from_str(text)
+        let raw = serde_json::from_slice(without_bom(&bytes))
             .map_err(|error| permanent(format!("the file is not JSON: {error}")))?;
         Ok(Input { raw: Some(raw), what: "file" })
     }

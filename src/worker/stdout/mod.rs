@@ -16,7 +16,7 @@ mod prefixed;
 use self::prefixed::Prefixed;
 use super::tail::Tail;
 use crate::config::{Route, StdoutFormat, limits};
-use crate::core::{FailClass, Failure, Row};
+use crate::core::{FailClass, Failure, Row, without_bom};
 
 /// What a worker's stdout amounts to.
 #[derive(Debug, PartialEq, Eq)]
@@ -132,11 +132,6 @@ impl Held {
 fn text(bytes: &[u8]) -> Vec<Row> {
     let cell = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     if cell.is_empty() { Vec::new() } else { vec![Row(vec![("text".to_owned(), cell.to_vec())])] }
-}
-
-/// Some programs of another system begin their text with one.
-fn without_bom(bytes: &[u8]) -> &[u8] {
-    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
 fn exceeds(len: usize, max: u64) -> bool {

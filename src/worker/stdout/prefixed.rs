@@ -7,9 +7,9 @@
 //! - An `OUTPUT:` line is parsed whole, whatever its length below `max_output`, or not at all.
 //! - Of any other line at most [`limits::LOG_LINE`] bytes are held.
 
-use super::{Said, exceeds, json, too_long, without_bom};
+use super::{Said, exceeds, json, too_long};
 use crate::config::limits;
-use crate::core::{FailClass, Failure, Row};
+use crate::core::{FailClass, Failure, Row, without_bom};
 use crate::worker::exit::one_line;
 use crate::worker::tail::Tail;
 

@@ -69,19 +69,12 @@ fn mistakes_in_a_route() {
                  names",
         ),
         (
-            "rows = 'details'",
-            "3:8: `rows` = \"details\" is no JSON pointer; write a JSON pointer, such as \
-                 \"/details\"",
-        ),
-        ("headers = { Host = 'x' }", "3:13: \"Host\" cannot be set as a header"),
-        (
-            "body = 'jsn'",
-            "3:8: `body` = \"jsn\" is unknown; write \"file\", \"json\" or a table, such as \
-                 { text = \"{/text}\", file = \"{name}\" }",
-        ),
-        (
             "python = 'a.py:b'",
             "3:10: a route has one worker, and `command` is set too; take one of them out",
+        ),
+        (
+            "max_jobs = 5",
+            "3:12: `max_jobs` goes with `python` or `warm` and does nothing for `command`; take it out",
         ),
         ("timeout = '0s'", "3:11: `timeout` is 0s; it must be 1ms to 30days"),
         ("grace = '30s'", "3:9: `grace` must be shorter than `drain_timeout`, which is 30s"),
@@ -107,9 +100,8 @@ fn mistakes_in_a_route() {
                  one of the two lines out",
         ),
         (
-            "call = 'path'\nrecords = 'csv'",
-            "4:11: with `records` the function gets the record, so `call` means nothing; take it \
-                 out",
+            "call = 'path'",
+            "3:8: `call` goes with `python` and does nothing for `command`; take it out",
         ),
         ("glob = []", "3:8: `glob` is empty; leave it out to take every file"),
         ("glob = 3", "3:8: `glob` must be a glob, or a list of them, not an integer"),
@@ -148,6 +140,27 @@ fn mistakes_in_a_route() {
         ("workers = 0", "3:11: `workers` is 0; it must be 1 to 1024"),
     ] {
         let text = format!("[routes.r]\ncommand = ['true']\n{line}");
+        assert_eq!(refused(&text), [format!("inboxd.toml:{message}")], "{line}");
+    }
+}
+
+/// Goal: the same for a route with a runner. Method: one line a mistake, below a sound address.
+#[test]
+fn mistakes_in_a_route_with_a_runner() {
+    for (line, message) in [
+        (
+            "rows = 'details'",
+            "3:8: `rows` = \"details\" is no JSON pointer; write a JSON pointer, such as \
+                 \"/details\"",
+        ),
+        ("headers = { Host = 'x' }", "3:13: \"Host\" cannot be set as a header"),
+        (
+            "body = 'jsn'",
+            "3:8: `body` = \"jsn\" is unknown; write \"file\", \"json\" or a table, such as \
+                 { text = \"{/text}\", file = \"{name}\" }",
+        ),
+    ] {
+        let text = format!("[routes.r]\nhttp = 'http://h'\n{line}");
         assert_eq!(refused(&text), [format!("inboxd.toml:{message}")], "{line}");
     }
 }
