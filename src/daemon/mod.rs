@@ -18,6 +18,7 @@
 //! - [`reload`]: when settings are read again, and which come into force.
 //! - [`supervisor`]: the small process above, which ends every worker when the daemon dies;
 //!   [`children`]: how both of them do it.
+//! - `own_pages`: memory of the program itself, given back after the start.
 //! - [`log`]: the log of a service; `journald`: the same for systemd's journal. [`readiness`]: what systemd is told.
 //!
 //! # The log
@@ -88,6 +89,7 @@ pub mod keeper;
 mod known_inputs;
 pub mod log;
 pub mod notice;
+mod own_pages;
 pub mod pool;
 #[cfg(test)]
 mod proof;

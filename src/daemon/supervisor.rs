@@ -31,6 +31,7 @@ use rustix::process::{
 };
 
 use super::children::end_all_children;
+use super::own_pages;
 
 /// Which of the two this process is.
 #[derive(Debug)]
@@ -72,6 +73,7 @@ pub fn supervise(arguments: impl IntoIterator<Item = OsString>) -> io::Result<Su
     let signals = Forwarded::listen()?;
     let (leash, held) = pipe_with(PipeFlags::CLOEXEC)?;
     let mut daemon = start_daemon(arguments, leash)?;
+    own_pages::give_back();
     let watched = watch(&daemon, &signals);
     // The daemon's end of the leash is cut only after it has ended, or where we cannot watch it.
     drop(held);

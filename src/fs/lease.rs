@@ -1,6 +1,6 @@
 //! Whether anybody can still write into a file: the kernel's read lease, taken and given back at once.
 //!
-//! One of two rooms with `unsafe` (the other: `worker/spawn`): neither rustix nor nix wraps
+//! One of three rooms with `unsafe` (the others: `worker/spawn`, `daemon/own_pages`): neither rustix nor nix wraps
 //! `F_SETLEASE`. Must not know: what the answer is used for.
 //!
 //! Facts (fcntl(2), and measured)

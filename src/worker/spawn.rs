@@ -1,4 +1,4 @@
-//! A process from a prepared program, by our own `clone`: the second room with `unsafe`.
+//! A process from a prepared program, by our own `clone`: one of three rooms with `unsafe`.
 //!
 //! Must not know: tasks, routes, what the process is for.
 //!

@@ -8,6 +8,7 @@
 use std::time::Instant;
 
 use super::{KeeperError, Listener, Service};
+use crate::daemon::own_pages;
 use crate::fs::RealFs;
 
 /// Entries a scan looks at between two looks at the messages.
@@ -52,6 +53,7 @@ impl<L: Listener> Service<RealFs, L> {
         let has_seen_all = !self.state.scanning && self.intake.is_still();
         if has_seen_all || !self.keeper.wants_names() {
             self.state.is_ready = true;
+            own_pages::give_back();
             self.listener.ready();
         }
     }
