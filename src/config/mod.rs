@@ -110,6 +110,8 @@ pub struct Route {
     pub origin: String,
     /// The same of its `interpreter`, where it has one.
     pub interpreter_at: Option<String>,
+    /// The same of its `next`.
+    pub next_at: Option<String>,
     /// Globs on the relative path; empty takes every file.
     pub glob: Vec<String>,
     /// Members that the JSON object in a file must have; empty: its content does not matter.
@@ -195,6 +197,7 @@ impl Route {
             name: name.into(),
             origin: String::new(),
             interpreter_at: None,
+            next_at: None,
             glob: Vec::new(),
             fields: Vec::new(),
             schema: None,
@@ -288,6 +291,7 @@ impl Route {
         let moved = Self {
             origin: self.origin.clone(),
             interpreter_at: self.interpreter_at.clone(),
+            next_at: self.next_at.clone(),
             ..other.clone()
         };
         *self == moved

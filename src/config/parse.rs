@@ -76,7 +76,8 @@ fn check_chains(
     let mut refused = Vec::new();
     for (at, message) in faults.into_iter().rev() {
         let Some(route) = settings.routes.get(at) else { continue };
-        let (file, line) = route.origin.rsplit_once(':').unwrap_or((&route.origin, "1"));
+        let place = route.next_at.as_ref().unwrap_or(&route.origin);
+        let (file, line) = place.rsplit_once(':').unwrap_or((place, "1"));
         let is_plug_in = file.starts_with("routes.d/");
         let error = ConfigError::Invalid {
             path: spool.join(file),

@@ -149,7 +149,9 @@ impl<'a> File<'a> {
             format!("{folder}{file}:{line}")
         };
         route.origin = place(worker);
-        route.interpreter_at = table.contains_key("interpreter").then(|| place("interpreter"));
+        let place_of = |key: &str| table.contains_key(key).then(|| place(key));
+        route.interpreter_at = place_of("interpreter");
+        route.next_at = place_of("next");
         for (key, message) in between_settings(&route, table, drain_timeout) {
             let offset = table.get(key).map_or(at.start, |value| value.span().start);
             self.report(offset..offset, message);

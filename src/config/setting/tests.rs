@@ -188,6 +188,7 @@ fn every_field_has_a_setting() {
         // Where its `command` stands, after all lines of the top: `parse` tests that.
         origin: routes.first().map(|route| route.origin.clone()).unwrap_or_default(),
         interpreter_at: routes.get(1).and_then(|route| route.interpreter_at.clone()),
+        next_at: routes.first().and_then(|route| route.next_at.clone()),
         glob: vec!["a".to_owned(), "b".to_owned()],
         fields: vec![("algorithm".to_owned(), "ocr".into())],
         schema: Some(Schema::File("schema.json".to_owned())),
@@ -250,7 +251,7 @@ fn every_field_has_a_setting() {
             ready_url: Some("http://h/ready".to_owned()),
         },
     };
-    assert!(want.interpreter_at.is_some());
+    assert!(want.interpreter_at.is_some() && want.next_at.is_some());
     let [plain, python, http, _] = routes.try_into().unwrap();
     let interpreter_at = python.interpreter_at;
     let got = Route { warm: python.warm, http: http.http, interpreter_at, ..plain };
