@@ -261,7 +261,18 @@ impl SpoolArg {
         if let Ok(since) = socket.and_then(|meta| meta.modified()) {
             message.extend([" (since ", &show::day_and_minute(since), ")"]);
         }
+        if self.is_told_to_stop() {
+            message.push_str(
+                "\n  It was told to stop, and ends once what runs has ended. Run this again then.",
+            );
+        }
         Failed::runtime(message)
+    }
+
+    fn is_told_to_stop(&self) -> bool {
+        let status = self.ask(&Ask::Status).ok().flatten().and_then(|mut it| it.next_answer().ok());
+        let draining = status.flatten().and_then(|status| status.get("draining")?.as_bool());
+        draining == Some(true)
     }
 
     /// The promise cannot be kept any longer: what failed, what that means, what to do.

@@ -201,6 +201,8 @@ fn what_waits_beside_a_drain_is_not_promised_its_turn() {
     daemon.wait_for_log("draining");
     spool.run(&["status"]).ok().says("STOPPING pid").says("claims nothing");
     spool.run(&["explain", "2.txt"]).ok().says("told to stop").says("once it has ended");
+    let batch = spool.run(&["batch"]).code(1).says("is already served by inboxd pid");
+    batch.says("It was told to stop, and ends once what runs has ended. Run this again then.");
     spool.write("go", "");
     assert!(daemon.wait().success(), "{}", spool.report());
     assert_eq!(spool.names("incoming"), ["2.txt"]);
