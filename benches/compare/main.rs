@@ -18,8 +18,8 @@
 //!
 //! Two shared cores of a virtual machine, Linux 6.18, ext4, nothing else of ours running.
 //!
-//! - `/bin/true`, 10,000 files, two runs: a `posix_spawn` loop 2250 to 2320/s; xargs 0.78 to 0.80 of it, GNU
-//!   parallel 0.12 to 0.13, inboxd 0.83 to 0.86: 1.08 and 1.13 × xargs (wanted: 1.0), 7.5 and 6.7 × GNU parallel
+//! - `/bin/true`, 10,000 files, three runs: a `posix_spawn` loop 2250 to 2570/s; xargs 0.77 to 0.80 of it, GNU
+//!   parallel 0.12 to 0.13, inboxd 0.83 to 0.86: 1.08 to 1.13 × xargs (wanted: 1.0), 6.6 to 7.5 × GNU parallel
 //!   (wanted: 7). With two jobs in line before each slot instead of eight, and a keeper that took in each end at
 //!   once, it was 0.96 and 6.3. A job costs 845 µs of two cores where the loop has 718: of what is more the keeper
 //!   is nearly all, and three renames of 20 µs (ext4 looks through the names of a block at each) are half of that.
@@ -27,8 +27,8 @@
 //!   sleeps more often is let in more often.
 //! - 1,000,000 files waiting, all of them run: first job done after 0.1 to 0.4 s, peak 22 MiB (20 after the first 10,000), the
 //!   last 10,000 at 1.19 × the rate of the first.
-//! - `python`, 10,000 small JSON files: `parse` 8,900/s, 0.24 × `Pool(2)` (wanted: 0.7), 0.33 of the ceiling, 76 × a
-//!   process a file (wanted: 100); `nothing` 9,500/s, 0.36 to 0.41 of the ceiling (wanted: 0.6). `Pool(2)`, which
+//! - `python`, 10,000 small JSON files: `parse` 8,100 to 8,900/s, 0.20 to 0.24 × `Pool(2)` (wanted: 0.7), 0.33 of the ceiling, 76 × a
+//!   process a file (wanted: 100); `nothing` 7,500 to 9,500/s, 0.27 to 0.41 of the ceiling (wanted: 0.6). `Pool(2)`, which
 //!   remembers nothing, is at 1.2 to 2.2 × the ceiling here, so that 0.7 of it is more than the renames of a job allow.
 //!   A job costs 163 µs of two cores: the keeper's thread, which is the limit, 90, of which three renames (folder,
 //!   claim, settling) are 45, other calls on names 20, waking slots 5, its own code 20; slots 35; Python 40.

@@ -28,6 +28,18 @@ pub enum Verdict {
     Released,
 }
 
+impl Verdict {
+    /// Whether this end may be the one that pauses its route or opens its breaker; `counts_failures`: the
+    /// route pauses after failures in a row.
+    pub fn may_pause(&self, counts_failures: bool) -> bool {
+        match self {
+            Self::Misconfigured { .. } => true,
+            Self::Failed(failure) => failure.class == FailClass::Crash || counts_failures,
+            Self::Done | Self::Incomplete { .. } | Self::Released => false,
+        }
+    }
+}
+
 /// Why an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {

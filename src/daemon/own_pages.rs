@@ -43,9 +43,8 @@ fn forget(text: &Range<usize>) {
     // SAFETY: a private mapping of a file that is not writable and was never written into: its pages are read
     // from the file again when they are used, by whichever thread. The file of a running program cannot be
     // written (ETXTBSY), and one that was removed or replaced stays for who has it mapped.
-    let given_back = unsafe { libc::madvise(address, text.len(), libc::MADV_DONTNEED) };
     // Whatever it says, they stay or they went.
-    let (0 | _) = given_back;
+    let _: libc::c_int = unsafe { libc::madvise(address, text.len(), libc::MADV_DONTNEED) };
 }
 
 #[cfg(test)]

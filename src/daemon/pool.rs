@@ -23,7 +23,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::config::{Route, limits};
-use crate::core::{FailClass, JobId, Verdict};
+use crate::core::{JobId, Verdict};
 use crate::worker::http::HttpPool;
 use crate::worker::records::Lot;
 use crate::worker::slot::Slot;
@@ -344,12 +344,13 @@ fn serve(number: usize, line: &Line, stop: &Stop, mut slot: Slot, report: &impl 
         match order {
             Order::Task(task) => {
                 let ended = slot.run(&task, stop);
-                line.done(number);
-                let back = if may_pause(&ended.verdict, &task.route) {
+                let counts_failures = task.route.pause_after_failures.is_some();
+                let back = if ended.verdict.may_pause(counts_failures) {
                     line.take_back(|other| other.route.name == task.route.name)
                 } else {
                     Vec::new()
                 };
+                line.done(number);
                 report(SlotEnded { job: task.job, record: None, ended });
                 for job in back {
                     let ended = Ended::without_rows(Verdict::Released);
@@ -368,17 +369,6 @@ fn serve(number: usize, line: &Line, stop: &Stop, mut slot: Slot, report: &impl 
                 });
             }
         }
-    }
-}
-
-/// Whether this end may be the one that pauses the route, or opens its breaker.
-fn may_pause(verdict: &Verdict, route: &Route) -> bool {
-    match verdict {
-        Verdict::Misconfigured { .. } => true,
-        Verdict::Failed(failure) => {
-            failure.class == FailClass::Crash || route.pause_after_failures.is_some()
-        }
-        Verdict::Done | Verdict::Incomplete { .. } | Verdict::Released => false,
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use super::{KeeperError, Listener, Service};
+use super::{KeeperError, Listener, Mode, Service};
 use crate::daemon::own_pages;
 use crate::fs::RealFs;
 
@@ -53,8 +53,11 @@ impl<L: Listener> Service<RealFs, L> {
         let has_seen_all = !self.state.scanning && self.intake.is_still();
         if has_seen_all || !self.keeper.wants_names() {
             self.state.is_ready = true;
-            own_pages::give_back();
             self.listener.ready();
+            // Who ends soon has nothing of it.
+            if self.mode == Mode::Watch {
+                own_pages::give_back();
+            }
         }
     }
 }

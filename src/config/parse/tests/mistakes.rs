@@ -144,9 +144,10 @@ fn mistakes_in_a_route() {
     }
 }
 
-/// Goal: the same for a route with a runner. Method: one line a mistake, below a sound address.
+/// Goal: the same for a route with a runner, or with a function. Method: one line a mistake, below a sound
+/// address; `call` beside `records`.
 #[test]
-fn mistakes_in_a_route_with_a_runner() {
+fn mistakes_in_a_route_with_another_worker() {
     for (line, message) in [
         (
             "rows = 'details'",
@@ -163,6 +164,10 @@ fn mistakes_in_a_route_with_a_runner() {
         let text = format!("[routes.r]\nhttp = 'http://h'\n{line}");
         assert_eq!(refused(&text), [format!("inboxd.toml:{message}")], "{line}");
     }
+    let text = "[routes.r]\npython = 'a.py:b'\ncall = 'path'\nrecords = 'csv'";
+    let message = "inboxd.toml:4:11: with `records` the function gets the record, so `call` means nothing; \
+                   take it out";
+    assert_eq!(refused(text), [message]);
 }
 
 /// Goal: what is said of further attempts and of the pace is what can be kept.
