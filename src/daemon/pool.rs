@@ -11,7 +11,8 @@
 //!
 //! Invariants
 //! - Each task that a slot took gives exactly one [`SlotEnded`], a lot one for each of its records.
-//! - What waits in line is written down ([`Notes`]), and that is taken back before it is run or given back.
+//! - What waits in line is written down ([`Notes`]), and that is taken back before it is run. Of what goes back it
+//!   stands until the job comes again: its name says that the attempt began, until the keeper has renamed it.
 //! - An order is either taken by one slot or taken back, never both.
 //! - A slot whose attempt may pause its route takes back what waits in line for that route before it reports:
 //!   the keeper would be too late, and the files of a whole line would follow the one that crashed.
@@ -53,11 +54,15 @@ enum Order {
 }
 
 impl Order {
-    fn route(&self) -> Arc<Route> {
+    fn task(&self) -> &Task {
         match self {
-            Self::Task(task) => Arc::clone(&task.route),
-            Self::Lot(given) => Arc::clone(&given.0.route),
+            Self::Task(task) => task,
+            Self::Lot(given) => &given.0,
         }
+    }
+
+    fn route(&self) -> Arc<Route> {
+        Arc::clone(&self.task().route)
     }
 }
 
@@ -112,6 +117,8 @@ struct LineState {
     orders: VecDeque<Waiting>,
     /// Where nothing is written down.
     blank: Vec<usize>,
+    /// What went back, the oldest first: its attempt, and where it is still written down as waiting.
+    went_back: VecDeque<(JobId, u32, usize)>,
     /// Slots that wait for an order.
     resting: usize,
     /// Who gives orders rests until the line is so short.
@@ -126,6 +133,17 @@ struct LineState {
 impl LineState {
     fn busy(&self) -> usize {
         self.at_work.iter().flatten().count()
+    }
+
+    /// Where this attempt is written down since it went back.
+    fn place_of(&mut self, job: JobId, attempt: u32) -> Option<usize> {
+        let at = self.went_back.iter().position(|it| (it.0, it.1) == (job, attempt))?;
+        self.went_back.remove(at).map(|(_, _, place)| place)
+    }
+
+    /// One to write to. What went back and never came again leaves its own.
+    fn free_place(&mut self) -> Option<usize> {
+        self.blank.pop().or_else(|| self.went_back.pop_front().map(|(_, _, place)| place))
     }
 }
 
@@ -153,11 +171,9 @@ impl Line {
         state.orders = stay;
         let mut jobs = Vec::new();
         for Waiting { order, place, .. } in back {
-            // What cannot be written: it is named as not begun at once.
-            self.leaves(&mut state, place);
-            if let Order::Task(task) = order {
-                jobs.push(task.job);
-            }
+            let Task { job, attempt, .. } = *order.task();
+            state.went_back.extend(place.map(|place| (job, attempt, place)));
+            jobs.push(job);
         }
         jobs
     }
@@ -170,12 +186,13 @@ impl Line {
     fn push(&self, order: Order) {
         let mut state = self.lock();
         let wakes = state.resting > 0 && state.busy() + state.orders.len() < state.most;
-        let mut waiting = Waiting { order, since: None, place: None };
-        if let (false, Order::Task(task)) = (wakes, &waiting.order) {
+        let Task { job, attempt, .. } = *order.task();
+        let mut waiting = Waiting { order, since: None, place: state.place_of(job, attempt) };
+        if !wakes && matches!(waiting.order, Order::Task(_)) {
             waiting.since = Some(Instant::now());
-            waiting.place = state.blank.pop();
-            if let Some(place) = waiting.place {
-                (self.notes.waits)(place, task.job, task.attempt);
+            if waiting.place.is_none() {
+                waiting.place = state.free_place();
+                waiting.place.inspect(|place| (self.notes.waits)(*place, job, attempt));
             }
         }
         state.orders.push_back(waiting);

@@ -63,15 +63,24 @@ impl World {
     /// Gives a task of a route with this name that says `begun.N` and ends once there is `go.N`, as that says.
     fn give_to(&mut self, name: &str, settings: impl FnOnce(&mut Route)) -> JobId {
         self.last = JobId::next(self.last, 1, [3; 10]);
+        self.give_job(self.last, name, settings);
+        self.last
+    }
+
+    fn give_again(&self, job: JobId) {
+        self.give_job(job, "a", |_| ());
+    }
+
+    fn give_job(&self, job: JobId, name: &str, settings: impl FnOnce(&mut Route)) {
         let script = "touch begun.$0; until [ -e go.$0 ]; do sleep 0.01; done; . ./go.$0";
         let at = |name: &str| self.home.path().join(name);
         std::fs::create_dir_all(at("scratch")).unwrap();
         std::fs::write(at("x"), "").unwrap();
-        let mut route = route(&["sh", "-c", script, &self.last.to_string()]);
+        let mut route = route(&["sh", "-c", script, &job.to_string()]);
         name.clone_into(&mut route.name);
         settings(&mut route);
         self.pool.give(Task {
-            job: self.last,
+            job,
             attempt: 7,
             route: Arc::new(route),
             rel: RelPath::new("x").unwrap(),
@@ -81,7 +90,6 @@ impl World {
             output: None,
             record: None,
         });
-        self.last
     }
 
     fn has_begun(&self, job: JobId) -> bool {
@@ -100,8 +108,8 @@ impl World {
     }
 }
 
-/// Goal: what waits is written down before a slot could have it, and blanked before it begins or goes back;
-/// nothing that goes back is run. Method: one slot, which is at work, and three tasks for two places.
+/// Goal: what waits is written down before a slot could have it, and blanked before it begins; nothing that goes
+/// back is run. Method: one slot, which is at work, and three tasks for two places.
 #[test]
 fn what_waits_is_written_down_until_it_does_not() {
     let mut world = World::new(1, true);
@@ -119,13 +127,51 @@ fn what_waits_is_written_down_until_it_does_not() {
     let (at_work, in_line) = (load.at_work.len(), load.in_line.len());
     assert_eq!((at_work, in_line), (1, 2), "nobody has heard yet that the first ended");
     assert_eq!(world.pool.take_back(), waiting[1..]);
-    assert_eq!(world.notes.try_iter().collect::<Vec<_>>(), [Note::Leaves(1)]);
+    assert_eq!(world.notes.try_iter().collect::<Vec<_>>(), [], "the name says that it began");
     assert!(world.pool.waits_since().is_none());
     assert!(world.pool.load().in_line.is_empty());
     world.let_end(waiting[0]);
     world.pool.join();
     let ended: Vec<_> = world.ended.iter().map(|it| (it.job, it.ended.verdict)).collect();
     assert_eq!(ended, [(first, Verdict::Done), (waiting[0], Verdict::Done)]);
+}
+
+/// Goal: what went back is written down as waiting until it comes again and begins, and no longer; what never comes
+/// again takes no place from others for ever. Method: one slot and two places; two tasks that go back, of which one
+/// comes again, and one that comes in place of the other.
+#[test]
+fn what_goes_back_is_written_down_until_it_comes_again() {
+    let mut world = World::new(1, true);
+    let first = world.give();
+    world.until(|world| world.has_begun(first));
+    let waiting = [world.give(), world.give()];
+    assert_eq!(world.pool.take_back(), waiting);
+    assert_eq!(world.notes.try_iter().count(), 2);
+    world.give_again(waiting[0]);
+    assert_eq!(world.notes.try_iter().collect::<Vec<_>>(), [], "it is written down");
+    let third = world.give();
+    assert_eq!(world.notes.try_iter().collect::<Vec<_>>(), [Note::Waits(1, third, 7)]);
+    for job in [first, waiting[0], third] {
+        world.let_end(job);
+    }
+    assert_eq!(world.ended.iter().take(3).count(), 3);
+    assert_eq!(world.notes.try_iter().collect::<Vec<_>>(), [Note::Leaves(0), Note::Leaves(1)]);
+    world.until(|world| world.pool.line.lock().resting == 1);
+    let fourth = world.give();
+    world.until(|world| world.has_begun(fourth));
+    let fifth = world.give();
+    assert_eq!(world.pool.take_back(), [fifth]);
+    world.let_end(fourth);
+    world.until(|world| world.pool.line.lock().resting == 1);
+    let noted: Vec<_> = world.notes.try_iter().collect();
+    let [Note::Waits(place, ..)] = noted[..] else { panic!("{noted:?}") };
+    world.give_again(fifth);
+    world.until(|world| world.has_begun(fifth));
+    let noted: Vec<_> = world.notes.try_iter().collect();
+    assert_eq!(noted, [Note::Leaves(place)], "blanked although a slot was free");
+    world.let_end(fifth);
+    world.pool.join();
+    assert!(!world.home.path().join(format!("begun.{}", waiting[1])).exists());
 }
 
 /// Goal: after a reload to fewer workers no more than those run. Method: three slots become one.

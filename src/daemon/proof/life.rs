@@ -80,8 +80,8 @@ pub(super) struct Life<'a, F: Disk> {
     pub(super) running: Vec<(Task, String)>,
     /// Of these, what waits in line, with its place in the table.
     line: Vec<(JobId, usize)>,
-    /// All starts find all slots at work.
-    pub(super) is_busy: bool,
+    /// What went back out of it, with the place that still says that it waits.
+    went_back: Vec<(JobId, usize)>,
     waiting: Option<Waiting<F>>,
     /// What slots have of records: the rest of each lot.
     lots: Vec<RunningLot>,
@@ -170,7 +170,7 @@ impl<'a, F: Disk> Life<'a, F> {
             rng,
             running,
             line: Vec::new(),
-            is_busy: false,
+            went_back: Vec::new(),
             waiting,
             lots: Vec::new(),
             collecting: Vec::new(),

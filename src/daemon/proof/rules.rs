@@ -3,7 +3,7 @@
 //! Must not know: more of the keeper than its report.
 
 use super::check::{Facts, judge, look};
-use super::life::{Life, live};
+use super::life::{Life, is_out, live};
 use super::story::{Deed, Story};
 use super::{crash, finish, prove, shuffle, spool};
 use crate::fs::sim::{Mode, Pick, SimFs, SplitMix};
@@ -79,11 +79,11 @@ fn rule2_a_file_that_kills_the_daemon_ends_in_error_and_its_neighbours_do_not() 
 fn rule2_what_waits_in_line_is_not_lost() {
     for (mode, place, runs) in [(Mode::Process, "done", 1), (Mode::Ext4, "error", 0)] {
         let (mut sim, mut story) = tell(&["ok-1"], vec![]);
+        story.is_busy = true;
         for _ in 0..6 {
             let Ok(Some(mut life)) = Life::begin(&sim, sim.clone(), &mut story, true) else {
                 panic!("no life");
             };
-            life.is_busy = true;
             for _ in 0..300 {
                 if life.has("ok-1", true) {
                     break;
@@ -94,10 +94,49 @@ fn rule2_what_waits_in_line_is_not_lost() {
             drop(life);
             sim = crash(&sim, &mut story, mode, Pick::Keep);
         }
+        story.is_busy = false;
         sim = finish(sim, &mut story);
         assert!(sim.read(&format!("{place}/ok-1")).is_some(), "{sim:?}");
         assert_eq!(story.runs.len(), runs);
     }
+}
+
+/// Goal: rule 2: what goes back out of the line has not begun either. Method: more deaths than a file may be
+/// lost, each at the same operation of its way back, for each of them.
+#[test]
+fn rule2_what_goes_back_out_of_the_line_is_not_lost() {
+    for at in 1..=20 {
+        let (mut sim, mut story) = tell(&["ok-1"], vec![]);
+        story.is_busy = true;
+        let mut deaths = 0;
+        for _ in 0..6 {
+            let Ok(Some(mut life)) = Life::begin(&sim, sim.clone(), &mut story, true) else {
+                panic!("no life");
+            };
+            for _ in 0..300 {
+                if life.has("ok-1", true) {
+                    break;
+                }
+                life.step().unwrap();
+                life.outputs();
+            }
+            assert!(life.has("ok-1", true), "at {at}: {sim:?}");
+            sim.stop_at(sim.ops() + at);
+            if life.go_back(0).is_err() || is_out(&sim) {
+                deaths += 1;
+            }
+            drop(life);
+            sim = crash(&sim, &mut story, Mode::Process, Pick::Keep);
+        }
+        story.is_busy = false;
+        sim = finish(sim, &mut story);
+        assert!(sim.read("done/ok-1").is_some(), "at {at}: {sim:?}");
+        if deaths == 0 {
+            assert!(at > 2, "it is renamed, there and back");
+            return;
+        }
+    }
+    panic!("its way back is longer than that");
 }
 
 /// Goal: rule 2: once a loss is known, the next one counts even if the power cut takes all that was

@@ -111,6 +111,8 @@ pub(super) struct Story {
     pub(super) cuts: u32,
     /// Lives of the daemon so far.
     pub(super) lives: u64,
+    /// All slots have work: what starts waits in line.
+    pub(super) is_busy: bool,
     pub(super) now: u64,
     pub(super) seed: u64,
     serial: u64,

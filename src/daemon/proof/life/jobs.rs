@@ -37,9 +37,16 @@ impl<F: Disk> Life<'_, F> {
         self.story.makes(&id, &task.rel.to_string());
         self.story.jobs.insert(task.job, id.clone());
         // Any start may have found all slots at work, and wait for one.
-        if self.line.len() < PLACES && (self.rng.below(2) == 0 || self.is_busy) {
-            let taken = |place: &usize| self.line.iter().any(|(_, at)| at == place);
-            let place = (0..PLACES).find(|place| !taken(place)).unwrap();
+        let waits = self.rng.below(2) == 0 || self.story.is_busy;
+        let noted = self.went_back.iter().position(|(job, _)| *job == task.job);
+        if let Some(noted) = noted.map(|at| self.went_back.swap_remove(at)) {
+            self.line.push(noted);
+            if !waits && self.blank(task.job).is_err() {
+                return;
+            }
+        } else if self.line.len() + self.went_back.len() < PLACES && waits {
+            let all = || self.line.iter().chain(&self.went_back);
+            let place = (0..PLACES).find(|place| !all().any(|(_, at)| at == place)).unwrap();
             let noted = self.waiting.as_ref().map(|it| it.enter(place, task.job, task.attempt));
             if noted.is_some_and(|noted| noted.is_ok()) {
                 self.line.push((task.job, place));
@@ -53,20 +60,30 @@ impl<F: Disk> Life<'_, F> {
 
     /// A slot takes a task out of the line, or it goes back without having begun.
     pub(super) fn leave_line(&mut self, at: usize) -> Result<(), KeeperError> {
+        if self.rng.below(4) == 0 {
+            return self.go_back(at);
+        }
         let (task, id) = &self.running[at];
         let (job, id) = (task.job, id.clone());
-        let here = self.line.iter().position(|(other, _)| *other == job).unwrap();
-        let (_, place) = self.line.swap_remove(here);
-        if let Some(Err(source)) = self.waiting.as_ref().map(|it| it.leave(place)) {
-            return Err(KeeperError::Spool { what: "leave the line".to_owned(), source });
-        }
-        if self.rng.below(4) == 0 {
-            self.running.swap_remove(at);
-            let ended = Ended::without_rows(Verdict::Released);
-            return self.keeper.handle(Input::Ended { job, ended }, self.story.now);
-        }
+        self.blank(job)?;
         self.story.runs.push(id);
         Ok(())
+    }
+
+    /// A task that waits in line goes back, and is written down as waiting until it comes again.
+    pub(in crate::daemon::proof) fn go_back(&mut self, at: usize) -> Result<(), KeeperError> {
+        let (Task { job, .. }, _) = self.running.swap_remove(at);
+        let here = self.line.iter().position(|(other, _)| *other == job).unwrap();
+        self.went_back.push(self.line.swap_remove(here));
+        let ended = Ended::without_rows(Verdict::Released);
+        self.keeper.handle(Input::Ended { job, ended }, self.story.now)
+    }
+
+    fn blank(&mut self, job: JobId) -> Result<(), KeeperError> {
+        let here = self.line.iter().position(|(other, _)| *other == job).unwrap();
+        let (_, place) = self.line.swap_remove(here);
+        let blanked = self.waiting.as_ref().map_or(Ok(()), |it| it.leave(place));
+        blanked.map_err(KeeperError::spool("leave the line"))
     }
 
     pub(super) fn started_records(&mut self, task: &Task, lot: &Lot) {
