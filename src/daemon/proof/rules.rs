@@ -73,6 +73,18 @@ fn rule2_a_file_that_kills_the_daemon_ends_in_error_and_its_neighbours_do_not() 
     }
 }
 
+/// Until this file waits in line; `false`: it is over before.
+fn comes_in_line(life: &mut Life<'_, SimFs>, name: &str) -> bool {
+    for _ in 0..300 {
+        if life.has(name, true) {
+            return true;
+        }
+        life.step().unwrap();
+        life.outputs();
+    }
+    false
+}
+
 /// Goal: rule 2: what waits in line for a slot has not begun, and the daemon's death costs it nothing; a
 /// machine's does, since nobody knows. Method: more deaths than a file may be lost, while it waits.
 #[test]
@@ -84,14 +96,9 @@ fn rule2_what_waits_in_line_is_not_lost() {
             let Ok(Some(mut life)) = Life::begin(&sim, sim.clone(), &mut story, true) else {
                 panic!("no life");
             };
-            for _ in 0..300 {
-                if life.has("ok-1", true) {
-                    break;
-                }
-                life.step().unwrap();
-                life.outputs();
-            }
+            let waits = comes_in_line(&mut life, "ok-1");
             drop(life);
+            assert!(waits || mode != Mode::Process);
             sim = crash(&sim, &mut story, mode, Pick::Keep);
         }
         story.is_busy = false;
@@ -113,14 +120,7 @@ fn rule2_what_goes_back_out_of_the_line_is_not_lost() {
             let Ok(Some(mut life)) = Life::begin(&sim, sim.clone(), &mut story, true) else {
                 panic!("no life");
             };
-            for _ in 0..300 {
-                if life.has("ok-1", true) {
-                    break;
-                }
-                life.step().unwrap();
-                life.outputs();
-            }
-            assert!(life.has("ok-1", true), "at {at}: {sim:?}");
+            assert!(comes_in_line(&mut life, "ok-1"), "at {at}: {sim:?}");
             sim.stop_at(sim.ops() + at);
             if life.go_back(0).is_err() || is_out(&sim) {
                 deaths += 1;
