@@ -140,11 +140,6 @@ impl LineState {
         let at = self.went_back.iter().position(|it| (it.0, it.1) == (job, attempt))?;
         self.went_back.remove(at).map(|(_, _, place)| place)
     }
-
-    /// One to write to. What went back and never came again leaves its own.
-    fn free_place(&mut self) -> Option<usize> {
-        self.blank.pop().or_else(|| self.went_back.pop_front().map(|(_, _, place)| place))
-    }
 }
 
 impl Line {
@@ -153,6 +148,16 @@ impl Line {
         let is_written = (self.notes.leaves)(place);
         state.blank.push(place);
         is_written
+    }
+
+    /// A blank one. What went back and never came again leaves its own, blanked before it is written to: what
+    /// could not be written would say that the old one waits, which may have begun by then.
+    fn free_place(&self, state: &mut LineState) -> Option<usize> {
+        if state.blank.is_empty() {
+            let place = state.went_back.pop_front().map(|(_, _, place)| place);
+            self.leaves(state, place);
+        }
+        state.blank.pop()
     }
 
     /// The slot with this number has done what it had.
@@ -191,7 +196,7 @@ impl Line {
         if !wakes && matches!(waiting.order, Order::Task(_)) {
             waiting.since = Some(Instant::now());
             if waiting.place.is_none() {
-                waiting.place = state.free_place();
+                waiting.place = self.free_place(&mut state);
                 waiting.place.inspect(|place| (self.notes.waits)(*place, job, attempt));
             }
         }

@@ -150,7 +150,8 @@ fn what_goes_back_is_written_down_until_it_comes_again() {
     world.give_again(waiting[0]);
     assert_eq!(world.notes.try_iter().collect::<Vec<_>>(), [], "it is written down");
     let third = world.give();
-    assert_eq!(world.notes.try_iter().collect::<Vec<_>>(), [Note::Waits(1, third, 7)]);
+    let noted: Vec<_> = world.notes.try_iter().collect();
+    assert_eq!(noted, [Note::Leaves(1), Note::Waits(1, third, 7)]);
     for job in [first, waiting[0], third] {
         world.let_end(job);
     }
