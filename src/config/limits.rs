@@ -139,6 +139,11 @@ pub const JOB_LOG_FILES: usize = 4;
 pub const RESULTS_BUFFER: usize = 1 << 20;
 /// Block in which a CSV is read back for its checksum, in bytes.
 pub const RESULTS_READ: usize = 1 << 20;
+/// The names of a CSV's columns together, in bytes: they stand in one journal line, where each byte may
+/// need six, and again in each segment.
+pub const COLUMNS: usize = 1 << 20;
+/// Of a column's name in a reason, in characters.
+pub const COLUMN_SHOWN: usize = 100;
 /// Names tried (`~1`, `~2`, …) when the name of a sealed CSV is taken by another file.
 pub const RESULTS_NAMES: u32 = 1000;
 /// JSON of one journal line, in bytes. [`ROWS_IN_LINE`] bytes of rows may each need six when escaped.

@@ -30,5 +30,5 @@ pub mod verdict;
 pub use byte_order_mark::{BYTE_ORDER_MARK, without_bom};
 pub use id::JobId;
 pub use rel::RelPath;
-pub use row::Row;
+pub use row::{Cells, Row};
 pub use verdict::{Budget, FailClass, Failure, Spent, Verdict};

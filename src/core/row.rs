@@ -3,6 +3,8 @@
 //! Must not know: CSV, JSON, or which columns a segment has. Mapping to columns is
 //! by name and happens in `results`, so a worker's order never shifts a cell.
 
+use std::collections::HashMap;
+
 /// One result row: `(column, cell)` in the order the worker gave them.
 ///
 /// Invariant: no column stands twice (the parser that built the row kept the last one).
@@ -30,5 +32,37 @@ impl Row {
     /// The cell of a column, if the row has it.
     pub fn get(&self, column: &str) -> Option<&[u8]> {
         self.0.iter().find(|(name, _)| name == column).map(|(_, cell)| cell.as_slice())
+    }
+}
+
+/// A row's cells by name, for one who asks for many of them: where the place of a name is not the one
+/// expected, a wide row is looked through once and not at every question.
+pub struct Cells<'a> {
+    row: &'a Row,
+    /// Made at the first question that needs it.
+    places: Option<HashMap<&'a str, usize>>,
+}
+
+/// From so many columns on, names are found by hash: looking through a few is faster.
+const WIDE: usize = 16;
+
+impl<'a> Cells<'a> {
+    /// Of this row.
+    pub fn of(row: &'a Row) -> Self {
+        Self { row, places: None }
+    }
+
+    /// The cell of a column that most likely stands at `at`.
+    pub fn get(&mut self, at: usize, column: &str) -> Option<&'a [u8]> {
+        let cells = &self.row.0;
+        match cells.get(at) {
+            Some((name, cell)) if name == column => return Some(cell),
+            _ if cells.len() < WIDE => return self.row.get(column),
+            _ => {}
+        }
+        let places = self.places.get_or_insert_with(|| {
+            cells.iter().enumerate().map(|(at, (name, _))| (name.as_str(), at)).collect()
+        });
+        cells.get(*places.get(column)?).map(|(_, cell)| cell.as_slice())
     }
 }

@@ -5,8 +5,15 @@
 //! Invariants
 //! - A column never changes its place within a segment, and nothing is ever shifted.
 //! - The trace columns stand last, and only we fill them.
+//! - What is decided fits into one journal line: the names together have a limit. Rows that break it by
+//!   themselves fail their job; those that break it with what others brought begin afresh.
+//! - The work grows with the cells, whatever their names and order: while the keeper decides for one
+//!   job, all others wait.
 
-use crate::core::Row;
+use std::collections::HashSet;
+
+use crate::config::limits;
+use crate::core::{Cells, Row};
 
 /// Trace column: the path below `incoming/`.
 pub const FILE_COLUMN: &str = "_file";
@@ -45,29 +52,69 @@ pub fn decide(
 fn check_fixed(columns: &[String], trace: bool, rows: &[Row]) -> Result<(), String> {
     for row in rows {
         refuse_trace_keys(row, trace)?;
-        if let Some(missing) = columns.iter().find(|c| row.get(c).is_none()) {
-            return Err(format!("missing column \"{missing}\""));
+        let mut cells = Cells::of(row);
+        let mut wanted = columns.iter().enumerate();
+        if let Some((_, missing)) = wanted.find(|(at, name)| cells.get(*at, name).is_none()) {
+            return Err(format!("missing column \"{}\"", shown(missing)));
         }
-        if let Some((further, _)) = row.0.iter().find(|(name, _)| !columns.contains(name)) {
-            return Err(format!("unexpected column \"{further}\""));
+        // None stands twice, so with all there are further ones only where there are more.
+        if row.0.len() > columns.len() {
+            let known: HashSet<&String> = columns.iter().collect();
+            let further = row.0.iter().find(|(name, _)| !known.contains(name));
+            let name = further.map_or("", |(name, _)| name);
+            return Err(format!("unexpected column \"{}\"", shown(name)));
         }
     }
     Ok(())
 }
 
+/// A name in a reason, which stands in a journal line.
+fn shown(name: &str) -> String {
+    match name.char_indices().nth(limits::COLUMN_SHOWN) {
+        Some((at, _)) => format!("{}…", name.get(..at).unwrap_or_default()),
+        None => name.to_owned(),
+    }
+}
+
 /// The open segment's columns in their places, then the rows' further keys as first seen.
 fn union(open: Option<&[String]>, trace: bool, rows: &[Row]) -> Result<Vec<String>, String> {
-    let mut columns = data_columns(open.unwrap_or_default(), trace, rows).to_vec();
     for row in rows {
         refuse_trace_keys(row, trace)?;
+    }
+    let columns = with_further(data_columns(open.unwrap_or_default(), trace, rows), rows);
+    let columns = if is_too_long(&columns) { with_further(&[], rows) } else { columns };
+    if is_too_long(&columns) {
+        let most = bytesize::ByteSize::b(limits::COLUMNS as u64);
+        let (first, count) = (columns.first().map_or("", |name| name), columns.len());
+        return Err(format!(
+            "its rows have {count} columns, \"{}\" and so on, whose names are longer than {most}; \
+             what differs from row to row belongs in the cells",
+            shown(first)
+        ));
+    }
+    Ok(with_trace(columns.into_iter().map(str::to_owned).collect(), trace))
+}
+
+fn with_further<'a>(known: &'a [String], rows: &'a [Row]) -> Vec<&'a str> {
+    let mut columns: Vec<&str> = known.iter().map(String::as_str).collect();
+    let mut seen: Option<HashSet<&str>> = None;
+    for row in rows {
         for (at, (name, _)) in row.0.iter().enumerate() {
             // Most rows come in the order of the columns: look there first.
-            if columns.get(at) != Some(name) && !columns.contains(name) {
-                columns.push(name.clone());
+            if columns.get(at) == Some(&name.as_str()) {
+                continue;
+            }
+            let seen = seen.get_or_insert_with(|| columns.iter().copied().collect());
+            if seen.insert(name) {
+                columns.push(name);
             }
         }
     }
-    Ok(with_trace(columns, trace))
+    columns
+}
+
+fn is_too_long(columns: &[&str]) -> bool {
+    columns.iter().map(|name| name.len()).sum::<usize>() > limits::COLUMNS
 }
 
 /// The columns without the trace columns. With `trace` off, a last `_file,_job` that no row brings
@@ -184,5 +231,54 @@ mod tests {
         );
         check(None, false, fixed, &[&["fruits"]], Err("missing column \"meat\""));
         check(None, false, fixed, &[&["fruits", "meat", "veg"]], Err("unexpected column \"veg\""));
+    }
+
+    /// Goal: names that no journal line could hold fail their own job, and what one job brought stops no
+    /// later one. Method: rows whose names are too long together; then some that are so only with those of
+    /// the open segment.
+    #[test]
+    fn too_many_names_do_not_stop_the_journal() {
+        let many = |from: usize, to: usize| -> Row {
+            Row((from..to).map(|n| (format!("{n:0100}"), Vec::new())).collect())
+        };
+        let most = limits::COLUMNS / 100;
+        let reason = decide(None, true, None, &[many(0, most + 1)]).unwrap_err();
+        assert!(reason.starts_with(&format!("its rows have {} columns, ", most + 1)), "{reason}");
+        assert!(reason.len() < 1000, "{reason}");
+        let Ok(Decision::Begin(open)) = decide(None, true, None, &[many(0, most)]) else {
+            panic!()
+        };
+        assert_eq!(decide(Some(&open), true, None, &[many(0, 2)]), Ok(Decision::Fits));
+        let further = decide(Some(&open), true, None, &[many(most, most + 1)]);
+        let alone = names(&[&format!("{most:0100}"), "_file", "_job"]);
+        assert_eq!(further, Ok(Decision::Begin(alone)));
+    }
+
+    /// Goal: a reason stays one that the journal can hold. Method: names of 9 MB against fixed columns.
+    #[test]
+    fn a_name_without_end_is_shown_in_part() {
+        let long = "x".repeat(9_000_000);
+        for (fixed, given) in [("a", vec!["a", &long]), (long.as_str(), vec!["a"])] {
+            let reason = decide(None, false, Some(&names(&[fixed])), &[row(&given)]).unwrap_err();
+            assert!(reason.contains("column \"x"), "{reason}");
+            assert!(reason.len() < 1000, "{} bytes", reason.len());
+        }
+    }
+
+    /// Goal: wide rows in any order do not hold up the keeper, and with it all other routes.
+    /// Method: 30,000 columns in turned order, decided and encoded; in squared time that takes a minute.
+    #[test]
+    fn wide_rows_in_another_order_stop_nobody() {
+        let there: Vec<String> = (0..30_000).map(|n| n.to_string()).collect();
+        let turned = Row(there.iter().rev().map(|name| (name.clone(), b"1".to_vec())).collect());
+        let rel = crate::core::RelPath::new(b"a".to_vec()).unwrap();
+        let begun = std::time::Instant::now();
+        let rows = [turned.clone(), turned];
+        assert_eq!(decide(Some(&there), false, None, &rows), Ok(Decision::Fits));
+        assert_eq!(decide(Some(&there), false, Some(&there), &rows), Ok(Decision::Fits));
+        let job = crate::core::JobId::MIN;
+        let bytes = crate::results::encode::rows(&there, false, &rows, &rel, job).unwrap();
+        assert_eq!(bytes.len(), 2 * 2 * there.len());
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
     }
 }

@@ -13,7 +13,7 @@ use std::io;
 use csv::{QuoteStyle, Terminator, Writer, WriterBuilder};
 
 use super::columns::{FILE_COLUMN, JOB_COLUMN};
-use crate::core::{JobId, RelPath, Row};
+use crate::core::{Cells, JobId, RelPath, Row};
 
 /// The header line of a segment.
 pub fn header(columns: &[String]) -> io::Result<Vec<u8>> {
@@ -40,25 +40,18 @@ pub fn rows(
     let mut to = writer(QuoteStyle::Necessary);
     let job = job.to_string();
     for row in rows {
+        let mut cells = Cells::of(row);
         for (at, column) in columns.iter().enumerate() {
             let cell = match column.as_str() {
                 FILE_COLUMN if trace => rel.as_bytes(),
                 JOB_COLUMN if trace => job.as_bytes(),
-                name => cell_of(row, name, at),
+                name => cells.get(at, name).unwrap_or_default(),
             };
             to.write_field(cell)?;
         }
         end_line(&mut to)?;
     }
     finish(to)
-}
-
-/// The cell by name; most rows come in the order of the columns, so that place is looked at first.
-fn cell_of<'a>(row: &'a Row, column: &str, at: usize) -> &'a [u8] {
-    match row.0.get(at) {
-        Some((name, cell)) if name == column => cell,
-        _ => row.get(column).unwrap_or_default(),
-    }
 }
 
 fn writer(quotes: QuoteStyle) -> Writer<Vec<u8>> {

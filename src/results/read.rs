@@ -5,7 +5,7 @@
 //!
 //! Invariant: a cell is mapped by the name of its column; segments with fewer columns give empty cells.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -49,11 +49,12 @@ pub fn read_all(
     let paths = segments(results_dir, route)?;
     let mut headers = Vec::new();
     let mut columns: Vec<Vec<u8>> = Vec::new();
+    let mut seen: HashSet<Vec<u8>> = HashSet::new();
     for path in &paths {
         let mut header = ByteRecord::new();
         reader(path)?.read_byte_record(&mut header)?;
         for name in &header {
-            if !columns.iter().any(|known| known == name) {
+            if seen.insert(name.to_vec()) {
                 columns.push(name.to_vec());
             }
         }

@@ -17,7 +17,9 @@ pub(super) fn rows(bytes: &[u8], max_output: u64) -> Result<Vec<Row>, String> {
     for name in header {
         let name = std::str::from_utf8(name).map_err(|_| "line 1: a column is not UTF-8")?;
         if !seen.insert(name.to_owned()) {
-            return Err(format!("line 1: the column {name:?} stands twice"));
+            // The reason stands in a journal line.
+            let shown: String = name.chars().take(limits::COLUMN_SHOWN).collect();
+            return Err(format!("line 1: the column {shown:?} stands twice"));
         }
         names.push(name.to_owned());
     }
