@@ -369,10 +369,14 @@ fn any_name_reaches_the_function() {
 fn returns_become_rows() {
     let spool = function(
         "import os, datetime\nclass Scalar:\n    shape = ()\n    def item(self): return 7\n\
-         \x20   def tolist(self): return 7\ndef f(path):\n    return {\n\
+         \x20   def tolist(self): return 7\nclass Long(Scalar):\n    def item(self): return self\n\
+         \x20   def __str__(self): return '1.5'\nclass Nano(Scalar):\n    class dtype: kind = 'M'\n\
+         \x20   def __str__(self): return '2024-02-29T00:00'\ndef f(path):\n    return {\n\
          \x20   'none': None, 'empty': [], 'two': [{'a': 1}, {'a': 2}], 'text': 'no', 'mixed': [{}, 1],\n\
          \x20   'kinds': {'a': float('nan'), 'b': datetime.date(2024, 2, 29), 'c': Scalar(), 'd': None,\n\
-         \x20             'e': True, 'f': [1, {'x': float('inf')}], 'g': 1.50, 'h': 'ü'},\n\
+         \x20             'e': True, 'f': [1, {'x': float('inf')}], 'g': 1.50, 'h': 'ü', 'i': Long(),\n\
+         \x20             'j': Nano()},\n\
+         \x20   'full': [{'a': n} for n in range(100000, 300000)],\n\
          \x20   'many': [{'a': 'x' * 1000}] * 3000}[os.path.basename(path)]\n",
         "workers = 1\ntrace_columns = false\nretries = 0\n",
     );
@@ -386,11 +390,16 @@ fn returns_become_rows() {
     spool.drop_file("kinds", "x");
     spool.run(&["batch"]).ok();
     let text = fs::read_to_string(spool.path("results/r.csv")).unwrap();
-    let want = "a,b,c,d,e,f,g,h\nnan,2024-02-29,7,,true,\"[1,{\"\"x\"\":\"\"inf\"\"}]\",1.5,ü\n";
+    let want = "a,b,c,d,e,f,g,h,i,j\n\
+        nan,2024-02-29,7,,true,\"[1,{\"\"x\"\":\"\"inf\"\"}]\",1.5,ü,1.5,2024-02-29T00:00\n";
     assert_eq!(text, want);
     spool.drop_file("many", "x");
     spool.run(&["batch"]).ok();
     assert_eq!(spool.csv("r").column("a").len(), 3001);
+    // So many rows of 13 bytes fill a line of the protocol to its last byte.
+    spool.drop_file("full", "x");
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.csv("r").column("a").len(), 203_001);
 }
 
 /// Goal: `kwargs` checks what it is given, says all that is wrong at once, and honours defaults.

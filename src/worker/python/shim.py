@@ -233,17 +233,25 @@ def _inboxd():
             raise Refused("; ".join(wrong))
         return given
 
+    def is_time(value):
+        return getattr(getattr(value, "dtype", None), "kind", None) in ("m", "M")
+
     def plain(value):
         """What json does not know: numpy scalars, dates, and the rest as print would show it."""
         item = getattr(value, "item", None)
         if callable(item) and getattr(value, "shape", ()) == ():
-            return tame(item())
+            made = item()
+            # A date of nanoseconds becomes a number, NaT too, and a long double stays what it is.
+            if type(made) is type(value) or (is_time(value) and type(made) is int):
+                return str(value)
+            return tame(made)
         iso = getattr(value, "isoformat", None)
         if callable(iso):
             return iso()
         tolist = getattr(value, "tolist", None)
         if callable(tolist):
-            return tame(tolist())
+            is_numpy = type(value).__module__ == "numpy"
+            return tame((value.astype(str) if is_numpy and is_time(value) else value).tolist())
         if isinstance(value, (bytes, bytearray)):
             return bytes(value).decode("utf-8", "surrogateescape")
         if isinstance(value, (set, frozenset)):
@@ -384,12 +392,13 @@ def _inboxd():
         whole = text_of(rows)
         if len(whole) + 200 <= most:
             return [whole]
-        parts, now, size = [], [], 200
+        # Of a message: all that is not rows, and the brackets around them.
+        parts, now, size = [], [], 201
         for row in rows:
             text = text_of(row)
             if now and size + len(text) + 1 > most:
                 parts.append("[" + ",".join(now) + "]")
-                now, size = [], 200
+                now, size = [], 201
             now.append(text)
             size += len(text) + 1
         return parts + ["[" + ",".join(now) + "]"]
