@@ -120,6 +120,15 @@ fn reader(path: &Path) -> io::Result<csv::Reader<fs::File>> {
     Ok(ReaderBuilder::new().has_headers(false).flexible(true).from_path(path)?)
 }
 
+/// What the system said itself: a reader that has gone is known by its kind, which `?` would hide.
+fn as_io(error: csv::Error) -> io::Error {
+    let text = error.to_string();
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        _ => io::Error::other(text),
+    }
+}
+
 enum Sink<'a> {
     Csv(Box<csv::Writer<&'a mut dyn Write>>),
     Json { out: io::BufWriter<&'a mut dyn Write>, names: Vec<String> },
@@ -135,13 +144,13 @@ impl<'a> Sink<'a> {
             .terminator(Terminator::Any(b'\n'))
             .has_headers(false)
             .from_writer(out);
-        to.write_record(columns)?;
+        to.write_record(columns).map_err(as_io)?;
         Ok(Self::Csv(Box::new(to)))
     }
 
     fn row<'r>(&mut self, cells: impl Iterator<Item = Option<&'r [u8]>>) -> io::Result<()> {
         match self {
-            Self::Csv(to) => Ok(to.write_record(cells.map(Option::unwrap_or_default))?),
+            Self::Csv(to) => to.write_record(cells.map(Option::unwrap_or_default)).map_err(as_io),
             Self::Json { out, names } => {
                 out.write_all(b"{")?;
                 // A column that the segment does not have is left out of the object.
@@ -161,6 +170,32 @@ impl<'a> Sink<'a> {
         match self {
             Self::Csv(mut to) => to.flush(),
             Self::Json { mut out, .. } => out.flush(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: who has read enough (`| head`) is told apart from a disk that fails. Method: more rows than
+    /// any buffer holds, to one who is gone.
+    #[test]
+    fn a_reader_that_is_gone_is_known_by_its_kind() {
+        struct Gone;
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("r.csv"), "a\n".repeat(100_000)).unwrap();
+        for as_json in [false, true] {
+            let error = read_all(dir.path(), "r", &mut Gone, as_json).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "json: {as_json}");
         }
     }
 }
