@@ -31,7 +31,8 @@ pub fn open_up_tree<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Resu
     let mut folders = vec![path.to_owned()];
     while let Some(folder) = folders.pop() {
         let dir = match open_own(fs, at, &folder) {
-            Err(error) if is_gone_or_closed(&error) => continue,
+            // So deep that no path reaches it, it stands in the way of nothing.
+            Err(error) if is_beyond_us(&error) => continue,
             other => other?,
         };
         let entries = match fs.list(&dir) {
@@ -41,8 +42,11 @@ pub fn open_up_tree<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Resu
         };
         for entry in entries {
             let name = PathBuf::from(entry?.name);
-            if fs.stat(&dir, &name)?.file_type == FileType::Dir {
-                folders.push(folder.join(name));
+            match fs.stat(&dir, &name) {
+                Err(error) if is_gone_or_closed(&error) => {}
+                Err(error) => return Err(error),
+                Ok(stat) if stat.file_type == FileType::Dir => folders.push(folder.join(name)),
+                Ok(_) => {}
             }
         }
     }
@@ -81,7 +85,10 @@ pub fn remove_tree<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Resul
                 below = Some(name);
                 break;
             }
-            fs.remove_file(dir, &name)?;
+            match fs.remove_file(dir, &name) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
         }
         match below {
             Some(name) if chain.len() < 64 => {
@@ -121,35 +128,56 @@ fn hoist<F: Filesystem>(fs: &F, dir: &F::Dir, name: &Path, top: &F::Dir) -> io::
 }
 
 /// Syncs every file and folder of a tree. After it returns, all of it is durable below `path`, and
-/// so is the name `path` itself. What its maker closed to us cannot be opened for it: then the whole
-/// filesystem is synced.
+/// so is the name `path` itself. [`io::ErrorKind::NotADirectory`] is said of `path` only.
+///
+/// The whole filesystem is synced instead where that cannot be done one by one: what its maker closed to us
+/// or put deeper than a path may be long cannot be opened, what someone still moves about is missed, and
+/// while thousands of files are synced everything else waits.
 pub fn sync_tree<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Result<()> {
+    if fs.stat(at, path)?.file_type != FileType::Dir {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    if sync_each(fs, at, path)? { fs.sync_dir(at) } else { fs.sync_all(at) }
+}
+
+/// Whether all of it could be synced one by one.
+fn sync_each<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Result<bool> {
     let mut folders = vec![path.to_owned()];
-    let mut has_closed = false;
+    let mut left = TREE_SYNCED_EACH;
     while let Some(folder) = folders.pop() {
         let dir = match open_own(fs, at, &folder) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                has_closed = true;
-                continue;
-            }
+            Err(error) if is_beyond_us(&error) => return Ok(false),
             other => other?,
         };
         for entry in fs.list(&dir)? {
             let name = PathBuf::from(entry?.name);
-            match fs.stat(&dir, &name)?.file_type {
-                FileType::Dir => folders.push(folder.join(name)),
-                FileType::File => match fs.open(&dir, &name, false) {
-                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                        has_closed = true;
-                    }
-                    file => fs.sync_file(&file?)?,
-                },
-                FileType::Other => {}
+            let synced = match fs.stat(&dir, &name).map(|stat| stat.file_type) {
+                Ok(FileType::Dir) => {
+                    folders.push(folder.join(name));
+                    Ok(())
+                }
+                Ok(FileType::File) if left == 0 => return Ok(false),
+                Ok(FileType::File) => {
+                    left -= 1;
+                    fs.open(&dir, &name, false).and_then(|file| fs.sync_file(&file))
+                }
+                Ok(FileType::Other) => Ok(()),
+                Err(error) => Err(error),
+            };
+            match synced {
+                Err(error) if is_beyond_us(&error) => return Ok(false),
+                other => other?,
             }
         }
         fs.sync_dir(&dir)?;
     }
-    if has_closed { fs.sync_all(at) } else { fs.sync_dir(at) }
+    Ok(true)
+}
+
+/// The same, or no folder any more, or so deep that no path reaches it.
+fn is_beyond_us(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidFilename, NotADirectory};
+    is_gone_or_closed(error) || matches!(error.kind(), InvalidFilename | NotADirectory)
 }
 
 /// Calls `visit` with the path of everything below `at` that is no folder, streaming and in no order,
@@ -194,6 +222,9 @@ pub fn walk_files<F: Filesystem>(
     Ok(())
 }
 
+/// Files that [`sync_tree`] syncs one by one: each may take milliseconds, and the keeper waits for them.
+const TREE_SYNCED_EACH: usize = 64;
+
 /// Levels of folders that [`walk_files`] enters.
 pub const WALK_DEPTH: usize = 256;
 
@@ -219,8 +250,11 @@ pub fn make_dirs<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path, mode: u32) -> 
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
     use crate::fs::RealFs;
+    use crate::fs::faults::{Faults, Op, Then};
 
     /// Goal: every file is told once, links are not followed, what is not entered or too deep is not
     /// told, and it ends when it is told to. Method: a small tree, and one of 300 levels.
@@ -286,5 +320,55 @@ mod tests {
         assert!(!temp.path().join("t").exists());
         assert_eq!(std::fs::read(temp.path().join("outside")).unwrap(), b"stays");
         remove_tree(&RealFs, &at, Path::new("t")).unwrap();
+    }
+
+    /// Goal: what a process that a worker left takes away while it is synced ends no daemon, and nothing that
+    /// stays is left out. Method: each look that such a one can fail, failed; only the tree itself is missed.
+    #[test]
+    fn what_is_taken_away_meanwhile_stops_no_sync() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(temp.path().join("t/d")).unwrap();
+        for file in ["t/a", "t/d/b"] {
+            std::fs::write(temp.path().join(file), "x").unwrap();
+        }
+        let looks = |op| matches!(op, Op::Stat | Op::OpenDir | Op::Open);
+        for nth in 1.. {
+            let fs = Faults::new(RealFs);
+            let at = RealFs.open_root(temp.path()).unwrap();
+            fs.arm_for(looks, nth, Errno::NOENT, Then::Works);
+            let synced = sync_tree(&fs, &at, Path::new("t"));
+            assert_eq!(synced.is_err(), nth == 1, "{nth}: {synced:?}");
+            let is_all = fs.take_log().iter().any(|(op, _)| *op == Op::SyncAll);
+            assert_eq!(is_all, nth > 1 && fs.failed() > 0, "{nth}");
+            if fs.failed() == 0 {
+                assert!(nth > 8, "{nth}");
+                return;
+            }
+        }
+    }
+
+    /// Goal: a tree deeper than a path is long, and one of thousands of files, are synced without holding
+    /// anyone up. Method: folders nested to 6,000 bytes; a folder with more files than are synced one by one.
+    #[test]
+    fn deep_and_full_trees_are_synced_as_a_whole() {
+        let temp = tempfile::tempdir().unwrap();
+        let fs = Faults::new(RealFs);
+        let at = RealFs.open_root(temp.path()).unwrap();
+        let mut dir = at.clone();
+        let name = "d".repeat(200);
+        for _ in 0..30 {
+            fs.make_dir(&dir, Path::new(&name), 0o700).unwrap();
+            dir = fs.open_dir(&dir, Path::new(&name)).unwrap();
+        }
+        open_up_tree(&fs, &at, Path::new(&name)).unwrap();
+        sync_tree(&fs, &at, Path::new(&name)).unwrap();
+        std::fs::create_dir(temp.path().join("full")).unwrap();
+        for n in 0..=TREE_SYNCED_EACH {
+            std::fs::write(temp.path().join("full").join(n.to_string()), "x").unwrap();
+        }
+        sync_tree(&fs, &at, Path::new("full")).unwrap();
+        let log = fs.take_log();
+        let count = |wanted: Op| log.iter().filter(|(op, _)| *op == wanted).count();
+        assert_eq!((count(Op::SyncAll), count(Op::SyncFile)), (2, TREE_SYNCED_EACH));
     }
 }

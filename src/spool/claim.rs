@@ -254,11 +254,7 @@ impl<F: Filesystem> Spool<F> {
     pub fn sync_output(&self, claimed: Claimed) -> io::Result<()> {
         let name = Place::Output(claimed).name();
         match fs::sync_tree(&self.fs, &self.processing, Path::new(&name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Gone itself, or something in it was taken away meanwhile, which is no success.
-                let stat = self.fs.stat(&self.processing, Path::new(&name));
-                if stat.is_ok() { Err(error) } else { Ok(()) }
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
     }

@@ -74,6 +74,8 @@ impl<F: Filesystem> Spool<F> {
             match self.fs.stat(dir, name) {
                 Ok(stat) if stat.file_type != FileType::File => {}
                 Ok(_) => made.extend(RelPath::new(path.as_os_str().as_bytes())),
+                // What a process that the worker left takes away meanwhile was not made.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => failed = Err(error),
             }
             match self.fs.stat(dir, Path::new(".")) {
@@ -99,7 +101,8 @@ impl<F: Filesystem> Spool<F> {
         Ok(if is_fit { Ok(files) } else { Err(Unfit::Many) })
     }
 
-    /// Moves a made file to `ID.0/REL` of the job that it becomes. Done before is fine.
+    /// Moves a made file to `ID.0/REL` of the job that it becomes. Done before is fine, also where a process that
+    /// the worker left has made another of that name since; so is one that such a process took away.
     pub fn hand_over(
         &self,
         from: Claimed,
@@ -107,16 +110,20 @@ impl<F: Filesystem> Spool<F> {
         job: JobId,
         rel: &RelPath,
     ) -> io::Result<()> {
+        use io::ErrorKind::{AlreadyExists, NotFound};
         let old = Path::new(&Place::Output(from).name()).join(made.as_path());
         match self.fs.stat(&self.processing, &old) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == NotFound => return Ok(()),
             other => other?,
         };
         let folder = Path::new(&Place::Job(Claimed::file(job, 0)).name())
             .join(OsStr::from_bytes(rel.parent()));
         let dir = fs::make_dirs(&self.fs, &self.processing, &folder, 0o750)?;
         let name = Path::new(OsStr::from_bytes(rel.name()));
-        self.fs.rename(&self.processing, &old, &dir, name)
+        match self.fs.rename(&self.processing, &old, &dir, name) {
+            Err(error) if matches!(error.kind(), NotFound | AlreadyExists) => Ok(()),
+            other => other,
+        }
     }
 
     /// Removes what an attempt made where only folders are left of it.
@@ -138,6 +145,30 @@ impl<F: Filesystem> Spool<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fs::RealFs;
+
+    /// Goal: a process that a worker left, and that writes on, does not keep every start from its end.
+    /// Method: a made file is handed over, stands there again, and is handed over again; then one is gone.
+    #[test]
+    fn what_is_made_again_is_handed_over_once() {
+        let home = tempfile::tempdir().unwrap();
+        let spool = Spool::open(RealFs, RealFs.open_root(home.path()).unwrap()).unwrap();
+        let from = Claimed::file(JobId::MIN, 1);
+        let made = home.path().join("processing").join(Place::Output(from).name());
+        std::fs::create_dir(&made).unwrap();
+        let job = JobId::next(JobId::MIN, 1, [3; 10]);
+        let [name, rel] = ["t", "x.made/t"].map(|text| RelPath::new(text).unwrap());
+        for text in ["first", "second"] {
+            std::fs::write(made.join("t"), text).unwrap();
+            spool.hand_over(from, &name, job, &rel).unwrap();
+        }
+        let handed = Path::new("processing").join(Place::Job(Claimed::file(job, 0)).name());
+        assert_eq!(std::fs::read(home.path().join(handed).join("x.made/t")).unwrap(), b"first");
+        assert_eq!(std::fs::read(made.join("t")).unwrap(), b"second");
+        let gone = Path::new(&Place::Output(from).name()).join("t");
+        RealFs.remove_file(&spool.processing, &gone).unwrap();
+        spool.hand_over(from, &name, job, &rel).unwrap();
+    }
 
     /// Goal: a made file has a path that says what it was made from, and one that a folder can have.
     /// Method: a plain name, one of 255 bytes, one that is too deep.

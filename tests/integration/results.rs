@@ -246,3 +246,24 @@ fn a_cell_that_begins_like_a_mark_keeps_it() {
     assert_eq!(rows, [&["\u{feff}0", "\u{feff}"], &["\u{feff}1", "\u{feff}"]]);
     assert!(read.iter().all(|lines| lines[0] == ["\u{feff}id", "b"]), "{read:?}");
 }
+
+/// Goal: a worker that puts a file or a link in place of its output folder fails alone, what the link is to
+/// stays, and the next job is done. Method: both, and a good one after them.
+#[test]
+fn something_in_place_of_the_output_folder_fails_its_job() {
+    let spool = Spool::new(
+        "workers = 1\n[routes.make]\ncommand = [\"sh\", \"{path}\"]\noutput = true\nretries = 0\n",
+    );
+    spool.write("kept/x", "kept");
+    spool.drop_file("a.sh", "rmdir \"$INBOXD_OUTPUT\"; echo made > \"$INBOXD_OUTPUT\"\n");
+    spool.drop_file("b.sh", "rmdir \"$INBOXD_OUTPUT\"; ln -s \"$PWD/kept\" \"$INBOXD_OUTPUT\"\n");
+    spool.drop_file("c.sh", "echo made > \"$INBOXD_OUTPUT/x\"\n");
+    spool.run(&["batch"]).code(3);
+    assert_eq!(spool.names("done"), ["c.sh"], "{}", spool.report());
+    for name in ["a.sh", "b.sh"] {
+        let reason = "it put something else in place of its output folder";
+        assert_eq!(spool.reason(name), reason);
+    }
+    assert_eq!(spool.names("output"), ["c.sh/x"]);
+    assert_eq!(spool.names("kept"), ["x"]);
+}

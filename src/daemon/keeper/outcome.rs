@@ -107,12 +107,16 @@ impl<F: Filesystem> Keeper<F> {
         let output = failure.is_none() && route.as_ref().is_some_and(|route| route.output);
         if output {
             // Durable before the record that names them: rule 8.
-            self.spool
-                .sync_output(claimed)
-                .map_err(KeeperError::spool("sync the made files in processing/"))?;
+            match self.spool.sync_output(claimed) {
+                Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                    let reason = "it put something else in place of its output folder";
+                    failure = Some(Failure::new(FailClass::Permanent, reason));
+                }
+                other => other.map_err(KeeperError::spool("sync the made files in processing/"))?,
+            }
         }
         let mut next = None;
-        if let (true, Some(route)) = (output, &route) {
+        if let (true, None, Some(route)) = (output, &failure, &route) {
             match self.plan_next(route, claimed, &rel, now)? {
                 Ok(planned) => next = planned,
                 Err(reason) => failure = Some(Failure::new(FailClass::Permanent, reason)),
@@ -147,8 +151,9 @@ impl<F: Filesystem> Keeper<F> {
         }
         if output && failure.is_some() {
             match self.spool.clear_output(claimed) {
-                // Another user's: it is tried again at the next start, which says so.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                // Another user's, or a process that the worker left still writes there: it is tried again at
+                // the next start, which says so.
+                Err(error) if is_anothers(&error) => {}
                 other => {
                     other.map_err(KeeperError::spool("remove made files in processing/"))?;
                 }
@@ -181,6 +186,12 @@ impl<F: Filesystem> Keeper<F> {
             }
         })
     }
+}
+
+/// What is removed is not ours alone.
+fn is_anothers(error: &io::Error) -> bool {
+    use io::ErrorKind::{DirectoryNotEmpty, NotFound, PermissionDenied};
+    matches!(error.kind(), PermissionDenied | NotFound | DirectoryNotEmpty)
 }
 
 /// The CSV of a route.
