@@ -494,11 +494,11 @@ fn a_runner_is_trusted_by_its_certificate() {
     }
     let port = free_port();
     let spool = Spool::new(&format!(
-        "workers = 2\n[routes.r]\nhttp = \"https://localhost:{port}/\"\ntrace_columns = false\n"
+        "workers = 2\n[routes.r]\nhttp = \"https://127.0.0.1:{port}/\"\ntrace_columns = false\n"
     ));
     let script = "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=ca -addext basicConstraints=critical,CA:TRUE && \
-                openssl req -newkey rsa:2048 -nodes -keyout key.pem -out req.pem -subj /CN=localhost && \
-                printf 'subjectAltName=DNS:localhost\\nextendedKeyUsage=serverAuth\\n' > ext && \
+                openssl req -newkey rsa:2048 -nodes -keyout key.pem -out req.pem -subj /CN=runner && \
+                printf 'subjectAltName=IP:127.0.0.1\\nextendedKeyUsage=serverAuth\\n' > ext && \
                 openssl x509 -req -in req.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out cert.pem";
     let made = Command::new("sh").args(["-ec", script]).current_dir(spool.home()).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -523,7 +523,7 @@ fn a_runner_is_trusted_by_its_certificate() {
     for n in 0..6 {
         spool.drop_file(format!("{n}"), "x".repeat(n * 100_000));
     }
-    let why = format!("route r PAUSED: cannot trust https://localhost:{port}: ");
+    let why = format!("route r PAUSED: cannot trust https://127.0.0.1:{port}: ");
     spool.run(&["batch"]).code(1).says(&why).says("UnknownIssuer");
     assert_eq!(spool.errors(), Vec::<String>::new());
     let authority = format!("SSL_CERT_FILE={}", spool.home().join("ca.pem").display());
