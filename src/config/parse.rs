@@ -16,9 +16,13 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use toml::Spanned;
+use toml::de::DeValue;
+
 use super::setting::{self, Place, Set};
 use super::value::{Value, in_file_order};
 use super::{ConfigError, Route, Settings, chain, limits};
+use between::WORKERS;
 use file::{File, Kind};
 use names::{check_name, unknown_key};
 
@@ -159,6 +163,13 @@ fn main_file(path: &Path, text: &str) -> Result<Settings, Vec<ConfigError>> {
                 file.note(set(&mut settings, &value));
             }
             Some((_, Set::Routes)) => routes = Some(given),
+            Some((_, Set::Route(_))) | None if is_route(given) => {
+                let name = name.escape_debug();
+                file.report(
+                    key.span(),
+                    format!("unknown key `{name}`; did you mean [routes.{name}]?"),
+                );
+            }
             Some((_, Set::Route(_))) | None => {
                 file.report(key.span(), unknown_key(Place::Top, name, ""));
             }
@@ -169,6 +180,14 @@ fn main_file(path: &Path, text: &str) -> Result<Settings, Vec<ConfigError>> {
         settings.routes = file.routes(routes, settings.drain_timeout);
     }
     if file.errors.is_empty() { Ok(settings) } else { Err(file.in_order()) }
+}
+
+/// A table that says what its worker is can only be a route.
+fn is_route(given: &Spanned<DeValue<'_>>) -> bool {
+    given
+        .get_ref()
+        .as_table()
+        .is_some_and(|table| WORKERS.iter().any(|key| table.contains_key(*key)))
 }
 
 /// The text of a file of `routes.d/`, beside what is already there.

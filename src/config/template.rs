@@ -143,9 +143,16 @@ pub(super) fn placeholder(name: &str) -> Result<Part, TemplateError> {
         return Ok(part.clone());
     }
     let shown = name.escape_debug().to_string();
-    // `{}` is what find, xargs and GNU parallel write for the file.
+    // `{}` is what find, xargs and GNU parallel write for the file, the other signs are parallel's.
     let nearest = match name {
-        "" | "file" => Some("path"),
+        "" | "file" | "filepath" | "input" => Some("path"),
+        "/" | "basename" | "filename" => Some("name"),
+        "." | "/." => Some("stem"),
+        "//" | "dirname" => Some("dir"),
+        "#" | "id" => Some("job"),
+        "line" | "row" => Some("record"),
+        "tmp" | "tmpdir" => Some("scratch"),
+        "out" | "outdir" => Some("output"),
         _ => suggest::nearest(name, PLACEHOLDERS.iter().map(|(known, _)| *known)),
     };
     Err(match nearest {
@@ -182,6 +189,9 @@ mod tests {
         for (text, message) in [
             ("{pth}", "unknown placeholder `{pth}`; did you mean `{path}`?"),
             ("{}", "unknown placeholder `{}`; did you mean `{path}`?"),
+            ("{/}", "unknown placeholder `{/}`; did you mean `{name}`?"),
+            ("{.}", "unknown placeholder `{.}`; did you mean `{stem}`?"),
+            ("{line}", "unknown placeholder `{line}`; did you mean `{record}`?"),
             ("{PATH}", "unknown placeholder `{PATH}`; did you mean `{path}`?"),
             ("a{", "a single `{`; write `{{` for a plain brace"),
             ("{path", "a single `{`; write `{{` for a plain brace"),

@@ -13,6 +13,8 @@ use crate::config::setting::{self, Place};
 use crate::config::template::{self, Part};
 use crate::config::{Route, StdoutFormat, Worker, companions, retry, suggest, units};
 
+use super::names::elsewhere;
+
 /// What a route's worker is set by.
 pub(super) const WORKERS: [&str; 4] = ["command", "python", "warm", "http"];
 
@@ -57,7 +59,9 @@ pub(super) fn between_settings(
     // Not where one is misspelt: the unknown key is said, with the word that was meant.
     let is_misspelt = table.keys().any(|key| {
         let word: &str = key.get_ref();
-        setting::find(Place::Route, word).is_none() && suggest::nearest(word, WORKERS).is_some()
+        setting::find(Place::Route, word).is_none()
+            && (suggest::nearest(word, WORKERS).is_some()
+                || elsewhere(word).is_some_and(|name| WORKERS.contains(&name)))
     });
     if kinds.is_empty() && !is_misspelt {
         let name = route.name.escape_debug();

@@ -96,6 +96,11 @@ impl<'a> File<'a> {
                 None if setting::find(Place::Top, name).is_some() => {
                     self.report(key.span(), unknown_key(Place::Route, name, " in [routes]"));
                 }
+                None if setting::find(Place::Route, name).is_some() => {
+                    let message =
+                        format!("`{name}` belongs to a route: write [routes.NAME] above it");
+                    self.report(key.span(), message);
+                }
                 None => {
                     let name = name.escape_debug();
                     let message = format!("route `{name}` must be a table: write [routes.{name}]");

@@ -56,6 +56,26 @@ fn mistakes_at_the_top() {
             "timeout = '1s'",
             "1:1: unknown key `timeout`; it belongs to a route, below a line [routes.NAME]",
         ),
+        ("concurrency = 4", "1:1: unknown key `concurrency`; did you mean `workers`?"),
+        (
+            "max-retries = 3",
+            "1:1: unknown key `max-retries`; did you mean `retries`? It belongs to a route, below a line \
+                 [routes.NAME]",
+        ),
+        (
+            "cmd = 'x'",
+            "1:1: unknown key `cmd`; did you mean `command`? It belongs to a route, below a line \
+                 [routes.NAME]",
+        ),
+        (
+            "dead_letter = 'x'",
+            "1:1: unknown key `dead_letter`; what finally failed stands in error/, without a setting",
+        ),
+        ("[count]\ncommand = ['x']", "1:2: unknown key `count`; did you mean [routes.count]?"),
+        (
+            "[routes]\ncommand = ['x']",
+            "2:1: `command` belongs to a route: write [routes.NAME] above it",
+        ),
         (
             "colour = 1",
             "1:1: unknown key `colour`; there are workers, drain_timeout, rescan, quiet_for, \

@@ -48,6 +48,30 @@ fn mistakes_in_a_route_for_folders() {
     accepted(&format!("[routes.r]\n{sound}"));
 }
 
+/// Goal: who writes the word of another system learns ours, also where it looks more like another setting.
+/// Method: one line a word, below a sound command.
+#[test]
+fn words_of_other_systems() {
+    for (line, message) in [
+        ("jobs = 4", "3:1: unknown key `jobs` in [routes.r]; did you mean `workers`?"),
+        ("retry = 4", "3:1: unknown key `retry` in [routes.r]; did you mean `retries`?"),
+        ("url = 'x'", "3:1: unknown key `url` in [routes.r]; did you mean `http`?"),
+        (
+            "queue = 'x'",
+            "3:1: unknown key `queue` in [routes.r]; incoming/ is the queue, and `glob` or `fields` \
+                 say which files of it a route takes",
+        ),
+        (
+            "exclude = '*.x'",
+            "3:1: unknown key `exclude` in [routes.r]; did you mean `ignore`? It belongs to the \
+                 spool, above the first [routes.NAME] of inboxd.toml",
+        ),
+    ] {
+        let text = format!("[routes.r]\ncommand = ['true']\n{line}");
+        assert_eq!(refused(&text), [format!("inboxd.toml:{message}")], "{line}");
+    }
+}
+
 /// Goal: the same for what stands in a route.
 /// Method: one line a mistake, below a sound command.
 #[test]
