@@ -221,10 +221,7 @@ impl Screen {
             }
             Told::Draining(running) => {
                 self.drained = true;
-                self.say(&format!(
-                    "waiting for {}; Ctrl-C again stops now (their files run again at the next start)",
-                    show::plural(*running as u64, "worker", "workers")
-                ));
+                self.say(&show::draining(*running));
             }
             Told::Recovered(report) if report.lost > 0 => {
                 let lost = show::plural(report.lost, "attempt was", "attempts were");

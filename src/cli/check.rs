@@ -159,8 +159,11 @@ fn check_routes(spool: &SpoolArg, settings: &Settings, report: &mut Report) {
             && !root.join(file).is_file()
         {
             let place = below(spool, file);
+            // As `import` names a module.
+            let is_module = root.join(file).with_extension("py").is_file();
+            let hint = if is_module { "; its name ends in .py" } else { "" };
             let message =
-                format!("{name}: {place} is not there\nFix `python` at {}.", route.origin);
+                format!("{name}: {place} is not there{hint}\nFix `python` at {}.", route.origin);
             report.add(Level::Error, "route", message);
             continue;
         }
@@ -175,6 +178,7 @@ fn check_routes(spool: &SpoolArg, settings: &Settings, report: &mut Report) {
             Ok(None) if matches!(route.worker, Worker::Http { .. }) => {}
             Ok(None) => report.add(Level::Ok, "route", format!("{name}, a program for each file")),
         }
+        check_words(route, report);
         check_runner(route, report);
         if let Some(reason) = schema_fault(route, &root) {
             let fix = route.place_to_mend(&reason);
@@ -189,6 +193,38 @@ fn check_routes(spool: &SpoolArg, settings: &Settings, report: &mut Report) {
         if all && takes_all.is_none() {
             takes_all = Some(name);
         }
+    }
+}
+
+/// What people write who come from a shell: its signs among the arguments, where no shell reads them, and
+/// a name within its text, where it reads the name as text, too.
+fn check_words(route: &Route, report: &mut Report) {
+    let Worker::Command { argv } = &route.worker else { return };
+    let Some((program, words)) = argv.split_first() else { return };
+    let name = &route.name;
+    let instead = "command = [\"sh\", \"-c\", \"… \\\"$1\\\" …\", \"sh\", \"{path}\"]";
+    let signs = ["|", ">", ">>", "<", "&&", "||", ";", "2>&1"];
+    if let Some(sign) = words.iter().find(|word| signs.contains(&word.as_str())) {
+        let message = format!(
+            "{name}: no shell reads {sign:?}, it is an argument like the others\nWith a shell: {instead}"
+        );
+        report.add(Level::Warning, "route", message);
+    }
+    let program = program.rsplit('/').next().unwrap_or_default();
+    if !["sh", "bash", "dash", "zsh", "ksh", "ash"].contains(&program) {
+        return;
+    }
+    let is_option = |word: &&String| word.starts_with('-') && word.ends_with('c');
+    let Some(at) = words.iter().position(|word| is_option(&word)) else { return };
+    let names = ["{path}", "{name}", "{stem}", "{ext}", "{rel}", "{dir}", "{record}"];
+    let text = words.get(at.saturating_add(1));
+    let within = |text: &String| names.into_iter().find(|name| text.contains(name));
+    if let Some(placeholder) = text.and_then(within) {
+        let message = format!(
+            "{name}: {placeholder} stands within the text of {program} -c, which reads a space, a quote \
+             or a `;` in it as its own\nHand it over as an argument: {instead}"
+        );
+        report.add(Level::Warning, "route", message);
     }
 }
 

@@ -32,7 +32,7 @@ use crate::spool::{Claimed, Place};
   inboxd explain 0198f3k7m2 --json")]
 pub(crate) struct Args {
     /// A path below incoming/, the beginning of a job id, or a path in the spool
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_hint = clap::ValueHint::AnyPath)]
     job: OsString,
     /// One JSON object
     #[arg(long)]
@@ -184,14 +184,9 @@ fn failed(spool: &SpoolArg, failure: &Failure, line: Option<JobLine>) -> Story {
     // The log knows the time to the millisecond, the sidecar to the second.
     let line = line.filter(|line| line.job == why.job);
     let at_ms = line.as_ref().map_or_else(|| unix_ms(&why.time), |line| line.at_ms);
-    let attempts = why.attempts;
-    let head = vec![
-        original.to_string(),
-        format!("{} {}", show::bad("FAILED"), show::clock(at_ms)),
-        format!("route {}", why.route),
-        format!("attempt {attempts} of {attempts}"),
-        show::time(Duration::from_millis(why.took_ms)),
-    ];
+    let mut head =
+        vec![original.to_string(), format!("{} {}", show::bad("FAILED"), show::clock(at_ms))];
+    head.extend(worked(&why.route, why.attempts, why.took_ms));
     let mut facts = vec![("reason", why.reason.clone())];
     facts.extend(frame(&why.stderr).map(|frame| ("at", frame)));
     let changed = if failure.is_changed { "changed since" } else { "unchanged" };
@@ -209,6 +204,18 @@ fn failed(spool: &SpoolArg, failure: &Failure, line: Option<JobLine>) -> Story {
         "place": place(Tree::Error, &failure.at), "stderr": why.stderr,
     });
     Story { head, facts, json }
+}
+
+/// Whose worker it was, how often and how long; nothing of a file that no route took.
+fn worked(route: &str, attempts: u32, took_ms: u64) -> Vec<String> {
+    if route.is_empty() {
+        return Vec::new();
+    }
+    vec![
+        format!("route {route}"),
+        format!("attempt {attempts} of {attempts}"),
+        show::time(Duration::from_millis(took_ms)),
+    ]
 }
 
 fn place(tree: Tree, at: &RelPath) -> Option<Rel> {
@@ -246,9 +253,7 @@ fn ended(spool: &SpoolArg, line: &JobLine) -> Story {
     let rel = &line.rel.0;
     let word = if line.reason.is_some() { show::bad("FAILED") } else { show::good("DONE") };
     let mut head = vec![rel.to_string(), format!("{word} {}", show::clock(line.at_ms))];
-    head.push(format!("route {}", line.route));
-    head.push(format!("attempt {0} of {0}", line.attempts));
-    head.push(show::time(Duration::from_millis(line.took_ms)));
+    head.extend(worked(&line.route, line.attempts, line.took_ms));
     let mut facts = Vec::new();
     if let Some(reason) = &line.reason {
         facts.push(("reason", reason.clone()));

@@ -20,7 +20,7 @@ use crate::daemon::history;
   inboxd log 0198f3k7m2")]
 pub(crate) struct Args {
     /// A path below incoming/, the beginning of a job id, or a path in the spool
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_hint = clap::ValueHint::AnyPath)]
     job: OsString,
     /// One JSON object
     #[arg(long)]

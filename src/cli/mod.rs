@@ -11,6 +11,7 @@
 //! chosen in `show`.
 
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -58,7 +59,7 @@ mod wait;
 #[derive(Debug, Parser)]
 #[command(name = "inboxd", version, max_term_width = 100, disable_help_subcommand = true)]
 #[command(
-    after_help = "The first ten minutes:\n  inboxd init\n  inboxd run &\n  cp report.pdf inbox/incoming/\n  inboxd status"
+    after_help = "The first ten minutes:\n  inboxd init\n  inboxd run &\n  cp report.pdf inbox/incoming/\n  inboxd status\n\nExit codes: 0 fine; 1 a failure that a restart may mend; 2 usage or settings; 3 a job of this run\nfailed (batch, try, and submit, retry and rerun with --wait)."
 )]
 pub struct Cli {
     /// The spool [default: the nearest folder upward with inboxd.toml, else ./inbox]
@@ -224,8 +225,16 @@ impl SpoolArg {
 
     /// That there is a spool, for the commands that only look.
     pub(crate) fn must_exist(&self) -> Result<(), Failed> {
-        if self.path.join("inboxd.toml").exists() || self.path.join("journal").is_dir() {
+        let settings = std::fs::metadata(self.path.join("inboxd.toml"));
+        if settings.is_ok() || self.path.join("journal").is_dir() {
             return Ok(());
+        }
+        if settings.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+            return Err(Failed::runtime(format!(
+                "cannot look into {}: Permission denied\n  Run the command as the user or in the \
+                 group that inboxd runs as.",
+                self.shown()
+            )));
         }
         Err(Failed::usage(format!(
             "{} is no spool: there is no inboxd.toml in it\n  `inboxd init` makes one; --spool DIR \
@@ -250,6 +259,13 @@ impl SpoolArg {
 
     /// Why a daemon could not serve it, as the user would write the spool.
     pub(crate) fn failed(&self, error: ShellError) -> Failed {
+        if let Some(owner) = self.foreign_owner().filter(|_| is_forbidden(&error)) {
+            return Failed::runtime(format!(
+                "{}\n  {} belongs to user {owner}: run inboxd as that user, or give it to this one.",
+                chain(&error),
+                self.shown()
+            ));
+        }
         if let ShellError::Keeper(error) = &error {
             return self.fatal(error);
         }
@@ -267,6 +283,12 @@ impl SpoolArg {
             );
         }
         Failed::runtime(message)
+    }
+
+    /// Whose spool it is where it is not this user's, such as one that root made for a service.
+    fn foreign_owner(&self) -> Option<u32> {
+        let owner = std::fs::metadata(self.path.join("journal")).ok()?.uid();
+        (owner != rustix::process::geteuid().as_raw()).then_some(owner)
     }
 
     fn is_told_to_stop(&self) -> bool {
@@ -297,6 +319,13 @@ impl SpoolArg {
         );
         Failed { message, code: 1, word: "fatal" }
     }
+}
+
+/// Whether the system refused it for want of rights.
+fn is_forbidden(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Errors of settings, a line each, each but the first with its own `error:`.

@@ -24,7 +24,7 @@ use crate::spool::put_back::{From, What};
   inboxd rerun --wait inbox/done/2026/*.json")]
 pub(crate) struct Args {
     /// Paths below incoming/, beginnings of job ids, or paths in done/
-    #[arg(value_name = "JOB", required = true)]
+    #[arg(value_name = "JOB", value_hint = clap::ValueHint::AnyPath, required = true)]
     jobs: Vec<OsString>,
     /// Wait until they are over; without a daemon, run what waits here. Exit code 3: one failed
     #[arg(long)]

@@ -32,7 +32,7 @@ use crate::spool::{Spool, names};
   inboxd retry --all")]
 pub(crate) struct Args {
     /// Paths below incoming/, beginnings of job ids, or paths in error/
-    #[arg(value_name = "JOB", required_unless_present = "all")]
+    #[arg(value_name = "JOB", value_hint = clap::ValueHint::AnyPath, required_unless_present = "all")]
     jobs: Vec<OsString>,
     /// Everything that stands in error/
     #[arg(long, conflicts_with = "jobs")]

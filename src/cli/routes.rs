@@ -181,7 +181,7 @@ fn which(
             Answer::OtherKind if is_dir => (false, "no: it takes files".to_owned()),
             Answer::OtherKind => (false, "no: it takes folders".to_owned()),
             Answer::OtherContent(reason) => (false, format!("no: {reason}")),
-            Answer::NoContent => (false, format!("if it is there and has {}", selection(route))),
+            Answer::NoContent => (false, format!("if what is in it fits: {}", selection(route))),
             Answer::Behind => (false, "is not asked: another one comes first".to_owned()),
         };
         let is_its = is_its && ignored.is_none() && part_of.is_none() && companion.is_none();

@@ -91,10 +91,7 @@ impl Screen {
                 print_line(&format!("recovered   {lost} lost in an earlier run and run again"));
             }
             Told::Ready => print_line(&self.ready),
-            Told::Draining(running) => print_line(&format!(
-                "waiting for {}; Ctrl-C again stops now (their files run again at the next start)",
-                show::plural(*running as u64, "worker", "workers")
-            )),
+            Told::Draining(running) => print_line(&show::draining(*running)),
             Told::Reloaded { settings, broken } => {
                 for RouteRefused { error, is_kept } in broken {
                     let what = if *is_kept {

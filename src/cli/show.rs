@@ -98,17 +98,29 @@ pub(crate) fn failed_record(it: &FailedRecord) -> String {
 
 /// The same of a job of the log.
 pub(crate) fn failed_line(line: &JobLine) -> String {
-    let (reason, attempts) = (line.reason.as_deref().unwrap_or_default(), line.attempts);
-    format!("failed  {}   {}   attempt {attempts} of {attempts}   {reason}", line.rel.0, line.route)
+    let reason = line.reason.as_deref().unwrap_or_default();
+    format!("failed  {}{}   {reason}", line.rel.0, attempts(&line.route, line.attempts))
 }
 
 /// `failed  bad.json   count  attempt 1 of 1   ValueError: boom`
 pub(crate) fn failed(outcome: &Outcome) -> String {
     let reason = outcome.failure.as_ref().map_or("", |failure| failure.reason.as_str());
-    let attempts = outcome.attempts;
+    format!("failed  {}{}   {reason}", outcome.rel.0, attempts(&outcome.route, outcome.attempts))
+}
+
+/// `   count   attempt 1 of 1`; nothing of a file that no route took, and so no worker saw.
+fn attempts(route: &str, n: u32) -> String {
+    if route.is_empty() { String::new() } else { format!("   {route}   attempt {n} of {n}") }
+}
+
+/// What a stop waits for, and what a second one would do.
+pub(crate) fn draining(running: usize) -> String {
+    if running == 0 {
+        return "stopping".to_owned();
+    }
+    let workers = plural(running as u64, "worker", "workers");
     format!(
-        "failed  {}   {}   attempt {attempts} of {attempts}   {reason}",
-        outcome.rel.0, outcome.route
+        "waiting for {workers}; Ctrl-C again stops now (their files run again at the next start)"
     )
 }
 
@@ -199,8 +211,7 @@ pub(crate) fn job_line(line: &JobLine) -> String {
             format!("{}    {rel}   {route}   {took}   {}", good("done"), rows(line))
         }
         Some(reason) => {
-            let n = line.attempts;
-            format!("{}  {rel}   {route}   attempt {n} of {n}   {reason}", bad("failed"))
+            format!("{}  {rel}{}   {reason}", bad("failed"), attempts(route, line.attempts))
         }
     }
 }

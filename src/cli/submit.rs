@@ -156,6 +156,15 @@ fn failed(spool: &SpoolArg, error: HandInError) -> Failed {
         HandInError::Shell(error @ ShellError::Lock(_)) => spool.failed(error),
         HandInError::Shell(error) => error.into(),
         HandInError::Refused(reason) => Failed::usage(reason),
+        HandInError::Copy { ref source, .. }
+            if source.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            let incoming = super::below(spool, "incoming");
+            Failed::runtime(format!(
+                "{error}\n  Run the command as the user that inboxd runs as, or copy the file into \
+                 {incoming}."
+            ))
+        }
         other => Failed::runtime(other.to_string()),
     }
 }

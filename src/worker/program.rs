@@ -39,8 +39,10 @@ pub(super) fn find(program: &OsStr, spool: &Path, search: &OsStr) -> Result<Path
     Err(if let Some(path) = found_not_executable {
         cannot_run(program, &path)
     } else {
-        let (program, search) = (shown(program), one_line(search.as_bytes()));
-        format!("cannot start {program}: not found in PATH={search}")
+        let (name, program, search) = (program, shown(program), one_line(search.as_bytes()));
+        let is_ours = spool.join(name).is_file();
+        let hint = if is_ours { "; one in the spool begins with ./" } else { "" };
+        format!("cannot start {program}: not found in PATH={search}{hint}")
     })
 }
 
@@ -166,6 +168,10 @@ mod tests {
         assert_eq!(
             find("python3.12", "/usr/nowhere:/none").unwrap_err(),
             "cannot start \"python3.12\": not found in PATH=/usr/nowhere:/none"
+        );
+        assert_eq!(
+            find("here", "/nowhere").unwrap_err(),
+            "cannot start \"here\": not found in PATH=/nowhere; one in the spool begins with ./"
         );
         assert!(
             find("bare", "plain").unwrap_err().ends_with("plain/bare is not executable for us")

@@ -48,6 +48,9 @@ mod moving_in;
 /// Any name a file can have.
 #[cfg(test)]
 mod names;
+/// What people meet who are new here.
+#[cfg(test)]
+mod newcomers;
 /// How fast and in which order routes start their jobs, and what makes them wait.
 #[cfg(test)]
 mod pace;

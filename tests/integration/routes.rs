@@ -232,7 +232,7 @@ fn a_file_is_explained_to_its_route() {
     spool
         .run(&["routes", "none.json"])
         .code(1)
-        .says("if it is there and has *.json with kind \"a\"");
+        .says("if what is in it fits: *.json with kind \"a\"");
     spool.run(&["routes", ".hidden.txt"]).code(1).says("ignored");
     spool.run(&["routes", "x.csv"]).code(1).says("x.csv → no route takes it");
 }

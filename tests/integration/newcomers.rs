@@ -1,0 +1,85 @@
+//! What people meet who are new here: words of other systems, somebody else's spool, no rights.
+//!
+//! Must not know: how the messages are made.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::harness::{BINARY, Output, Spool};
+
+/// Runs a command of ours as `nobody`, who gets to the program by a copy of it.
+fn as_nobody(spool: &Spool, args: &[&str]) -> Output {
+    fs::set_permissions(spool.home(), PermissionsExt::from_mode(0o755)).unwrap();
+    let copy = spool.home().join("inboxd");
+    if !copy.exists() {
+        fs::copy(BINARY, &copy).unwrap();
+    }
+    let copy = copy.to_str().unwrap();
+    let instead = ["sh", "-c", "shift; exec \"$0\" \"$@\"", copy];
+    let wrapper = [&["setpriv", "--reuid=nobody", "--clear-groups"][..], &instead].concat();
+    spool.run_under(&wrapper, args, b"")
+}
+
+/// Goal: who has no right to a spool is told so, and not that there is none. Method: as `nobody`, a spool of
+/// root's that is closed, then one that may be looked into.
+#[test]
+fn somebody_elses_spool_is_named_as_such() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let spool = Spool::verbatim("[routes.main]\ncommand = [\"true\"]\n");
+    spool.write_home("x", "x");
+    fs::create_dir(spool.path("incoming")).unwrap();
+    let mode = |mode| {
+        fs::set_permissions(spool.path(""), PermissionsExt::from_mode(mode)).unwrap();
+    };
+    mode(0o700);
+    as_nobody(&spool, &["status"]).code(1).says("cannot look into ./inbox: Permission denied");
+    // Root's `init`, then the service's start.
+    spool.run(&["init", "made"]).ok();
+    fs::set_permissions(spool.home().join("made"), PermissionsExt::from_mode(0o755)).unwrap();
+    fs::write(spool.home().join("made/inboxd.toml"), "[routes.main]\ncommand = [\"true\"]\n")
+        .unwrap();
+    let said = as_nobody(&spool, &["--spool", "made", "batch"]).code(1);
+    said.says("./made belongs to user 0: run inboxd as that user, or give it to this one");
+}
+
+/// Goal: words of a shell where no shell reads them, and names of files where one does, are said before a
+/// file is lost to them. Method: both, and the sound way to write it.
+#[test]
+fn words_of_a_shell_are_warned_of() {
+    let check = |command: &str| {
+        let spool = Spool::new(&format!("[routes.main]\ncommand = [{command}]\n"));
+        spool.run(&["check"]).ok().stdout()
+    };
+    let said = check(r#""wc", "{path}", "|", "sort""#);
+    assert!(said.contains(r#"no shell reads "|""#), "{said}");
+    let said = check(r#""bash", "-ec", "wc {path}""#);
+    assert!(said.contains("{path} stands within the text of bash -c"), "{said}");
+    let said = check(r#""sh", "-c", "wc \"$1\" | sort > {output}/x; exit", "sh", "{path}""#.replace("{output}", "/dev/null").as_str());
+    assert!(!said.contains("warning   route"), "{said}");
+}
+
+/// Goal: a file that no route took is said to have failed, without a worker that never was.
+/// Method: a message for no algorithm that there is; the screens that show it.
+#[test]
+fn no_attempt_is_said_where_none_was() {
+    let spool = Spool::new("[routes.a]\nfields = { kind = \"a\" }\ncommand = [\"true\"]\n");
+    spool.drop_file("b.json", "{\"kind\": \"b\"}");
+    let reason = "no route takes kind \"b\"; known: a";
+    spool.run(&["batch"]).code(3).says(&format!("failed  b.json   {reason}\n"));
+    let said = spool.run(&["explain", "b.json"]).ok().stdout();
+    let head = said.lines().next().unwrap_or_default();
+    assert!(!head.contains("route") && !head.contains("attempt"), "{said}");
+    assert!(said.contains(reason), "{said}");
+}
+
+/// Goal: a machine that has the program and no more has its settings explained.
+/// Method: the manual page; a name, its default and its meaning.
+#[test]
+fn the_manual_has_the_settings() {
+    let said = Spool::bare().run(&["man"]).ok().stdout();
+    for words in ["try_again_after", "when an attempt is ended", "Exit codes: 0 fine"] {
+        assert!(said.contains(words), "{words}\n{said}");
+    }
+}
