@@ -94,22 +94,22 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failed> {
         below(&spool, "incoming"),
         below(&spool, "inboxd.toml"),
     ));
+    let option = if args.dir.as_os_str() == "inbox" {
+        String::new()
+    } else {
+        format!("--spool {} ", spool.shown())
+    };
     if let Some((pipeline, ..)) = &moved {
         tell_moved(pipeline, &spool);
     } else if let Some(example) = example {
         print_line(&format!("example {}: {}", example.name, example.shows));
-        let option = if args.dir.as_os_str() == "inbox" {
-            String::new()
-        } else {
-            format!("--spool {} ", spool.shown())
-        };
         print_line(&format!(
             "Read {}, then: inboxd {option}batch {}",
             below(&spool, "README.md"),
             below(&spool, "samples")
         ));
     } else {
-        print_line("Set one line (command = …), then: inboxd run");
+        print_line(&format!("Set one line (command = …), then: inboxd {option}run"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,13 +8,13 @@
 
 use std::io::IsTerminal;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::show;
 use crate::daemon::keeper::OpenInputs;
 
 /// Of whole files.
-const FILES: &str = "{wide_bar} {human_pos} of {human_len}   {per_sec}   {eta} left";
+const FILES: &str = "{wide_bar} {human_pos} of {human_len}   {a_second}   {eta} left";
 /// Of files that are read on record by record; the text is ours.
 const INPUTS: &str = "{wide_bar} {msg}   {eta} left";
 /// Parts of a file, where it is told how far it is.
@@ -44,7 +44,10 @@ impl Bar {
 
     fn look(&self, template: &str) {
         if let Ok(style) = ProgressStyle::with_template(template) {
-            self.drawn.set_style(style);
+            let a_second = |state: &ProgressState, to: &mut dyn std::fmt::Write| {
+                write!(to, "{:.1}/s", state.per_sec()).unwrap_or(());
+            };
+            self.drawn.set_style(style.with_key("a_second", a_second));
         }
     }
 

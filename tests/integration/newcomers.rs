@@ -83,3 +83,14 @@ fn the_manual_has_the_settings() {
         assert!(said.contains(words), "{words}\n{said}");
     }
 }
+
+/// Goal: what `init` says to type next works where it was typed. Method: a folder of another name; the words
+/// behind `then:`, less the `run` that would stay.
+#[test]
+fn the_next_command_is_for_the_spool_that_was_made() {
+    let spool = Spool::bare();
+    let said = spool.run(&["init", "jobs"]).ok().stdout();
+    let (_, next) = said.trim_end().split_once("then: inboxd ").expect("what to type next");
+    assert_eq!(next, "--spool ./jobs run");
+    spool.run(&["--spool", "./jobs", "status"]).ok();
+}

@@ -160,3 +160,17 @@ fn broken_pages_are_refused() {
     assert!(check("```text\ntrue\n```\n").is_err(), "nothing to run");
     assert!(check("```sh\ntrue\n").is_err(), "not closed");
 }
+
+/// Goal: so do those of the page for people who come from another system, and its work is done.
+/// Method: the same; the rows and files that each of its systems ends in.
+#[test]
+fn the_page_for_those_who_move_runs() {
+    let spool = sample();
+    let result = run_page(&spool, &page("MIGRATING.md"));
+    assert_eq!(result, Ok(()), "{}", spool.report());
+    let read = |path: &str| fs::read_to_string(spool.home().join(path)).unwrap_or_default();
+    assert!(read("loop/results/main.csv").contains("\n2,list.txt,"));
+    assert_eq!(read("sorted/output/x.txt/x.sorted"), "a\nb\n");
+    assert_eq!(read("pool/results/count.csv").lines().count(), 7);
+    assert!(read("calls/results/main.csv").contains("\n3,add/1.json,"));
+}

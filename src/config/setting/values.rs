@@ -233,6 +233,10 @@ pub(super) fn variable(name: &str, value: &Value<'_>) -> Checked<String> {
             value.problem(format!("{name:?} is no name of a variable; write it without `=`"))
         );
     }
+    if name.contains('*') {
+        let message = format!("{name:?} is no name of a variable; each is named in full");
+        return Err(value.problem(message));
+    }
     if name.starts_with("INBOXD_") {
         return Err(value.problem(format!("{name} is set by inboxd; choose another name")));
     }

@@ -159,6 +159,7 @@ fn mistakes_in_a_route() {
         ),
         ("env = { A = 1 }", "3:13: variable A must be a string, in quotes"),
         ("env = { INBOXD_JOB = 'x' }", "3:9: INBOXD_JOB is set by inboxd; choose another name"),
+        ("pass_env = ['AWS_*']", "3:13: \"AWS_*\" is no name of a variable; each is named in full"),
         ("pass_env = ['A=b']", "3:13: \"A=b\" is no name of a variable; write it without `=`"),
         ("priority = 1001", "3:12: `priority` is 1001; it must be -1000 to 1000"),
         ("workers = 0", "3:11: `workers` is 0; it must be 1 to 1024"),
