@@ -70,6 +70,14 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     if !has_daemon && let Some((_, rel)) = inputs.iter().find(|(it, rel)| !is_taken(it, rel)) {
         return Err(Failed::usage(format!("no route takes {rel}")));
     }
+    // It would run, but could not come back: `retry` puts a file into incoming/, where it is no input.
+    let ignored = |(_, rel): &(Bytes, RelPath)| Some((rel.clone(), table.ignored(rel)?.to_owned()));
+    if let Some((rel, pattern)) = inputs.iter().find_map(ignored) {
+        return Err(Failed::usage(format!(
+            "{rel} is ignored: {pattern} is no input (a temporary or hidden name)\n  Another name for it: \
+             --name NAME"
+        )));
+    }
     let waiter = if args.wait { Some(Waiter::begin(spool, args.json)?) } else { None };
     let settings = || {
         let loaded = spool.load().map_err(|failed| HandInError::Refused(failed.message))?;

@@ -410,6 +410,13 @@ fn split(path: &Path) -> Option<(Tree, RelPath)> {
 
 /// Says that nothing is known of a name, and what to do.
 pub(crate) fn unknown(spool: &SpoolArg, target: &Target) -> Failed {
+    let waits = |rel: &RelPath| path_in(spool, Tree::Incoming, rel).symlink_metadata().is_ok();
+    if target.rel.as_ref().is_some_and(waits) || matches!(target.claimed(spool), Ok(Some(_))) {
+        return Failed::runtime(format!(
+            "{0} has not run yet\n  Where it stands: inboxd explain {0}",
+            target.shown
+        ));
+    }
     Failed::runtime(format!(
         "nothing is known of {} in {}\n  It is in none of the folders and not in the log of recent \
          jobs; `inboxd jobs` lists those.",

@@ -94,3 +94,33 @@ fn the_next_command_is_for_the_spool_that_was_made() {
     assert_eq!(next, "--spool ./jobs run");
     spool.run(&["--spool", "./jobs", "status"]).ok();
 }
+
+/// Goal: no file is handed in under a name that is no input: it would run, and once it failed `retry` would
+/// put it where nobody looks, and `--wait` wait for ever. Method: a hidden name and a listed one, with and
+/// without a daemon; the name that is told of.
+#[test]
+fn nothing_is_handed_in_that_could_not_come_back() {
+    let spool = Spool::new("ignore = [\"*.bak\"]\n[routes.main]\ncommand = [\"false\"]\n");
+    for name in [".x", "x.bak", "y.tmp"] {
+        spool.write_home(name, "x");
+        spool.run(&["submit", name]).code(2).says("is ignored").says("--name NAME");
+    }
+    let daemon = spool.daemon();
+    spool.run(&["submit", ".x"]).code(2).says("is ignored: .* is no input");
+    spool.run(&["submit", "--wait", "--name", "x", ".x"]).code(3).says("failed");
+    spool.run(&["retry", "--wait", "x"]).code(3).says("failed");
+    assert_eq!(daemon.end().code(), Some(0));
+    assert_eq!(spool.errors(), ["x"]);
+}
+
+/// Goal: of a file that waits nobody says that it is nowhere. Method: what asks for a job that has run, of one
+/// that has not.
+#[test]
+fn a_file_that_waits_is_not_unknown() {
+    let spool = Spool::new("[routes.main]\ncommand = [\"true\"]\n");
+    spool.drop_file("a", "x");
+    for command in ["retry", "rerun", "log"] {
+        spool.run(&[command, "a"]).code(1).says("a has not run yet").says("inboxd explain a");
+        spool.run(&[command, "b"]).code(1).says("nothing is known of b");
+    }
+}
