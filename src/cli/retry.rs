@@ -130,6 +130,8 @@ pub(crate) struct Move {
     beside: Vec<Beside>,
     /// Why it failed: the file that says it.
     sidecar: Option<(PathBuf, u64)>,
+    /// The pattern for which it is no input there, such as a hidden name that a worker made for `next`.
+    ignored: Option<String>,
 }
 
 impl Move {
@@ -139,7 +141,8 @@ impl Move {
         let to = failure.original();
         let beside = table.map(|table| beside(table, what, (&failure.at, &to), job));
         let beside = beside.unwrap_or_default();
-        Self { to, at: failure.at, what, beside, sidecar: failure.sidecar }
+        let ignored = ignored(table, &to);
+        Self { to, at: failure.at, what, beside, sidecar: failure.sidecar, ignored }
     }
 
     pub(crate) fn rerun(
@@ -150,7 +153,18 @@ impl Move {
         table: Option<&RouteTable>,
     ) -> Self {
         let beside = table.map(|table| beside(table, what, (&at, &to), job)).unwrap_or_default();
-        Self { at, to, what, beside, sidecar: None }
+        let ignored = ignored(table, &to);
+        Self { at, to, what, beside, sidecar: None, ignored }
+    }
+
+    /// Why it would stay in `incoming/` for good.
+    fn obstacle(&self) -> Option<String> {
+        if self.what == What::Folder && self.beside.is_empty() {
+            // Its files would be jobs of their own.
+            return Some(format!("no route takes {} as one job now (unit = \"folder\")", self.to));
+        }
+        let pattern = self.ignored.as_ref()?;
+        Some(format!("{} would be ignored in incoming/: {pattern} is no input", self.to))
     }
 
     /// Where what goes along may stand, beside it.
@@ -161,6 +175,10 @@ impl Move {
         };
         self.beside.iter().flat_map(|it| it.went_as.iter().filter_map(beside)).collect()
     }
+}
+
+fn ignored(table: Option<&RouteTable>, to: &RelPath) -> Option<String> {
+    table?.ignored(to).map(str::to_owned)
 }
 
 /// What goes along with a job's file: companions first, and then what says that it is complete.
@@ -214,14 +232,10 @@ pub(crate) fn move_back(
     let mut awaited = Vec::new();
     let mut failed = None;
     for it in moves {
-        if it.what == What::Folder && it.beside.is_empty() {
-            // Its files would be jobs of their own.
+        if let Some(obstacle) = it.obstacle() {
             let at =
                 shown_in(spool, if from == From::Error { Tree::Error } else { Tree::Done }, &it.at);
-            eprint_line(&format!(
-                "error: no route takes {} as one job now (unit = \"folder\")\n  {at} stays where it is.",
-                it.to
-            ));
+            eprint_line(&format!("error: {obstacle}\n  {at} stays where it is."));
             failed = Some(ExitCode::from(1));
             continue;
         }

@@ -124,3 +124,22 @@ fn a_file_that_waits_is_not_unknown() {
         spool.run(&[command, "b"]).code(1).says("nothing is known of b");
     }
 }
+
+/// Goal: `retry` and `rerun` put nothing where nobody looks: it would never run again. Method: a worker that
+/// makes a file under a hidden name for the next route, beside a sound one; both fail, all are retried.
+#[test]
+fn what_is_no_input_stays_where_it_is() {
+    let spool = Spool::new(
+        "[routes.a]\nglob = \"x\"\noutput = true\nnext = \"b\"\nstdout = \"none\"\n\
+         command = [\"sh\", \"-c\", \"touch $1/.hidden $1/sound\", \"sh\", \"{output}\"]\n\
+         [routes.b]\nglob = \"**/*.made/**\"\ncommand = [\"test\", \"-e\", \"mended\"]\n",
+    );
+    spool.drop_file("x", "x");
+    spool.run(&["batch"]).code(3);
+    spool.write("mended", "");
+    let said = spool.run(&["retry", "--all", "--wait"]).code(1);
+    said.says("x.made/.hidden would be ignored in incoming/: .* is no input")
+        .says("stays where it is");
+    assert!(spool.has("error/x.made/.hidden") && spool.has("error/.why/x.made/.hidden.json"));
+    assert!(spool.has("done/x.made/sound") && !spool.has("incoming/x.made/.hidden"));
+}
