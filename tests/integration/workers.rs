@@ -402,6 +402,42 @@ fn returns_become_rows() {
     assert_eq!(spool.csv("r").column("a").len(), 203_001);
 }
 
+/// Goal: a worker that stays for millions of jobs does not grow with them: the C library keeps each value that a
+/// variable ever had. Method: a function that tells its memory, early and after 40,000 records.
+#[test]
+fn a_function_may_stay_for_long() {
+    let spool = function(
+        "def f(line):\n    return {'kib': int(open('/proc/self/statm').read().split()[1]) * 4}\n",
+        "records = \"lines\"\nworkers = 1\ntrace_columns = false\n",
+    );
+    let lines: Vec<String> = (0..40_000).map(|n| n.to_string()).collect();
+    spool.drop_file("x", lines.join("\n"));
+    spool.run(&["batch"]).ok();
+    let kib: Vec<u64> = spool.csv("r").column("kib").iter().map(|it| it.parse().unwrap()).collect();
+    let (early, late) = (kib[5_000], kib[kib.len() - 1]);
+    assert!(late < early + 1_000, "{early} KiB became {late} KiB");
+}
+
+/// Goal: a file that is called like a module of Python's own breaks no route, not even its own.
+/// Method: the functions of two routes in files that the shim would import in place of the library's.
+#[test]
+fn a_file_called_like_a_module_breaks_no_route() {
+    let spool = function(
+        "import os\ndef f(path): return {'a': os.environ['INBOXD_REL']}\n",
+        "glob = \"x\"\ntrace_columns = false\n\
+         [routes.json]\ninterpreter = \"$PYTHON\"\npython = \"json.py:f\"\nglob = \"y\"\ntrace_columns = false\n",
+    );
+    for name in ["json.py", "socket.py"] {
+        spool.write(name, "def f(path): return {'a': 1}\n");
+    }
+    for name in ["x", "y"] {
+        spool.drop_file(name, "x");
+    }
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.csv("r").sorted(), ["x"], "{}", spool.report());
+    assert_eq!(spool.csv("json").sorted(), ["1"]);
+}
+
 /// Goal: `kwargs` checks what it is given, says all that is wrong at once, and honours defaults.
 /// Method: one file a mistake.
 #[test]
@@ -551,7 +587,7 @@ fn violations_have_their_consequences() {
         ),
         (
             "say('rows', id=m['id'], seq=0, file='../x', bytes=1, count=1, sha256='0'); done(m, rows=1, chunks=1)",
-            "rows: file ../x: ",
+            "rows: file ../x is not beneath the scratch folder",
             true,
         ),
         ("os._exit(0)", "exit 0 without a result", false),

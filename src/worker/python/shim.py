@@ -9,6 +9,13 @@
 
 
 def _inboxd():
+    import sys
+
+    # With `-c` the spool comes first, where a json.py of the user's would stand in for the library's, in all
+    # routes: the file's folder comes first once everything of ours is here.
+    if "" in sys.path:
+        sys.path.remove("")
+
     import base64
     import importlib.machinery
     import importlib.util
@@ -17,7 +24,6 @@ def _inboxd():
     import linecache
     import os
     import socket
-    import sys
     import traceback
     import types
 
@@ -89,9 +95,31 @@ def _inboxd():
     try:
         import ctypes
 
-        c_flush = ctypes.CDLL(None).fflush
+        c = ctypes.CDLL(None)
+        c_flush, c_putenv, c_malloc = c.fflush, c.putenv, c.malloc
+        c_putenv.argtypes, c_malloc.argtypes, c_malloc.restype = [ctypes.c_void_p], [ctypes.c_size_t], ctypes.c_void_p
+        memmove = ctypes.memmove
     except (ImportError, OSError, AttributeError):
-        c_flush = None
+        c_flush = c_putenv = None
+
+    # `os.putenv` keeps every value that there ever was: half a kilobyte a job, for as long as we live. Here
+    # each variable has a place of its own, whose memory is never given back, as the C library points to it.
+    places = {}
+
+    def put(key, coded):
+        text = key + b"=" + coded + b"\0"
+        size, place = places.get(key, (0, None))
+        if size < len(text):
+            size = 2 * len(text)
+            place = c_malloc(size)
+            if not place:
+                raise MemoryError
+            places[key] = size, place
+        memmove(place, text, len(text))
+        c_putenv(place)
+
+    if c_putenv is None:
+        put = os.putenv
 
     # The file itself is always compiled anew: a change within a second would not be seen otherwise,
     # and the spool gets no folder that nobody asked for. What it imports is cached as usual.
@@ -128,7 +156,7 @@ def _inboxd():
         """The route cannot work: said once, at the start."""
 
     def load():
-        sys.path[0:1] = [os.path.dirname(path)]
+        sys.path.insert(0, os.path.dirname(path))
         sys.argv = [path]
         loader = Fresh(stem, path)
         spec = importlib.util.spec_from_file_location(stem, path, loader=loader)
@@ -317,7 +345,7 @@ def _inboxd():
         if is_quick:
             key, coded = name.encode(), value.encode(coding, "surrogateescape")
             if kept.get(key) != coded:
-                os.putenv(key, coded)
+                put(key, coded)
                 kept[key] = coded
         else:
             os.environ[name] = value

@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
+use rustix::io::Errno;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
@@ -176,7 +177,12 @@ impl Job {
             let most = bytesize::ByteSize::b(limits::ROWS_FILE);
             return Err(format!("rows: file {shown} has more than {most}"));
         }
-        let failed = |error: std::io::Error| format!("rows: file {shown}: {error}");
+        let failed = |error: std::io::Error| match Errno::from_io_error(&error) {
+            Some(Errno::XDEV | Errno::LOOP) => format!(
+                "rows: file {shown} is not beneath the scratch folder; its path is relative to that, without links"
+            ),
+            _ => format!("rows: file {shown}: {error}"),
+        };
         let folder = open(&self.scratch, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| failed(errno.into()))?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -422,9 +428,15 @@ mod tests {
             ("rows", 16, 2, sum, "checksum"),
             ("rows", 17, 2, &real, "has 16 bytes, not 17"),
             ("rows", 16, 3, &real, "has 2 rows, not 3"),
-            ("link", 16, 2, &real, "rows: file link"),
-            ("../rows", 16, 2, &real, "rows: file ../rows"),
-            ("/etc/passwd", 16, 2, &real, "rows: file /etc/passwd"),
+            ("link", 16, 2, &real, "rows: file link is not beneath the scratch folder"),
+            ("../rows", 16, 2, &real, "rows: file ../rows is not beneath the scratch folder"),
+            (
+                "/etc/passwd",
+                16,
+                2,
+                &real,
+                "rows: file /etc/passwd is not beneath the scratch folder",
+            ),
             ("rows", 1u64 << 40, 2, &real, "has more than"),
         ] {
             let line = format!(
