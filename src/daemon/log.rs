@@ -38,6 +38,9 @@ pub fn begin(format: Format) {
     }
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     let log = log.with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    // A line that cannot be written would be told of on stderr, and panic there: a full disk below the
+    // log, or a reader of it that ended, must not end the daemon.
+    let log = log.log_internal_errors(false);
     match format {
         Format::Json => log.json().flatten_event(true).init(),
         Format::Text => log.init(),

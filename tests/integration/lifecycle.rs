@@ -381,3 +381,15 @@ fn too_few_descriptors_are_waited_for() {
     assert!(!jobs.contains("lost: "), "{jobs}");
     assert_eq!(jobs.matches("\"attempts\":1").count(), 12, "{jobs}");
 }
+
+/// Goal: a log that cannot be written, since its disk is full or who reads it has ended, stops no job.
+/// Method: a stderr on which every write fails.
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let spool = Spool::new("[routes.main]\nstdout = \"none\"\ncommand = [\"true\"]\n");
+    let full = "exec \"$0\" \"$@\" >/dev/full 2>&1";
+    let daemon = spool.start_under(&["sh", "-c", full], &["run"]);
+    spool.drop_file("x", "x");
+    spool.wait_until("it is done", || spool.has("done/x"));
+    daemon.end_well();
+}
