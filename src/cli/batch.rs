@@ -48,7 +48,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     match beside(args, spool)? {
         Some(code) => Ok(code),
-        None => super::supervised(|leash| serve_batch(args, spool, leash)),
+        None => super::supervised(ExitCode::FAILURE, |leash| serve_batch(args, spool, leash)),
     }
 }
 

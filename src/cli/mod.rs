@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rustix::io::Errno;
 
-use crate::config::{ConfigError, Loaded, load};
+use crate::config::{ConfigError, Loaded, limits, load};
 use crate::daemon::control::{Ask, Client};
 use crate::daemon::keeper::{KeeperError, Shortage};
 use crate::daemon::shell::ShellError;
@@ -179,11 +180,15 @@ pub fn main() -> ExitCode {
 }
 
 /// Divides the program in supervisor and daemon; `serve` runs as the daemon.
+///
+/// `stopped` is the end of one that was stopped before it had begun.
 pub(crate) fn supervised(
+    stopped: ExitCode,
     serve: impl FnOnce(Leash) -> Result<ExitCode, Failed>,
 ) -> Result<ExitCode, Failed> {
     match supervise(std::env::args_os()) {
         Ok(Supervised::Daemon(leash)) => serve(leash),
+        Ok(Supervised::Stopped) => Ok(stopped),
         Ok(Supervised::Ended { code, signal }) => {
             if let Some(signal) = signal {
                 let name =
@@ -225,16 +230,25 @@ impl SpoolArg {
 
     /// That there is a spool, for the commands that only look.
     pub(crate) fn must_exist(&self) -> Result<(), Failed> {
-        let settings = std::fs::metadata(self.path.join("inboxd.toml"));
-        if settings.is_ok() || self.path.join("journal").is_dir() {
+        use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+        let Err(error) = std::fs::metadata(self.path.join("inboxd.toml")) else { return Ok(()) };
+        if self.path.join("journal").is_dir() {
             return Ok(());
         }
-        if settings.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
-            return Err(Failed::runtime(format!(
-                "cannot look into {}: Permission denied\n  Run the command as the user or in the \
-                 group that inboxd runs as.",
-                self.shown()
-            )));
+        match error.kind() {
+            NotFound | NotADirectory => {}
+            PermissionDenied => {
+                return Err(Failed::runtime(format!(
+                    "cannot look into {}: Permission denied\n  Run the command as the user or in \
+                     the group that inboxd runs as.",
+                    self.shown()
+                )));
+            }
+            // A disk that fails: `init` would be no help.
+            _ => {
+                let place = below(self, "inboxd.toml");
+                return Err(Failed::runtime(format!("cannot read {place}: {error}")));
+            }
         }
         Err(Failed::usage(format!(
             "{} is no spool: there is no inboxd.toml in it\n  `inboxd init` makes one; --spool DIR \
@@ -246,6 +260,13 @@ impl SpoolArg {
     /// Whether a daemon serves it. One that cannot be spoken with is an error.
     pub(crate) fn ask(&self, ask: &Ask) -> Result<Option<Client>, Failed> {
         match Client::ask(&self.path, ask) {
+            Ok(Some(client)) => {
+                // What is handed in may be large, and a batch is followed to its end.
+                if !matches!(ask, Ask::Submit { .. } | Ask::Batch { .. }) {
+                    client.patience(limits::ANSWER_PATIENCE)?;
+                }
+                Ok(Some(client))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             other => other.map_err(|error| {
                 let place = below(self, "inboxd.sock");
@@ -315,7 +336,11 @@ impl SpoolArg {
             chain(error),
             self.shown(),
             show::size(free),
-            if is_full { Shortage::of(error).remedy() } else { "Look at the disk (dmesg)" }
+            match error {
+                _ if is_full => Shortage::of(error).remedy(),
+                _ if is_in_the_way(error) => "Look at what is there (ls -ld, lsattr -d)",
+                _ => "Look at the disk (dmesg)",
+            }
         );
         Failed { message, code: 1, word: "fatal" }
     }
@@ -326,6 +351,14 @@ fn is_forbidden(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |error| error.source())
         .filter_map(|error| error.downcast_ref::<io::Error>())
         .any(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// Somebody's doing and not the disk's: permissions, attributes, another thing in place of ours.
+fn is_in_the_way(error: &KeeperError) -> bool {
+    let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    sources.filter_map(|source| Errno::from_io_error(source.downcast_ref()?)).any(|errno| {
+        matches!(errno, Errno::PERM | Errno::ACCESS | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP)
+    })
 }
 
 /// Errors of settings, a line each, each but the first with its own `error:`.

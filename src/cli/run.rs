@@ -32,7 +32,7 @@ enum LogFormat {
 }
 
 pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
-    super::supervised(|leash| serve_run(args, spool, leash))
+    super::supervised(ExitCode::SUCCESS, |leash| serve_run(args, spool, leash))
 }
 
 fn serve_run(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, Failed> {

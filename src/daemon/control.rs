@@ -361,11 +361,16 @@ impl Client {
         self.reader.get_ref().set_read_timeout(Some(time))
     }
 
-    /// The next line of the answer as JSON; `None` at its end, or when patience has ended.
+    /// The next line of the answer as JSON; `None` at its end. That patience has ended is an error.
     pub fn next_answer(&mut self) -> io::Result<Option<serde_json::Value>> {
         match self.wait_answer()? {
             Answer::Line(value) => Ok(Some(value)),
-            Answer::NotYet | Answer::Over => Ok(None),
+            Answer::Over => Ok(None),
+            Answer::NotYet => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the running inboxd does not answer\n  It is suspended, waits for its disk, or is short of \
+                 descriptors: see its log. To kill and start it loses no accepted file.",
+            )),
         }
     }
 
@@ -387,5 +392,22 @@ impl Client {
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Answer::Over),
             Err(error) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a command does not hang with a daemon that is suspended, nor take it for one that has ended.
+    /// Method: a socket whose other end says nothing, and then goes.
+    #[test]
+    fn a_silent_daemon_is_an_error_and_a_gone_one_is_none() {
+        let (stream, daemon) = UnixStream::pair().unwrap();
+        let mut client = Client { reader: BufReader::new(stream), line: Vec::new() };
+        client.patience(std::time::Duration::from_millis(1)).unwrap();
+        assert_eq!(client.next_answer().unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(daemon);
+        assert_eq!(client.next_answer().unwrap(), None);
     }
 }

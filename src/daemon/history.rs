@@ -9,6 +9,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -121,24 +122,25 @@ impl JobLine {
 /// The writing end; the keeper's thread has it.
 pub struct History {
     folder: PathBuf,
-    file: File,
-    number: u64,
-    len: u64,
+    /// `None`: it could not be opened; the next flush tries again.
+    newest: Option<Newest>,
     buffer: Vec<u8>,
 }
 
+/// The file that is written.
+struct Newest {
+    file: File,
+    number: u64,
+    len: u64,
+}
+
 impl History {
-    /// Opens the newest file for appending, in `SPOOL/log`.
-    pub fn open(spool: &Path) -> io::Result<Self> {
+    /// The job log in `SPOOL/log`, which is made where it is missing.
+    pub fn open(spool: &Path) -> Self {
         let folder = spool.join("log");
-        match std::fs::create_dir(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        let number = numbers(&folder)?.last().copied().unwrap_or(1);
-        let file = open_file(&folder, number)?;
-        let len = file.metadata()?.len();
-        Ok(Self { folder, file, number, len, buffer: Vec::new() })
+        // What stands in the way is said when there is something to write.
+        let newest = Newest::open(&folder).ok();
+        Self { folder, newest, buffer: Vec::new() }
     }
 
     /// Adds a job; written by [`History::flush`].
@@ -155,12 +157,17 @@ impl History {
         }
         // Whatever becomes of it, it is not kept: a full disk must not fill the memory too.
         let buffer = std::mem::take(&mut self.buffer);
-        self.file.write_all(&buffer)?;
-        self.len += buffer.len() as u64;
-        if self.len >= limits::JOB_LOG_FILE {
-            self.number += 1;
-            self.file = open_file(&self.folder, self.number)?;
-            self.len = 0;
+        // Who cleans up removes logs, too, and what is written to a removed file is read by nobody.
+        let open = match self.newest.take().filter(|newest| newest.is_there(&self.folder)) {
+            Some(newest) => newest,
+            None => Newest::open(&self.folder)?,
+        };
+        let newest = self.newest.insert(open);
+        newest.file.write_all(&buffer)?;
+        newest.len += buffer.len() as u64;
+        if newest.len >= limits::JOB_LOG_FILE {
+            let number = newest.number + 1;
+            *newest = Newest { file: open_file(&self.folder, number)?, number, len: 0 };
             let numbers = numbers(&self.folder)?;
             let old = numbers.len().saturating_sub(limits::JOB_LOG_FILES);
             for number in numbers.into_iter().take(old) {
@@ -168,6 +175,26 @@ impl History {
             }
         }
         Ok(())
+    }
+}
+
+impl Newest {
+    fn open(folder: &Path) -> io::Result<Self> {
+        match std::fs::create_dir(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let number = numbers(folder)?.last().copied().unwrap_or(1);
+        let file = open_file(folder, number)?;
+        let len = file.metadata()?.len();
+        Ok(Self { file, number, len })
+    }
+
+    /// Its name still leads to it.
+    fn is_there(&self, folder: &Path) -> bool {
+        let named = std::fs::metadata(path_of(folder, self.number));
+        let pair = named.and_then(|named| Ok((named, self.file.metadata()?)));
+        pair.is_ok_and(|(named, ours)| (named.dev(), named.ino()) == (ours.dev(), ours.ino()))
     }
 }
 

@@ -237,7 +237,7 @@ async fn run(
         keeper,
         pool,
         stop: stop.clone(),
-        history: History::open(&opened.path).ok(),
+        history: Some(History::open(&opened.path)),
         listener: Broadcast { notices: notices.clone(), ready: Some(ready) },
         mode: options.mode,
         grants,

@@ -38,6 +38,8 @@ use super::own_pages;
 pub enum Supervised {
     /// The daemon: serve, and keep the leash in sight.
     Daemon(Leash),
+    /// The supervisor, after TERM or INT came before the daemon listened to them: all is as it was.
+    Stopped,
     /// The supervisor, after the daemon and all that it left have ended.
     Ended {
         /// To exit with: the daemon's own status, 128 + N where signal N ended it.
@@ -79,7 +81,12 @@ pub fn supervise(arguments: impl IntoIterator<Item = OsString>) -> io::Result<Su
     drop(held);
     let status = daemon.wait()?;
     end_all_children()?;
-    watched.map(|()| Supervised::Ended { code: code(status), signal: status.signal() })
+    let handed_on = watched?;
+    let signal = status.signal();
+    if signal.is_some_and(|signal| handed_on.is_some_and(|on| on.as_raw() == signal)) {
+        return Ok(Supervised::Stopped);
+    }
+    Ok(Supervised::Ended { code: code(status), signal })
 }
 
 fn start_daemon(
@@ -93,10 +100,11 @@ fn start_daemon(
     command.args(arguments).env(LEASH_VAR, identity(leash.as_fd())?).stdin(leash).spawn()
 }
 
-/// Sleeps until the daemon has ended; hands signals on meanwhile.
-fn watch(daemon: &Child, signals: &Forwarded) -> io::Result<()> {
+/// Sleeps until the daemon has ended; hands signals on meanwhile. Which of TERM and INT was the last one.
+fn watch(daemon: &Child, signals: &Forwarded) -> io::Result<Option<Signal>> {
     let pidfd = pidfd_open(Pid::from_child(daemon), PidfdFlags::empty())?;
     let [(_, term), (_, int), (_, hup)] = &signals.0;
+    let mut handed_on = None;
     loop {
         let mut fds = [&pidfd, term, int, hup].map(|fd| PollFd::new(fd, PollFlags::IN));
         match poll(&mut fds, None) {
@@ -110,6 +118,7 @@ fn watch(daemon: &Child, signals: &Forwarded) -> io::Result<()> {
             let mut bytes = [0u8; 64];
             for _ in 0..rustix::io::read(pipe, &mut bytes).unwrap_or(0) {
                 match pidfd_send_signal(&pidfd, *signal) {
+                    Ok(()) if *signal != Signal::HUP => handed_on = Some(*signal),
                     // It has ended meanwhile.
                     Ok(()) | Err(Errno::SRCH) => {}
                     Err(errno) => return Err(errno.into()),
@@ -117,7 +126,7 @@ fn watch(daemon: &Child, signals: &Forwarded) -> io::Result<()> {
             }
         }
         if ended {
-            return Ok(());
+            return Ok(handed_on);
         }
     }
 }

@@ -99,3 +99,42 @@ fn another_incoming_is_served() {
     process(&spool, "3");
     assert!(daemon.end().success());
 }
+
+/// Goal: who clears `log/` does not end the job log, nor does what stood in its way at the start. Method: a
+/// file in its place at the start, then nothing; the folder removed; its file replaced.
+#[test]
+fn a_removed_job_log_is_begun_anew() {
+    let spool = Spool::new(SETTINGS);
+    spool.write("log", "");
+    let daemon = spool.daemon();
+    rustix::fs::unlink(spool.path("log")).unwrap();
+    process(&spool, "1");
+    let knows = |tag: &str| {
+        let name = format!("good{tag}");
+        spool.wait_until("it is in the job log", || spool.run(&["jobs"]).stdout().contains(&name));
+    };
+    knows("1");
+    remove(&spool, "log");
+    process(&spool, "2");
+    knows("2");
+    rustix::fs::rename(spool.path("log/jobs.1.ndjson"), spool.path("log/old")).unwrap();
+    process(&spool, "3");
+    knows("3");
+    daemon.end_well();
+}
+
+/// Goal: where it is not the disk that fails, nobody is sent to look at the disk. Method: a file in place of
+/// `done/` under a running daemon; a spool whose path leads nowhere, which is none that `init` would mend.
+#[test]
+fn what_stands_in_the_way_is_not_called_a_disk() {
+    let (spool, mut daemon) = served();
+    remove(&spool, "done");
+    spool.write("done", "");
+    spool.drop_file("x", "row\n");
+    assert_eq!(daemon.wait().code(), Some(1));
+    let log = daemon.log();
+    assert!(log.contains("Look at what is there (ls -ld, lsattr -d)"), "{log}");
+    rustix::fs::symlink("loop", spool.home().join("loop")).unwrap();
+    let said = spool.run(&["--spool", "loop", "status"]).code(1).both();
+    assert!(said.contains("cannot read loop/inboxd.toml: Too many"), "{said}");
+}

@@ -23,12 +23,14 @@ fn as_the_program() {
     match std::env::var(PROGRAM_VAR).as_deref() {
         Ok("supervised") => supervised_program(),
         Ok("sweeping") => sweeping_program(),
+        Ok("starting") => starting_program(),
         _ => {}
     }
 }
 
 fn supervised_program() {
     let leash = match supervise(std::env::args_os()).unwrap() {
+        Supervised::Stopped => return println!("\nended stopped"),
         Supervised::Ended { code, .. } => return println!("\nended {code}"),
         Supervised::Daemon(leash) => leash,
     };
@@ -47,6 +49,18 @@ fn supervised_program() {
         end_all_children().unwrap();
     }
     // On TERM it ends and leaves its workers alive: they are the supervisor's then.
+}
+
+/// A daemon that still starts: it listens to nothing yet.
+fn starting_program() {
+    match supervise(std::env::args_os()).unwrap() {
+        Supervised::Stopped => println!("\nended stopped"),
+        Supervised::Ended { code, .. } => println!("\nended {code}"),
+        Supervised::Daemon(leash) => {
+            println!("\ndaemon {}", getpid().as_raw_nonzero());
+            leash.wait();
+        }
+    }
 }
 
 fn sweeping_program() {
@@ -193,4 +207,22 @@ fn a_sweep_ends_only_what_escaped() {
     let (mut child, out) = start("sweeping");
     let said: Vec<String> = out.lines().map_while(Result::ok).collect();
     assert!(child.wait().unwrap().success(), "{said:?}");
+}
+
+/// Goal: who stops what has just been started hears of no failure, as systemd would show one. Method: TERM
+/// and INT to the supervisor of a daemon that listens to nothing yet; TERM to the daemon alone is a death.
+#[test]
+fn a_stop_before_the_daemon_listens_is_no_failure() {
+    let end = |ended_by: Signal, is_daemon: bool| {
+        let (mut supervisor, out) = start("starting");
+        let mut lines = out.lines().map_while(Result::ok);
+        let daemon = lines.find_map(|line| line.strip_prefix("daemon ")?.parse().ok());
+        let pid = if is_daemon { daemon } else { i32::try_from(supervisor.id()).ok() };
+        signal(Pid::from_raw(pid.unwrap()).unwrap(), ended_by);
+        supervisor.wait().unwrap();
+        lines.filter_map(|line| line.strip_prefix("ended ").map(str::to_owned)).last()
+    };
+    assert_eq!(end(Signal::TERM, false).as_deref(), Some("stopped"));
+    assert_eq!(end(Signal::INT, false).as_deref(), Some("stopped"));
+    assert_eq!(end(Signal::TERM, true).as_deref(), Some("143"));
 }
