@@ -368,7 +368,8 @@ impl Client {
             Answer::Over => Ok(None),
             Answer::NotYet => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the running inboxd does not answer\n  It is suspended, waits for its disk, or is short of \
+                "the running inboxd does not answer\n  It is suspended, waits for its disk or for who \
+                 reads its log, or is short of \
                  descriptors: see its log. To kill and start it loses no accepted file.",
             )),
         }
