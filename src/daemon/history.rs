@@ -150,11 +150,13 @@ impl History {
         }
     }
 
+    /// Nothing waits to be written.
+    pub fn is_written(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
     /// Writes what was added, and goes on to the next file where this one is full.
     pub fn flush(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
         // Whatever becomes of it, it is not kept: a full disk must not fill the memory too.
         let buffer = std::mem::take(&mut self.buffer);
         // Who cleans up removes logs, too, and what is written to a removed file is read by nobody.

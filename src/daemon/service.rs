@@ -89,8 +89,8 @@ pub struct Service<F: Filesystem, L: Listener> {
     pub pool: Pool,
     /// Ends running attempts.
     pub stop: Stop,
-    /// The job log; without it nothing else changes.
-    pub history: Option<History>,
+    /// The job log; where it cannot be written nothing else changes.
+    pub history: History,
     /// Who is told.
     pub listener: L,
     /// When it ends.

@@ -237,7 +237,7 @@ async fn run(
         keeper,
         pool,
         stop: stop.clone(),
-        history: Some(History::open(&opened.path)),
+        history: History::open(&opened.path),
         listener: Broadcast { notices: notices.clone(), ready: Some(ready) },
         mode: options.mode,
         grants,

@@ -100,13 +100,16 @@ fn another_incoming_is_served() {
     assert!(daemon.end().success());
 }
 
-/// Goal: who clears `log/` does not end the job log, nor does what stood in its way at the start. Method: a
-/// file in its place at the start, then nothing; the folder removed; its file replaced.
+/// Goal: who clears `log/` does not end the job log, nor does what stood in its way at the start, which is said
+/// once. Method: a file in its place for two jobs, then nothing; the folder removed; its file replaced.
 #[test]
 fn a_removed_job_log_is_begun_anew() {
     let spool = Spool::new(SETTINGS);
     spool.write("log", "");
     let daemon = spool.daemon();
+    process(&spool, "-early");
+    process(&spool, "-later");
+    assert_eq!(daemon.log().matches("job log cannot be written").count(), 1, "{}", daemon.log());
     rustix::fs::unlink(spool.path("log")).unwrap();
     process(&spool, "1");
     let knows = |tag: &str| {

@@ -9,7 +9,6 @@
 use std::time::{Duration, Instant};
 
 use super::{JobLine, Listener, Notice, Service};
-use crate::daemon::history::History;
 use crate::fs::RealFs;
 
 /// A paused route is tried again after this long, whatever changed.
@@ -31,14 +30,10 @@ impl<L: Listener> Service<RealFs, L> {
                     None => &mut status.done,
                 };
                 *counter += 1;
-                if let Some(history) = &mut self.history {
-                    history.add(&JobLine::of(finished));
-                }
+                self.history.add(&JobLine::of(finished));
             }
             Notice::RecordFailed(record) => {
-                if let Some(history) = &mut self.history {
-                    history.add(&JobLine::of_record(record));
-                }
+                self.history.add(&JobLine::of_record(record));
             }
             Notice::Paused { route, why } => {
                 self.state.clears_line = true;
@@ -76,14 +71,17 @@ impl<L: Listener> Service<RealFs, L> {
     }
 
     fn flush_history(&mut self) {
-        match self.history.as_mut().map(History::flush) {
+        if self.history.is_written() {
+            return;
+        }
+        match self.history.flush() {
             // A log that cannot be written must not stop a job: said once, and tried again.
-            Some(Err(error)) if !self.state.history_failed => {
+            Err(error) if !self.state.history_failed => {
                 self.state.history_failed = true;
                 self.listener.notice(Notice::HistoryFailed { reason: error.to_string() });
             }
-            Some(Ok(())) => self.state.history_failed = false,
-            _ => {}
+            Err(_) => {}
+            Ok(()) => self.state.history_failed = false,
         }
     }
 }
