@@ -10,6 +10,7 @@
 //! - What a worker left beside its input in the job's folder goes along with it; nothing is deleted. What
 //!   it made as another user, who alone may move it, stays in `processing/ID.N.left`: the folder gets that
 //!   name before the file leaves it, since what stands in a job's folder without its input looks like a job.
+//!   So does a folder in which a process that the worker left still makes files.
 //! - Files that came together go under names of one kind, their own or all `x~ID.json`: so none stands there
 //!   as the companion of another job's file. A power cut may mix them; what has an id is certain then.
 //! - Not durable when it returns. A journal segment goes only after a checkpoint made it so.
@@ -92,13 +93,18 @@ impl<F: Filesystem> Spool<F> {
         }
         match self.try_settle(it, folders) {
             Err(error) if is_denied(&error) && self.has_foreign(Place::Job(it.claimed))? => {
-                let names = [Place::Job(it.claimed), Place::Left(it.claimed)].map(Place::name);
-                let [job, left] = names.each_ref().map(Path::new);
-                self.fs.rename(&self.processing, job, &self.processing, left)?;
+                self.leave_folder(it.claimed)?;
                 self.settle_from_left(it)
             }
             other => other.map(done),
         }
+    }
+
+    /// Gives a job's folder the name under which it stays.
+    fn leave_folder(&self, claimed: Claimed) -> io::Result<()> {
+        let names = [Place::Job(claimed), Place::Left(claimed)].map(Place::name);
+        let [job, left] = names.each_ref().map(Path::new);
+        self.fs.rename(&self.processing, job, &self.processing, left)
     }
 
     /// Settles a recorded job's file, and nothing else, from the folder that only another user may empty.
@@ -184,7 +190,13 @@ impl<F: Filesystem> Spool<F> {
             let folder = Folder { claimed: it.claimed, dir: Some(from) };
             self.keep_or_remove(it.rel.parent(), folder, folders)?;
         } else if !it.alone {
-            fs::remove_tree(&self.fs, &self.processing, Path::new(&job))?;
+            match fs::remove_tree(&self.fs, &self.processing, Path::new(&job)) {
+                // A process that the worker left still writes there. What it makes is no job: a start removes it.
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                    self.leave_folder(it.claimed)?;
+                }
+                other => other?,
+            }
         }
         Ok(rel)
     }

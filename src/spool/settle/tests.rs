@@ -49,6 +49,32 @@ fn a_full_disk_does_not_move_a_file_elsewhere() {
     }
 }
 
+/// Goal: a process that the worker left, and that writes on beside the input, stops no daemon, and what it makes
+/// is no job at the next start. Method: the emptied folder is full again when it is removed.
+#[test]
+fn what_is_still_written_beside_the_input_is_set_aside() {
+    let home = tempfile::tempdir().unwrap();
+    let fs = Faults::new(RealFs);
+    let spool = Spool::open(fs.clone(), RealFs.open_root(home.path()).unwrap()).unwrap();
+    let claimed = Claimed::file(JobId::next(JobId::MIN, 1, [1; 10]), 1);
+    let folder = home.path().join("processing").join(Place::Job(claimed).name());
+    std::fs::create_dir(&folder).unwrap();
+    for name in ["x", "x.part"] {
+        std::fs::write(folder.join(name), name).unwrap();
+    }
+    fs.arm_for(|op| op == Op::RemoveDir, 1, Errno::NOTEMPTY, Then::Works);
+    let rel = RelPath::new("x").unwrap();
+    let settling = Settling { job: claimed.job, claimed, rel: &rel, why: None, alone: false };
+    let moved = spool.settle(&settling, &mut Folders::new(1)).unwrap();
+    assert_eq!(moved.rel, Some("x".into()));
+    assert!(home.path().join("done/x.part").exists());
+    let left: Vec<_> = std::fs::read_dir(home.path().join("processing"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(left, [Place::Left(claimed).name()]);
+}
+
 /// Goal: a file whose target was taken away stays where it is and is settled later, never counted as
 /// one that its worker removed: the emptied folder that it then seems to stand in is removed with it.
 /// Method: `done/` is removed; `done/sub` goes away just before the move into it.
