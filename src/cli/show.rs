@@ -188,7 +188,7 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
             format!("cannot remove the scratch of {rel}: {reason}")
         }
         Notice::LeftBehind { left } => {
-            format!("{} stays: another user's folder is in it\n  {}", left.display(), FIX_LEFT)
+            format!("{} stays after its job\n  {}", left.display(), FIX_LEFT)
         }
         Notice::SlotsRefused { workers, reason } => {
             format!("{workers} workers, and no more: {reason}")

@@ -339,7 +339,7 @@ impl State {
             print_line(&format!("{}: cannot read {trouble}", show::bad("warning")));
         }
         if let [example, ..] = self.left_behind.as_slice() {
-            let (one, many) = ("folder of another user stays", "folders of other users stay");
+            let (one, many) = ("folder stays after its job", "folders stay after their jobs");
             let folders = show::plural(self.left_behind.len() as u64, one, many);
             let place = below(spool, format!("processing/{example}"));
             print_line(&format!("{folders}, such as {place}\n  {FIX_LEFT}"));

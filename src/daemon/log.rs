@@ -141,7 +141,7 @@ fn notice(notice: &Notice) {
             warn!(path = %rel, error = %reason, "scratch cannot be removed");
         }
         Notice::LeftBehind { left } => {
-            warn!(path = %left.display(), fix = %FIX_LEFT, "another user's folder stays");
+            warn!(path = %left.display(), fix = %FIX_LEFT, "what a worker left stays");
         }
         Notice::Reappeared { rel, .. } => info!(path = %rel, "settled after a power cut"),
         Notice::Paused { route, why } => {

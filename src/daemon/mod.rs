@@ -51,7 +51,7 @@
 //! | `job done` | debug | job, path, route, attempt, took_ms, rows | recorded and in `done/` |
 //! | `job failed` | warn | job, path, route, attempt, took_ms, error | recorded and in `error/` |
 //! | `scratch cannot be removed` | warn | path, error | it stays until the next start |
-//! | `another user's folder stays` | warn | path, fix | a worker made it beside its input; the job itself is settled. The path is below the spool |
+//! | `what a worker left stays` | warn | path, fix | beside a settled job's input, another user's or still written by a process that it left. The path is below the spool |
 //! | `settled after a power cut` | info | path | recorded before; found in `incoming/` again |
 //! | `record failed` | warn | job, path, route, record, error | of an input; the first hundred in a life |
 //! | `route paused` | error | route, error, files, fix | its worker cannot run; its files stay |

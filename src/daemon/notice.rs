@@ -13,8 +13,8 @@ use crate::spool::settle::Settled;
 use super::keeper::Shortage;
 
 /// What to do about [`Notice::LeftBehind`].
-pub const FIX_LEFT: &str =
-    "its worker made it as another user: take what you need, then remove it as root";
+pub const FIX_LEFT: &str = "its worker made it as another user, or left a process that writes on: take what you need, \
+     then remove it as root";
 
 /// Kinds of reasons that the reason of an input's failed records names.
 const REASONS_SHOWN: usize = 3;
@@ -61,7 +61,8 @@ pub enum Notice {
         /// What the system said.
         reason: String,
     },
-    /// Folders that a worker made as another user stay in `processing/`: only that user may move them.
+    /// A settled job's folder stays in `processing/`: only another user may move what is in it, or a process that
+    /// the worker left writes on there.
     LeftBehind {
         /// Its path below the spool.
         left: PathBuf,

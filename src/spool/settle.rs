@@ -38,7 +38,7 @@ pub struct Settled {
     pub output: Option<PathBuf>,
     /// Path below `error/` of the failed records, if there were any.
     pub failed: Option<PathBuf>,
-    /// The name below `processing/` of what only another user may move.
+    /// The name below `processing/` of what stays: only another user may move it, or a process writes on there.
     pub left: Option<String>,
 }
 
@@ -79,10 +79,9 @@ impl<F: Filesystem> Spool<F> {
     /// Moves a recorded job's file to `done/` or `error/`: where it is now. Moves S3 to S4.
     pub fn settle(&self, it: &Settling<'_>, folders: &mut Folders<F::Dir>) -> io::Result<Moved> {
         let is_denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
-        let done = |rel| Moved { rel, left: None };
         match self.try_settle(it, folders) {
             Err(error) if is_denied(&error) => {}
-            other => return other.map(done),
+            other => return other,
         }
         // Perhaps the worker protected its folder. What was done is found done, as after a crash.
         if it.claimed.is_folder() {
@@ -96,15 +95,15 @@ impl<F: Filesystem> Spool<F> {
                 self.leave_folder(it.claimed)?;
                 self.settle_from_left(it)
             }
-            other => other.map(done),
+            other => other,
         }
     }
 
     /// Gives a job's folder the name under which it stays.
-    fn leave_folder(&self, claimed: Claimed) -> io::Result<()> {
-        let names = [Place::Job(claimed), Place::Left(claimed)].map(Place::name);
-        let [job, left] = names.each_ref().map(Path::new);
-        self.fs.rename(&self.processing, job, &self.processing, left)
+    fn leave_folder(&self, claimed: Claimed) -> io::Result<String> {
+        let [job, left] = [Place::Job(claimed), Place::Left(claimed)].map(Place::name);
+        self.fs.rename(&self.processing, Path::new(&job), &self.processing, Path::new(&left))?;
+        Ok(left)
     }
 
     /// Settles a recorded job's file, and nothing else, from the folder that only another user may empty.
@@ -156,17 +155,13 @@ impl<F: Filesystem> Spool<F> {
         Ok(stat.file_type == FileType::Dir && stat.uid != ours)
     }
 
-    fn try_settle(
-        &self,
-        it: &Settling<'_>,
-        folders: &mut Folders<F::Dir>,
-    ) -> io::Result<Option<PathBuf>> {
+    fn try_settle(&self, it: &Settling<'_>, folders: &mut Folders<F::Dir>) -> io::Result<Moved> {
         let job = Place::Job(it.claimed).name();
         let name = OsStr::from_bytes(it.rel.name());
         let (from, has_others) = match self.look_into_job(it, name, &job, folders) {
             Ok(found) => found,
             // The worker removed its folder, or this was settled before a crash.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Moved::default()),
             Err(error) => return Err(error),
         };
         let mut others = Vec::new();
@@ -186,19 +181,20 @@ impl<F: Filesystem> Spool<F> {
             self.settle_others(&from, &others, it, Kind::Own)?;
             self.settle_file(&from, name, it, (Kind::Own, it.why))?
         };
+        let mut left = None;
         if !has_others {
             let folder = Folder { claimed: it.claimed, dir: Some(from) };
             self.keep_or_remove(it.rel.parent(), folder, folders)?;
         } else if !it.alone {
             match fs::remove_tree(&self.fs, &self.processing, Path::new(&job)) {
-                // A process that the worker left still writes there. What it makes is no job: a start removes it.
+                // A process that the worker left still writes there. What it makes is no job.
                 Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
-                    self.leave_folder(it.claimed)?;
+                    left = Some(self.leave_folder(it.claimed)?);
                 }
                 other => other?,
             }
         }
-        Ok(rel)
+        Ok(Moved { rel, left })
     }
 
     /// The folder that a job's file stands in, and whether anything else stands there.

@@ -170,8 +170,8 @@ fn what_another_user_made_stops_nobody() {
     // What is ours goes along, whatever stands beside it.
     let own = |folder: &str| spool.names(folder).iter().filter(|it| it.contains("own")).count();
     assert_eq!((own("processing"), own("done"), own("error")), (0, 8, 8), "{}", spool.report());
-    daemon.wait_for_log("another user's folder stays");
-    spool.run(&["status"]).ok().says("4 folders of other users stay, such as inbox/processing/");
+    daemon.wait_for_log("what a worker left stays");
+    spool.run(&["status"]).ok().says("4 folders stay after their jobs, such as inbox/processing/");
 
     daemon.kill_all();
     let before = left().into_iter().find(|path| path.join("d").is_dir()).unwrap().join("d");
@@ -180,7 +180,7 @@ fn what_another_user_made_stops_nobody() {
     rename(&done, before.join(done.file_name().unwrap())).unwrap();
     daemon = spool.daemon_as_nobody();
     assert!(done.exists(), "{}", spool.report());
-    daemon.wait_for_log("another user's folder stays");
+    daemon.wait_for_log("what a worker left stays");
     daemon.end_well();
 }
 
@@ -222,7 +222,7 @@ fn a_job_folder_given_away_stops_nobody() {
             daemon = spool.daemon_as_nobody();
         }
     }
-    daemon.wait_for_log("another user's folder stays");
+    daemon.wait_for_log("what a worker left stays");
     daemon.end_well();
     assert!(left.iter().all(|file| file.exists()), "{}", spool.report());
 }

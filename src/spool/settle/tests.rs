@@ -66,7 +66,7 @@ fn what_is_still_written_beside_the_input_is_set_aside() {
     let rel = RelPath::new("x").unwrap();
     let settling = Settling { job: claimed.job, claimed, rel: &rel, why: None, alone: false };
     let moved = spool.settle(&settling, &mut Folders::new(1)).unwrap();
-    assert_eq!(moved.rel, Some("x".into()));
+    assert_eq!(moved, Moved { rel: Some("x".into()), left: Some(Place::Left(claimed).name()) });
     assert!(home.path().join("done/x.part").exists());
     let left: Vec<_> = std::fs::read_dir(home.path().join("processing"))
         .unwrap()
