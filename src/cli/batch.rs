@@ -347,7 +347,8 @@ fn conclude(
     }
     for (route, why) in &status.paused {
         eprint_line(&format!("route {route} PAUSED: {}", why.reason));
-        let files = show::plural(status.stuck as u64, "file waits", "files wait");
+        let waiting = status.routes.get(route).map_or(status.stuck, |load| load.waiting);
+        let files = show::plural(waiting as u64, "file waits", "files wait");
         let fix = &why.fix;
         let none = if why.is_tried { "" } else { ", none failed" };
         eprint_line(&format!("  {files}{none}. Fix {fix} and run the same command again."));

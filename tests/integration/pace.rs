@@ -78,15 +78,21 @@ fn status_tells_running_from_waiting_in_line() {
     assert_eq!(daemon.end().code(), Some(0));
 }
 
-/// Goal: `batch` ends although a paused route has more files than are claimed ahead.
-/// Method: three hundred files for a program that is not there.
+/// Goal: `batch` ends although a paused route has more files than are claimed ahead, and tells each route's own.
+/// Method: three hundred files and one for two programs that are not there.
 #[test]
 fn a_batch_of_a_paused_route_ends() {
-    let spool = Spool::new("workers = 2\n[routes.a]\ncommand = [\"./none\", \"{path}\"]\n");
+    let spool = Spool::new(
+        "workers = 2\n[routes.a]\nglob = \"*.a\"\ncommand = [\"./none\", \"{path}\"]\n\
+         [routes.b]\ncommand = [\"./none\", \"{path}\"]\n",
+    );
     for n in 0..300 {
-        spool.drop_file(format!("{n}"), "x");
+        spool.drop_file(format!("{n}.a"), "x");
     }
-    spool.run(&["batch"]).code(1).says("route a PAUSED").says("300 files wait, none failed");
+    spool.drop_file("b", "x");
+    let said = spool.run(&["batch"]).code(1);
+    let said = said.says("route a PAUSED").says("  300 files wait, none failed");
+    said.says("route b PAUSED").says("  1 file waits, none failed");
 }
 
 /// Goal: a rate holds back the starts of its route and of no other. Method: eight files at two in half a
