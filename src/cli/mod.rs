@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::{Parser, Subcommand};
 use rustix::io::Errno;
@@ -170,6 +171,12 @@ pub fn main() -> ExitCode {
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
     };
+    let done = done.and_then(|code| match UNPRINTED.get() {
+        Some(error) if code == ExitCode::SUCCESS => {
+            Err(Failed::runtime(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(code),
+    });
     match done {
         Ok(code) => code,
         Err(failed) => {
@@ -383,10 +390,18 @@ fn find_spool(cli: &Cli) -> SpoolArg {
     SpoolArg { path: PathBuf::from("inbox") }
 }
 
+/// Why a line could not be printed, for the exit code: half of what was asked for is no success.
+static UNPRINTED: OnceLock<io::Error> = OnceLock::new();
+
 /// Prints a line on stdout. A reader that has gone away (`| head`) is no error.
 pub(crate) fn print_line(line: &str) {
-    let mut out = io::stdout().lock();
-    drop(writeln!(out, "{line}"));
+    let written = writeln!(io::stdout().lock(), "{line}");
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        // The first one says it.
+        drop(UNPRINTED.set(error));
+    }
 }
 
 /// Prints a JSON value as a line on stdout.

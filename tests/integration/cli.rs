@@ -290,6 +290,24 @@ fn an_unknown_key_is_named() {
     assert_eq!(spool.names("incoming"), ["a.json"]);
 }
 
+/// Goal: a script hears that what it asked for was not written; a reader that has enough is no failure.
+/// Method: each command that prints facts, into a full disk; `status` for one who is gone.
+#[test]
+fn what_cannot_be_printed_is_no_success() {
+    let spool = Spool::new("[routes.r]\ncommand = [\"cat\", \"{path}\"]\n");
+    spool.drop_file("x", "1\n");
+    spool.run(&["batch"]).ok();
+    let full = ["sh", "-c", "exec \"$0\" \"$@\" >/dev/full"];
+    for command in
+        ["status", "status --json", "jobs", "results r", "routes", "check", "explain x", "man"]
+    {
+        let words: Vec<&str> = command.split(' ').collect();
+        spool.run_under(&full, &words, b"").code(1).says("No space left on device");
+    }
+    let gone = ["sh", "-c", "\"$0\" \"$@\" | true"];
+    spool.run_under(&gone, &["status"], b"").ok();
+}
+
 /// Goal: one daemon a spool. Method: a second `run` and a `batch` beside a running one, which goes on.
 #[test]
 fn a_second_daemon_is_refused() {

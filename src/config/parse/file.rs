@@ -66,8 +66,14 @@ impl<'a> File<'a> {
             Ok(document) => Some(document),
             Err(e) => {
                 // Some of its messages have a second line, for what was expected.
-                let message = e.message().trim().replace('\n', ", ");
-                self.report(e.span().unwrap_or(0..0), message);
+                let mut message = e.message().trim().replace('\n', ", ");
+                let at = e.span().unwrap_or(0..0);
+                if message == "duplicate key"
+                    && let Some(key) = self.text.get(at.clone())
+                {
+                    message = format!("`{key}` is set twice");
+                }
+                self.report(at, message);
                 None
             }
         }

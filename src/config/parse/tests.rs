@@ -127,7 +127,7 @@ fn mistakes_at_the_top() {
         ("routes = 3", "1:10: `routes` must be a table for each route: write [routes.NAME]"),
         ("[[routes]]", "1:1: `routes` must be a table for each route: write [routes.NAME]"),
         ("workers = ", "1:11: string values must be quoted, expected literal string"),
-        ("workers = 1\nworkers = 2", "2:1: duplicate key"),
+        ("workers = 1\nworkers = 2", "2:1: `workers` is set twice"),
         ("[routes.a", "1:10: unclosed table, expected `]`"),
         (
             "\"a\\u001b\" = 1",
