@@ -18,8 +18,8 @@
 //!
 //! Two shared cores of a virtual machine, Linux 6.18, ext4, nothing else of ours running.
 //!
-//! - `/bin/true`, 10,000 files, three runs: a `posix_spawn` loop 2250 to 2570/s; xargs 0.77 to 0.80 of it, GNU
-//!   parallel 0.12 to 0.13, inboxd 0.83 to 0.86: 1.08 to 1.13 × xargs (wanted: 1.0), 6.6 to 7.5 × GNU parallel
+//! - `/bin/true`, 10,000 files, five runs on two days: a `posix_spawn` loop 2250 to 2615/s; xargs 0.76 to 0.80 of it,
+//!   GNU parallel 0.12 to 0.14, inboxd 0.82 to 0.86: 1.07 to 1.13 × xargs (wanted: 1.0), 6.0 to 7.5 × GNU parallel
 //!   (wanted: 7). With two jobs in line before each slot instead of eight, and a keeper that took in each end at
 //!   once, it was 0.96 and 6.3. A job costs 845 µs of two cores where the loop has 718: of what is more the keeper
 //!   is nearly all, and three renames of 20 µs (ext4 looks through the names of a block at each) are half of that.
@@ -32,14 +32,14 @@
 //!   remembers nothing, is at 1.2 to 2.2 × the ceiling here, so that 0.7 of it is more than the renames of a job allow.
 //!   A job costs 163 µs of two cores: the keeper's thread, which is the limit, 90, of which three renames (folder,
 //!   claim, settling) are 45, other calls on names 20, waking slots 5, its own code 20; slots 35; Python 40.
-//! - From drop to first instruction: p50 1.3 to 1.9 ms beside 1.1 to 1.7 of the loop, 1.07 to 1.15 × (wanted: 1.0),
-//!   p99 1.04 to 1.16 ×. With a core taken by others both wait for ticks of 4 ms, the daemon more often. A millisecond of
+//! - From drop to first instruction: p50 1.1 to 1.9 ms beside 0.85 to 1.7 of the loop, 1.07 to 1.26 × (wanted: 1.0),
+//!   p99 1.04 to 1.30 ×. With a core taken by others both wait for ticks of 4 ms, the daemon more often. A millisecond of
 //!   both is the start of the worker's own program. Stamped from the call of notify's handler on, in µs: marked 9,
 //!   the keeper has it 41, judges 77, has looked who writes 118, has its folder named 148, has claimed 169, gives it
 //!   to a slot 197, which has it 217, clones at 250 and is in `execve`'s program at 385; the kernel keeps all of
 //!   them on one core. The loop has two wake-ups less work between them, since it claims nothing. To wake the slot
 //!   before the claim, or to yield to it after, changed nothing.
-//! - Idle beside 1,000 folders: at most one processor tick in 30 s; 6.5 MiB PSS with the supervisor (wanted: 8), 8.2
+//! - Idle beside 1,000 folders: at most one processor tick in 30 s; 6.0 MiB PSS with the supervisor (wanted: 8), 8.2
 //!   before text that only the start needs was given back; 0.8 more with a glob that needs regular expressions, such
 //!   as `[ab]*.x`.
 //! - A backlog of 1,000,000 with an arrival each 50 ms: 0.97 of its rate without; of 200,000 0.99 to 1.01.
