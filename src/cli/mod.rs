@@ -353,17 +353,20 @@ impl SpoolArg {
     }
 }
 
+/// What the system said, of an error and of what it came from.
+fn errnos<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = Errno> + 'a {
+    let all = std::iter::successors(Some(error), |error| error.source());
+    all.filter_map(|error| Errno::from_io_error(error.downcast_ref()?))
+}
+
 /// Whether the system refused it for want of rights.
-fn is_forbidden(error: &(dyn std::error::Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source())
-        .filter_map(|error| error.downcast_ref::<io::Error>())
-        .any(|error| error.kind() == io::ErrorKind::PermissionDenied)
+fn is_forbidden(error: &ShellError) -> bool {
+    errnos(error).any(|errno| matches!(errno, Errno::PERM | Errno::ACCESS))
 }
 
 /// Somebody's doing and not the disk's: permissions, attributes, another thing in place of ours.
 fn is_in_the_way(error: &KeeperError) -> bool {
-    let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
-    sources.filter_map(|source| Errno::from_io_error(source.downcast_ref()?)).any(|errno| {
+    errnos(error).any(|errno| {
         matches!(errno, Errno::PERM | Errno::ACCESS | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP)
     })
 }

@@ -280,7 +280,6 @@ pub const NEXT_FILES: usize = 1024;
 pub const NEXT_BYTES: usize = 256 << 10;
 /// Input that is checked by a schema, in bytes: the slot holds it in memory.
 pub const SCHEMA_INPUT: u64 = 64 << 20;
-
 /// How long a command waits for a word of the running daemon that needs no work. A keeper that waits for its
 /// disk takes seconds; a monitor must not hang with a daemon that is suspended.
 pub const ANSWER_PATIENCE: Duration = Duration::from_secs(30);

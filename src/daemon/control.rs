@@ -369,8 +369,8 @@ impl Client {
             Answer::NotYet => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 "the running inboxd does not answer\n  It is suspended, waits for its disk or for who \
-                 reads its log, or is short of \
-                 descriptors: see its log. To kill and start it loses no accepted file.",
+                 reads its log, or is short of descriptors: see its log. To kill and start it loses no \
+                 accepted file.",
             )),
         }
     }

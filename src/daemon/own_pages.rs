@@ -2,7 +2,7 @@
 //!
 //! A start runs code that is not needed again for weeks: settings, globs, recovery. Its pages stay mapped,
 //! and count, until the machine is short of memory. Given back, they are still in the page cache, and one
-//! that is needed is mapped again by a fault of a microsecond. Measured: 8.2 MiB of both processes become 6.5.
+//! that is needed is mapped again by a fault of a microsecond. Measured: 8.2 MiB of both processes become 6.0.
 //!
 //! One of three rooms with `unsafe` (the others: `fs/lease`, `worker/spawn`). Must not know: what is needed.
 //!

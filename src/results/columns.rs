@@ -266,19 +266,17 @@ mod tests {
     }
 
     /// Goal: wide rows in any order do not hold up the keeper, and with it all other routes.
-    /// Method: 30,000 columns in turned order, decided and encoded; in squared time that takes a minute.
+    /// Method: so many columns in turned order, decided and encoded, that in squared time it would not end today.
     #[test]
     fn wide_rows_in_another_order_stop_nobody() {
-        let there: Vec<String> = (0..30_000).map(|n| n.to_string()).collect();
+        let there: Vec<String> = (0..150_000).map(|n| n.to_string()).collect();
         let turned = Row(there.iter().rev().map(|name| (name.clone(), b"1".to_vec())).collect());
         let rel = crate::core::RelPath::new(b"a".to_vec()).unwrap();
-        let begun = std::time::Instant::now();
         let rows = [turned.clone(), turned];
         assert_eq!(decide(Some(&there), false, None, &rows), Ok(Decision::Fits));
         assert_eq!(decide(Some(&there), false, Some(&there), &rows), Ok(Decision::Fits));
         let job = crate::core::JobId::MIN;
         let bytes = crate::results::encode::rows(&there, false, &rows, &rel, job).unwrap();
         assert_eq!(bytes.len(), 2 * 2 * there.len());
-        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
     }
 }

@@ -24,6 +24,9 @@ mod examples;
 /// Folders that are one job.
 #[cfg(test)]
 mod folders;
+/// A function of a Python file.
+#[cfg(test)]
+mod functions;
 /// What is handed in by `batch SRC` and `submit`: folders that are one job, files with others.
 #[cfg(test)]
 mod handed_in;
@@ -54,7 +57,11 @@ mod newcomers;
 /// How fast and in which order routes start their jobs, and what makes them wait.
 #[cfg(test)]
 mod pace;
+/// Where a spool may stand, and what stands in its way there.
+#[cfg(test)]
 mod places;
+/// What workers protect, or make as another user.
+#[cfg(test)]
 mod protected;
 /// The commands that the documents show.
 #[cfg(test)]
@@ -89,6 +96,6 @@ mod unit_file;
 /// What may happen to events: lost, refused, unheard, unknown.
 #[cfg(test)]
 mod watching;
-/// Workers that stay: the protocol, its violations, Python functions.
+/// Programs of one's own that stay: the protocol and its violations.
 #[cfg(test)]
 mod workers;

@@ -12,7 +12,7 @@ use super::{Keeper, KeeperError, Shortage};
 use crate::config::{Route, limits};
 use crate::core::state::{Effect, Millis};
 use crate::core::{FailClass, Failure, JobId, RelPath, Row, Spent};
-use crate::fs::Filesystem;
+use crate::fs::{Filesystem, is_gone_or_closed};
 use crate::journal::record::{Next, Outcome, PieceBytes, Record, Rel};
 use crate::results::{CsvSpec, PlanError, Planned};
 
@@ -190,8 +190,7 @@ impl<F: Filesystem> Keeper<F> {
 
 /// What is removed is not ours alone.
 fn is_anothers(error: &io::Error) -> bool {
-    use io::ErrorKind::{DirectoryNotEmpty, NotFound, PermissionDenied};
-    matches!(error.kind(), PermissionDenied | NotFound | DirectoryNotEmpty)
+    is_gone_or_closed(error) || error.kind() == io::ErrorKind::DirectoryNotEmpty
 }
 
 /// The CSV of a route.
