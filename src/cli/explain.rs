@@ -106,7 +106,7 @@ fn on_its_way(spool: &SpoolArg, target: &Target) -> Result<Option<Story>, Failed
     let state = text("state");
     let word = if state == "running" { "RUNNING" } else { "WAITING" };
     let mut head = vec![text("rel").to_owned(), show::good(word)];
-    head.push(format!("route {}", text("route")));
+    head.extend(Some(text("route")).filter(|it| !it.is_empty()).map(|it| format!("route {it}")));
     head.extend(number("attempt").filter(|n| *n > 0).map(|n| format!("attempt {n}")));
     let mut facts = Vec::new();
     let reason = text("reason");
@@ -158,7 +158,7 @@ fn left_behind(spool: &SpoolArg, claimed: Claimed, rel: Option<&RelPath>) -> Sto
     let name = rel.map_or_else(|| job.clone(), ToString::to_string);
     let mut facts = vec![("state", "claimed, and no daemon runs".to_owned())];
     facts.extend(rel.map(|rel| ("file", claimed_at(spool, claimed, rel))));
-    facts.push(("next", "it runs at the next inboxd run or inboxd batch".to_owned()));
+    facts.push(("next", "the next inboxd run or inboxd batch, if a route takes it".to_owned()));
     facts.push(("job", job));
     let json = json!({
         "state": "claimed", "job": claimed.job, "rel": rel.map(|rel| Rel(rel.clone())),

@@ -323,11 +323,14 @@ impl State {
             }
         }
         if self.unrouted > 0 {
-            let (one, many) = ("file matches no route and stays", "files match no route and stay");
+            // In `incoming/`, or claimed by a route that there was before.
+            let (one, many) = (
+                "file matches no route and stays where it is",
+                "files match no route and stay where they are",
+            );
             let files = show::plural(self.unrouted, one, many);
             let example = self.unrouted_example.as_deref().unwrap_or_default();
-            let place = below(spool, "incoming");
-            print_line(&format!("{files} in {place}, such as {example}"));
+            print_line(&format!("{files}, such as {example}"));
         }
         if self.lone_sentinels > 0 {
             let (one, many) = ("file announces a file", "files announce files");

@@ -165,6 +165,30 @@ fn a_mended_route_goes_on() {
     assert_eq!(spool.csv("main").column("text"), ["content"]);
 }
 
+/// Goal: a file that was claimed while there was a route for it, and that no route takes any more, is told
+/// of and never forgotten. Method: a failed attempt; the route gets another name and glob; then a fitting one.
+#[test]
+fn a_claimed_file_without_a_route_is_told_of() {
+    let spool = Spool::new(
+        "[routes.old]\ncommand = [\"false\"]\nretries = { fail = 9, first_wait = \"1s\" }\n",
+    );
+    spool.drop_file("1.txt", "content");
+    let daemon = spool.daemon();
+    daemon.wait_for_log("attempt failed");
+    assert_eq!(daemon.end().code(), Some(0));
+    change(&spool, "[routes.old]", "[routes.new]\nglob = \"*.dat\"");
+    spool.run(&["explain", "1.txt"]).ok().says("if a route takes it");
+    let said = spool.run(&["batch"]).ok().says("nothing to do\n");
+    said.says("1 file matches no route and stays behind, such as 1.txt");
+    let daemon = spool.daemon();
+    let said = spool.run(&["status"]).ok();
+    said.says("1 file matches no route and stays where it is, such as 1.txt");
+    change(&spool, "*.dat\"\ncommand = [\"false\"]", "*.txt\"\ncommand = [\"cat\", \"{path}\"]");
+    spool.wait_until("it is done", || spool.names("done") == ["1.txt"]);
+    spool.run(&["status", "--json"]).ok().says("\"unrouted\":0");
+    assert_eq!(daemon.end().code(), Some(0));
+}
+
 /// Goal: what runs while its route changes is recorded by the route it was started with.
 /// Method: a job that waits; its route gets `output`, whose folder this attempt never had; then it ends.
 #[test]

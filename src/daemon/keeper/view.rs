@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use super::{Keeper, ScanCounts, Shortage};
 use crate::config::limits;
+use crate::core::RelPath;
 use crate::core::state::{Counts, Millis};
 use crate::daemon::service::{Found, RouteLoad, Wanted};
 use crate::fs::Filesystem;
@@ -43,6 +44,13 @@ impl<F: Filesystem> Keeper<F> {
     /// What the last whole pass over `incoming/` saw.
     pub fn seen(&self) -> &ScanCounts {
         &self.seen
+    }
+
+    /// Claimed jobs that no route takes any more: how many, and the name of one.
+    pub fn unrouted_jobs(&self) -> (u64, Option<&RelPath>) {
+        let mut unrouted = self.jobs.values().filter(|info| info.route >= self.routes.len());
+        let example = unrouted.next().map(|info| &info.rel);
+        (u64::from(example.is_some()).saturating_add(unrouted.count() as u64), example)
     }
 
     /// When the oldest name in the window came into `incoming/` or changed there, in Unix milliseconds.

@@ -61,7 +61,7 @@ pub struct Status {
     /// How far the inputs are whose records are tasks of their own.
     #[serde(default)]
     pub open_inputs: OpenInputs,
-    /// Files that no route takes, as the last scan saw.
+    /// Files that no route takes: as the last scan saw, and claimed when there still was one.
     pub unrouted: u64,
     /// One of them.
     pub unrouted_example: Option<String>,
@@ -155,8 +155,10 @@ impl<L: Listener> Service<RealFs, L> {
         status.events = self.intake.events();
         status.events_fix = self.intake.events_fix();
         status.overflows = self.intake.overflows;
-        status.unrouted = seen.unrouted;
-        status.unrouted_example = seen.unrouted_example.as_ref().map(ToString::to_string);
+        let (claimed, claimed_example) = self.keeper.unrouted_jobs();
+        status.unrouted = seen.unrouted.saturating_add(claimed);
+        let example = seen.unrouted_example.as_ref().or(claimed_example);
+        status.unrouted_example = example.map(ToString::to_string);
         status.counted.clone_from(&self.retention.counted);
         status.lone_sentinels = seen.lone_sentinels;
         status.lone_example = seen.lone_example.as_ref().map(ToString::to_string);
