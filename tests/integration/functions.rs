@@ -379,6 +379,30 @@ fn a_function_may_stay_for_long() {
     assert!(late < early + 1_000, "{early} KiB became {late} KiB");
 }
 
+/// Goal: a function that leaves its worker in its scratch folder, or without a stdout, harms no later job.
+/// Method: one worker; such calls, each followed by one that needs a folder to stand in and prints.
+#[test]
+fn what_a_call_leaves_behind_stops_no_other() {
+    let spool = function(
+        "import os, sys\n\
+         def f(path):\n\
+         \x20   print('here')\n\
+         \x20   before = os.path.basename(os.getcwd())\n\
+         \x20   os.chdir(os.environ['INBOXD_SCRATCH'])\n\
+         \x20   sys.stdout.close()\n\
+         \x20   return {'before': before}\n",
+        "workers = 1\ntrace_columns = false\n",
+    );
+    for name in ["1", "2", "3"] {
+        spool.drop_file(name, "x");
+    }
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.csv("r").sorted(), ["inbox", "inbox", "inbox"], "{}", spool.report());
+    for name in ["1", "2", "3"] {
+        spool.run(&["log", name]).ok().says("here");
+    }
+}
+
 /// Goal: a file that is called like a module of Python's own breaks no route, not even its own.
 /// Method: the functions of two routes in files that the shim would import in place of the library's.
 #[test]

@@ -84,10 +84,16 @@ def _inboxd():
         send_bytes(b"".join(json.dumps(m).encode() + b"\n" for m in messages))
 
     def flush():
-        for stream in (sys.stdout, sys.stderr):
+        for name, fd in (("stdout", 1), ("stderr", 2)):
             try:
-                stream.flush()
-            except (OSError, ValueError, AttributeError):
+                getattr(sys, name).flush()
+            except ValueError:
+                # A function closed it, as `with` does it: no later job could print.
+                try:
+                    setattr(sys, name, open(fd, "w", errors="backslashreplace", closefd=False))
+                except OSError:
+                    pass
+            except (OSError, AttributeError):
                 pass
         if c_flush is not None:
             c_flush(None)
@@ -205,13 +211,8 @@ def _inboxd():
             properties[name] = {"type": kinds[kind]} if kind else {}
             if needed:
                 required.append(name)
-        schema = {
-            "type": "object",
-            "properties": properties,
-            "required": required,
-            "additionalProperties": further,
-        }
-        return fields, further, schema
+        schema = {"type": "object", "properties": properties, "required": required}
+        return fields, further, {**schema, "additionalProperties": further}
 
     def converted(record):
         """The cells of a CSV are text: what is annotated as a number or a truth is made one."""
@@ -350,8 +351,27 @@ def _inboxd():
         else:
             os.environ[name] = value
 
+    def stand(scratch):
+        """Folders of jobs, into which a function changed before, are gone or another's by now."""
+        nonlocal home, jobs
+        if home is None:
+            home, jobs = os.getcwd(), os.path.realpath(os.path.dirname(scratch)) + os.sep
+        try:
+            if not os.getcwd().startswith(jobs):
+                return
+        except OSError:
+            pass
+        os.chdir(home)
+
+    last = home = jobs = None
+
     def facts(job):
-        tell("INBOXD_JOB", job["id"].partition("/")[0])
+        nonlocal last
+        name = job["id"].partition("/")[0]
+        if name != last:
+            stand(bytes_of(job, "scratch"))
+            last = name
+        tell("INBOXD_JOB", name)
         tell("INBOXD_ATTEMPT", str(job["attempt"]))
         for name in ("path", "name", "rel", "scratch"):
             tell("INBOXD_" + name.upper(), bytes_of(job, name))
@@ -458,11 +478,8 @@ def _inboxd():
                 '{"t":"rows","id":%s,"seq":%d,"rows":%s}\n' % (id, seq, part)
                 for seq, part in enumerate(parts)
             )
-            return text + '{"t":"result","id":%s,"status":"ok","rows":%d,"chunks":%d}\n' % (
-                id,
-                len(rows),
-                len(parts),
-            )
+            counts = (id, len(rows), len(parts))
+            return text + '{"t":"result","id":%s,"status":"ok","rows":%d,"chunks":%d}\n' % counts
         except Refused as error:
             answer = {"status": "fail", "class": "permanent", "msg": str(error)}
         except SystemExit as error:
