@@ -47,6 +47,7 @@ mod show;
 mod status;
 mod submit;
 mod target;
+mod teller;
 mod try_out;
 mod wait;
 

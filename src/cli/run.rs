@@ -6,12 +6,13 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use super::teller::Teller;
 use super::{Failed, SpoolArg, eprint_line, print_line, show};
 use crate::daemon::log;
 use crate::daemon::notice::Notice;
 use crate::daemon::reload::{Follow, RouteRefused};
 use crate::daemon::service::Mode;
-use crate::daemon::shell::{Options, Told, serve};
+use crate::daemon::shell::{Options, ShellError, Told, serve};
 use crate::daemon::supervisor::Leash;
 
 /// Arguments of `run`.
@@ -57,17 +58,26 @@ fn serve_run(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, Fa
         follow: Some(Follow { broken: loaded.broken, on_hup: !has_terminal }),
         leash,
     };
-    if std::io::stdout().is_terminal() {
+    let teller = if std::io::stdout().is_terminal() {
         let mut screen = Screen { ready, second: Instant::now(), lines: 0, hidden: 0 };
-        serve(options, &mut |told| screen.tell(&told)).map_err(|e| spool.failed(e))?;
+        Teller::start(move |told| screen.tell(told))
     } else {
         log::begin(match args.log {
             LogFormat::Text => log::Format::Text,
             LogFormat::Json => log::Format::Json,
         });
-        serve(options, &mut |told| log::tell(&told)).map_err(|e| spool.failed(e))?;
+        Teller::start(log::tell)
+    };
+    let mut teller = teller.map_err(|source| {
+        spool.failed(ShellError::Start { what: "the thread that prints", source })
+    })?;
+    let served = serve(options, &mut |told| teller.tell(told)).map_err(|e| spool.failed(e));
+    match (served, teller.end()) {
+        (Ok(_), _) => Ok(ExitCode::SUCCESS),
+        // Nobody reads why, and to wait until somebody does would hold up a restart.
+        (Err(failed), false) => Ok(ExitCode::from(failed.code)),
+        (Err(failed), true) => Err(failed),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Lines a second on a terminal; what is more is counted.

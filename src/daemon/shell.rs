@@ -4,7 +4,8 @@
 //! then the first scan; only then is it ready. Order at the end: nothing runs, all is settled and
 //! durable, the socket is gone, and the lock goes last, with the process.
 //!
-//! Must not know: the command line, the terminal. What there is to say goes to `tell`.
+//! Must not know: the command line, the terminal. What there is to say goes to `tell`, which must not
+//! wait for who reads it: signals are heard, and commands answered, on the same thread.
 
 use std::io;
 use std::path::PathBuf;

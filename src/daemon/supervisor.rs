@@ -22,7 +22,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, fstat};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -32,6 +32,7 @@ use rustix::process::{
 
 use super::children::end_all_children;
 use super::own_pages;
+use crate::worker::proc;
 
 /// Which of the two this process is.
 #[derive(Debug)]
@@ -100,14 +101,21 @@ fn start_daemon(
     command.args(arguments).env(LEASH_VAR, identity(leash.as_fd())?).stdin(leash).spawn()
 }
 
+/// How often to look whether a daemon that starts listens to HUP by now.
+const LISTENS_YET: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+
 /// Sleeps until the daemon has ended; hands signals on meanwhile. Which of TERM and INT was the last one.
+///
+/// A HUP waits here until the daemon listens to it: one that starts would end by it.
 fn watch(daemon: &Child, signals: &Forwarded) -> io::Result<Option<Signal>> {
-    let pidfd = pidfd_open(Pid::from_child(daemon), PidfdFlags::empty())?;
+    let pid = Pid::from_child(daemon);
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     let [(_, term), (_, int), (_, hup)] = &signals.0;
     let mut handed_on = None;
+    let mut hups = 0;
     loop {
         let mut fds = [&pidfd, term, int, hup].map(|fd| PollFd::new(fd, PollFlags::IN));
-        match poll(&mut fds, None) {
+        match poll(&mut fds, (hups > 0).then_some(&LISTENS_YET)) {
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(errno) => return Err(errno.into()),
@@ -116,19 +124,33 @@ fn watch(daemon: &Child, signals: &Forwarded) -> io::Result<Option<Signal>> {
         for ((signal, pipe), _) in signals.0.iter().zip(heard).filter(|(_, heard)| *heard) {
             // One byte a signal: the second one means "now" to the daemon.
             let mut bytes = [0u8; 64];
-            for _ in 0..rustix::io::read(pipe, &mut bytes).unwrap_or(0) {
-                match pidfd_send_signal(&pidfd, *signal) {
-                    Ok(()) if *signal != Signal::HUP => handed_on = Some(*signal),
-                    // It has ended meanwhile.
-                    Ok(()) | Err(Errno::SRCH) => {}
-                    Err(errno) => return Err(errno.into()),
-                }
+            let times = rustix::io::read(pipe, &mut bytes).unwrap_or(0);
+            if *signal == Signal::HUP {
+                hups += times;
+            } else if times > 0 {
+                send(&pidfd, *signal, times)?;
+                handed_on = Some(*signal);
             }
+        }
+        if hups > 0 && proc::catches(pid, Signal::HUP).unwrap_or(true) {
+            send(&pidfd, Signal::HUP, hups)?;
+            hups = 0;
         }
         if ended {
             return Ok(handed_on);
         }
     }
+}
+
+/// So many times. To one that has ended meanwhile there is nothing to send.
+fn send(daemon: &OwnedFd, signal: Signal, times: usize) -> io::Result<()> {
+    for _ in 0..times {
+        match pidfd_send_signal(daemon, signal) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 fn code(status: ExitStatus) -> u8 {

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 /// What `/proc/PID/stat` says of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,15 @@ pub fn variable(pid: Pid, name: &str) -> Option<Vec<u8>> {
     variables
         .find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
         .map(<[u8]>::to_vec)
+}
+
+/// Whether a process has a function for a signal. `None` where it is gone or cannot be looked at.
+pub fn catches(pid: Pid, signal: Signal) -> Option<bool> {
+    let status = std::fs::read_to_string(file(pid, "status")).ok()?;
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+    let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
+    // Bit N - 1 stands for signal N: proc_pid_status(5).
+    Some(caught >> (signal.as_raw() - 1) & 1 == 1)
 }
 
 /// Waits for the end of every process; false where the deadline came first. A zombie has ended.

@@ -3,6 +3,9 @@
 //! Must not know: the journal.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::process::Command;
 
 use rustix::process::Signal;
 
@@ -391,5 +394,57 @@ fn a_log_that_cannot_be_written_stops_nothing() {
     let daemon = spool.start_under(&["sh", "-c", full], &["run"]);
     spool.drop_file("x", "x");
     spool.wait_until("it is done", || spool.has("done/x"));
+    daemon.end_well();
+}
+
+/// A daemon that logs a line a job into a pipe with little room, once it did more jobs than the pipe, the thread
+/// that prints and its queue can hold lines of; and the pipe's other end.
+fn with_unread_log(spool: &Spool) -> (Running, File) {
+    let pipe = spool.home().join("log.pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = File::options().read(true).write(true).open(&pipe).unwrap();
+    rustix::pipe::fcntl_setpipe_size(&reader, 4096).unwrap();
+    let script = "INBOXD_LOG=debug exec \"$0\" \"$@\" >log.pipe 2>&1";
+    let daemon = spool.start_under(&["sh", "-c", script], &["run"]);
+    for number in 0..1_200 {
+        spool.drop_file(format!("{number}-{}", "x".repeat(200)), "x");
+    }
+    spool.wait_until("all are done", || spool.names("done").len() == 1_200);
+    (daemon, reader)
+}
+
+/// Goal: who reads the log and stops reading holds up no job, no `status` and no end. Method: a pipe that nobody
+/// reads.
+#[test]
+fn a_log_reader_that_stops_reading_holds_up_nobody() {
+    let spool = Spool::new("[routes.main]\nstdout = \"none\"\ncommand = [\"true\"]\n");
+    let (daemon, _unread) = with_unread_log(&spool);
+    spool.run(&["status"]).ok().says("RUNNING");
+    daemon.end_well();
+}
+
+/// Goal: a log reader that reads on is told that it missed something. Method: the same pipe, read at last, and
+/// more files, since what was missed is told before the next that is told.
+#[test]
+fn a_log_reader_that_reads_on_is_told_that_it_missed_events() {
+    let spool = Spool::new("[routes.main]\nstdout = \"none\"\ncommand = [\"true\"]\n");
+    let (daemon, mut reader) = with_unread_log(&spool);
+    let (send, said) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(got) = reader.read(&mut bytes) {
+            let text = String::from_utf8_lossy(&bytes[..got]).into_owned();
+            if send.send(text).is_err() {
+                break;
+            }
+        }
+    });
+    let (mut log, mut number) = (String::new(), 1_200);
+    spool.wait_until("what was missed is told", || {
+        number += 1;
+        spool.drop_file(number.to_string(), "x");
+        log.extend(said.try_iter());
+        log.contains("events were not logged missed=")
+    });
     daemon.end_well();
 }

@@ -68,6 +68,19 @@ fn hup_adds_workers() {
     assert_eq!(spool.csv("first").rows.len(), 3);
 }
 
+/// Goal: a HUP that comes while the daemon starts does not end it, and is not lost. Method: one as soon as there is
+/// a process.
+#[test]
+fn hup_while_it_starts_reloads_once_it_can() {
+    let spool = waiting();
+    let daemon = spool.start(&["run"]);
+    daemon.daemon_pid();
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log("settings reloaded");
+    daemon.wait_for_log("ready");
+    daemon.end_well();
+}
+
 /// Goal: settings that cannot be used are refused with their line, and the old ones stay in force.
 /// Method: a misspelt key, HUP, a file that the old settings serve; mended, HUP, the new ones hold.
 #[test]
