@@ -171,6 +171,9 @@ impl Screen {
                     print_line(&line);
                 }
             }
+            Notice::Unrouted { rel } => print_line(&format!(
+                "stays   {rel}   no route takes it   (told once: inboxd status counts such files)"
+            )),
             other => {
                 if let Some(line) = show::trouble(other) {
                     print_line(&line);

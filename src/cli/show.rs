@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::config::{Route, Worker};
 use crate::core::RelPath;
+use crate::core::rel::acts;
 use crate::daemon::history::{JobLine, RecordsEnded};
 use crate::daemon::keeper::Shortage;
 use crate::daemon::notice::{FIX_LEFT, FailedRecord, Finished, Notice, Paused};
@@ -297,7 +298,7 @@ fn width(cell: &str) -> usize {
 pub(crate) fn harmless(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
-        if c.is_control() && c != '\n' && c != '\t' {
+        if acts(c) && c != '\n' && c != '\t' {
             out.extend(c.escape_unicode());
         } else {
             out.push(c);

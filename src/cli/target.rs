@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Failed, SpoolArg, below, print_line, show};
 use crate::config::limits;
+use crate::core::rel::acts;
 use crate::core::{JobId, RelPath};
 use crate::daemon::control::Ask;
 use crate::daemon::history::{self, JobLine};
@@ -341,8 +342,7 @@ pub(crate) fn quoted(rel: &RelPath) -> String {
 pub(crate) fn quoted_bytes(bytes: &[u8]) -> String {
     let plain = |b: &u8| b.is_ascii_alphanumeric() || b"._-/+=:,@%".contains(b);
     let is_plain = bytes.iter().all(plain) && !bytes.starts_with(b"-");
-    let is_printable =
-        std::str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(char::is_control));
+    let is_printable = std::str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(acts));
     let dash = if bytes.starts_with(b"-") { "./" } else { "" };
     match std::str::from_utf8(bytes) {
         Ok(text) if is_plain => text.to_owned(),

@@ -68,6 +68,18 @@ impl fmt::Debug for RelPath {
     }
 }
 
+/// Whether a character does something to a terminal or to the text around it instead of being seen: a control
+/// character, one that ends a line, or one that turns the direction of what follows, so that `gpj.exe`
+/// reads as `exe.jpg` (UAX #9, UTR #36).
+pub fn acts(c: char) -> bool {
+    let turns = '\u{202a}'..='\u{202e}';
+    let isolates = '\u{2066}'..='\u{2069}';
+    c.is_control()
+        || turns.contains(&c)
+        || isolates.contains(&c)
+        || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
 /// Writes bytes so that one line of a terminal or a log shows them and nothing else happens there.
 pub fn escape_bytes(bytes: &[u8], out: &mut impl fmt::Write) -> fmt::Result {
     for chunk in bytes.utf8_chunks() {
@@ -76,7 +88,7 @@ pub fn escape_bytes(bytes: &[u8], out: &mut impl fmt::Write) -> fmt::Result {
                 '\n' => out.write_str("\\n")?,
                 '\r' => out.write_str("\\r")?,
                 '\t' => out.write_str("\\t")?,
-                c if c.is_control() => write!(out, "{}", c.escape_unicode())?,
+                c if acts(c) => write!(out, "{}", c.escape_unicode())?,
                 c => out.write_char(c)?,
             }
         }
@@ -112,10 +124,13 @@ mod tests {
         assert_eq!((rel.parent(), rel.name()), (&b""[..], &b"c"[..]));
     }
 
-    /// Goal: what is printed is one line and names the odd bytes. Method: newline, escape, not UTF-8.
+    /// Goal: what is printed is one line and names the odd bytes. Method: newline, escape, not UTF-8, the
+    /// override that makes `gpj.exe` read `exe.jpg`, a letter that is written from right to left by itself.
     #[test]
     fn display_escapes() {
         let rel = RelPath::new(b"a\n\x1b\xffz".to_vec()).unwrap();
         assert_eq!(rel.to_string(), "a\\n\\u{1b}\\xffz");
+        let rel = RelPath::new("\u{202e}gpj.exe\u{2069}\u{5d0}").unwrap();
+        assert_eq!(rel.to_string(), "\\u{202e}gpj.exe\\u{2069}\u{5d0}");
     }
 }

@@ -129,6 +129,7 @@ fn notice(notice: &Notice) {
             warn!(path = %rel, error = %reason, fix, "file cannot be claimed");
         }
         Notice::FolderReplaced { name } => warn!(path = name, "folder was replaced"),
+        Notice::Unrouted { rel } => warn!(path = %rel, "no route takes a file"),
         Notice::EventsLost => warn!("events were lost, everything is scanned"),
         Notice::Events { is_bad: true, state, fix } => {
             warn!(error = %state, fix, "some events are missing");

@@ -36,6 +36,11 @@ pub enum Notice {
         /// Which.
         name: &'static str,
     },
+    /// No route takes a file: it stays. Told of one, until there is none or the settings change.
+    Unrouted {
+        /// Which.
+        rel: RelPath,
+    },
     /// The kernel lost events, or we could not keep up: everything is watched and scanned anew.
     EventsLost,
     /// How new files are noticed has changed.

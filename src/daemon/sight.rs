@@ -53,6 +53,8 @@ pub(super) struct Waits {
     unproven: HashMap<JobId, Proof>,
     /// Names that no route takes, counted since the last pass began.
     pub(super) unrouted: HashSet<RelPath>,
+    /// One of them was told of.
+    pub(super) told_unrouted: bool,
     /// Folders and reasons that were told of.
     told: HashSet<(Vec<u8>, Refusal)>,
 }

@@ -131,6 +131,31 @@ fn the_first_failure() {
     assert_eq!(spool.names("done"), ["bad.json"], "{}", spool.report());
 }
 
+/// Goal: who drops a file that no route takes is told at once, not left to wonder; once, for there may be a million.
+/// Method: one of them; when another follows, a file that is taken shows that it had its time; then a route for both,
+/// and one more without.
+#[test]
+fn a_file_that_no_route_takes_is_told_of() {
+    let spool =
+        Spool::new("[routes.text]\nglob = \"*.txt\"\ncommand = [\"true\"]\nstdout = \"none\"\n");
+    let daemon = spool.start_on_terminal(&["run"]);
+    daemon.wait_for_log("ready");
+    spool.drop_file("a.bak", "x");
+    let said = "stays   a.bak   no route takes it   (told once: inboxd status counts such files)";
+    daemon.wait_for_log("inboxd status counts such files)");
+    assert!(normalise(&daemon.log()).contains(said), "{}", daemon.log());
+    spool.drop_file("b.bak", "x");
+    spool.drop_file("c.txt", "x");
+    daemon.wait_for_log("c.txt");
+    spool.run(&["status"]).ok().says("2 files match no route and stay");
+    spool.write("routes.d/bak.toml", "glob = \"*.bak\"\ncommand = [\"true\"]\nstdout = \"none\"\n");
+    spool.wait_until("both are done", || spool.names("done").len() == 3);
+    spool.drop_file("d.tmpl", "x");
+    daemon.wait_for_log("d.tmpl");
+    assert_eq!(daemon.log().matches("no route takes it").count(), 2, "{}", daemon.log());
+    daemon.end_well();
+}
+
 /// Goal: the first Ctrl-C says what it waits for, the second ends at once, and nothing is lost.
 /// Method: two workers that wait for a word; INT twice; a later batch does both files.
 #[test]

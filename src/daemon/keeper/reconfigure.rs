@@ -56,6 +56,7 @@ impl<F: Filesystem> Keeper<F> {
         self.folders.keep_open(open_folders(settings));
         // The pass that was under way knew the old globs.
         self.scan = None;
+        self.waits.told_unrouted = false;
         self.route_the_unrouted(now)?;
         self.step(Event::Tick, now)?;
         Ok(changed)

@@ -8,10 +8,11 @@
 
 use std::io;
 
-use super::{Keeper, KeeperError};
+use super::{Keeper, KeeperError, Output};
 use crate::config::limits;
 use crate::core::RelPath;
 use crate::core::state::{Candidate, Millis};
+use crate::daemon::notice::Notice;
 use crate::fs::{FileType, Filesystem};
 use crate::spool::scan::{Scan, Sighting, Unreadable};
 
@@ -57,6 +58,8 @@ impl<F: Filesystem> Keeper<F> {
         let over = self.read_on(&mut scan, most, enters, now)?;
         if !over {
             self.scan = Some(scan);
+        } else if self.seen.unrouted == 0 {
+            self.waits.told_unrouted = false;
         }
         Ok(over)
     }
@@ -71,6 +74,15 @@ impl<F: Filesystem> Keeper<F> {
             self.seen.lone_sentinels += 1;
             self.seen.lone_example.get_or_insert(sentinel.rel);
         }
+    }
+
+    /// All are counted, and one is told of: there may be a million.
+    fn count_unrouted(&mut self, rel: RelPath) {
+        self.seen.unrouted += 1;
+        if !std::mem::replace(&mut self.waits.told_unrouted, true) {
+            self.out.push(Output::Notice(Notice::Unrouted { rel: rel.clone() }));
+        }
+        self.seen.unrouted_example.get_or_insert(rel);
     }
 
     pub(in crate::daemon) fn sighted(&mut self, sighting: Sighting, now: Millis) {
@@ -92,10 +104,7 @@ impl<F: Filesystem> Keeper<F> {
         match place {
             // It was one job a moment ago, by its type or by the settings: the next pass will see.
             None if is_folder => {}
-            None => {
-                self.seen.unrouted += 1;
-                self.seen.unrouted_example.get_or_insert(sighting.rel);
-            }
+            None => self.count_unrouted(sighting.rel),
             Some(route) => {
                 if !self.core.holds(&sighting.rel) && !self.core.is_stuck(route) {
                     self.seen.offered += 1;
