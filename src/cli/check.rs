@@ -167,6 +167,7 @@ fn check_routes(spool: &SpoolArg, settings: &Settings, report: &mut Report) {
             report.add(Level::Error, "route", message);
             continue;
         }
+        check_function(spool, route, report);
         match find_program(route, &root) {
             Err(reason) => {
                 let message = format!("{name}: {reason}\nSee {}.", route.origin);
@@ -193,6 +194,24 @@ fn check_routes(spool: &SpoolArg, settings: &Settings, report: &mut Report) {
         if all && takes_all.is_none() {
             takes_all = Some(name);
         }
+    }
+}
+
+/// Says whether a file of Python has the route's function, as far as that shows without running it.
+fn check_function(spool: &SpoolArg, route: &Route, report: &mut Report) {
+    let Worker::Python { file, function } = &route.worker else { return };
+    let Ok(source) = std::fs::read_to_string(spool.path.join(file)) else { return };
+    let mut words = source.split(|c: char| !c.is_alphanumeric() && c != '_');
+    // What may bring names that are not written there.
+    let is_open = source.contains("import *") || source.contains("globals(");
+    if !is_open && !words.any(|word| word == function) {
+        let message = format!(
+            "{}: {function} is not in {}\nFix `python` at {}, or name the function so.",
+            route.name,
+            below(spool, file),
+            route.origin
+        );
+        report.add(Level::Warning, "route", message);
     }
 }
 

@@ -17,9 +17,9 @@ use crate::spool::layout;
 #[derive(Debug, clap::Args)]
 #[command(after_help = after_help())]
 pub(crate) struct Args {
-    /// Where; made if it is missing
-    #[arg(default_value = "inbox", value_name = "DIR")]
-    dir: PathBuf,
+    /// Where; made if it is missing [default: --spool, else ./inbox]
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
     /// With a worker, its settings and samples to try
     #[arg(long, value_name = "NAME", value_parser = EXAMPLES.map(|example| example.name))]
     example: Option<String>,
@@ -38,10 +38,12 @@ fn after_help() -> String {
     )
 }
 
-pub(crate) fn run(args: &Args) -> Result<ExitCode, Failed> {
-    let spool = SpoolArg { path: args.dir.clone() };
-    let failed = |error| Failed::runtime(format!("cannot make {}: {error}", args.dir.display()));
-    let settings = args.dir.join("inboxd.toml");
+/// `named` is what `--spool` or its variable says.
+pub(crate) fn run(args: &Args, named: Option<PathBuf>) -> Result<ExitCode, Failed> {
+    let dir = args.dir.clone().or(named).unwrap_or_else(|| "inbox".into());
+    let spool = SpoolArg { path: dir.clone() };
+    let failed = |error| Failed::runtime(format!("cannot make {}: {error}", dir.display()));
+    let settings = dir.join("inboxd.toml");
     let moved = match (&args.from_r3po, &args.python) {
         (Some(config), Some(python)) => {
             let (file, function) = move_in::function(python)?;
@@ -57,23 +59,21 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failed> {
     }
     let example = args.example.as_deref();
     let example = EXAMPLES.iter().find(|known| Some(known.name) == example);
-    if let Some((path, _)) =
-        example.and_then(|it| others(it).find(|(p, _)| args.dir.join(p).exists()))
-    {
-        let place = args.dir.join(path);
+    if let Some((path, _)) = example.and_then(|it| others(it).find(|(p, _)| dir.join(p).exists())) {
+        let place = dir.join(path);
         return Err(Failed::usage(format!(
             "{} is there already; nothing was changed",
             place.display()
         )));
     }
-    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&args.dir).map_err(failed)?;
-    layout::make(&args.dir).map_err(|(name, error)| {
-        Failed::runtime(format!("cannot make {}: {error}", args.dir.join(name).display()))
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(&dir).map_err(failed)?;
+    layout::make(&dir).map_err(|(name, error)| {
+        Failed::runtime(format!("cannot make {}: {error}", dir.join(name).display()))
     })?;
-    std::fs::create_dir_all(args.dir.join("routes.d")).map_err(failed)?;
+    std::fs::create_dir_all(dir.join("routes.d")).map_err(failed)?;
     let text = match example {
         Some(example) => {
-            write_others(example, &args.dir).map_err(failed)?;
+            write_others(example, &dir).map_err(failed)?;
             text_of(example, "inboxd.toml")
         }
         None => config::initial::INBOXD_TOML,
@@ -94,7 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failed> {
         below(&spool, "incoming"),
         below(&spool, "inboxd.toml"),
     ));
-    let option = if args.dir.as_os_str() == "inbox" {
+    let option = if dir.as_os_str() == "inbox" {
         String::new()
     } else {
         format!("--spool {} ", spool.shown())

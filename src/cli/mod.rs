@@ -10,6 +10,7 @@
 //! What all commands share: a job is named as `target` says, waited for by `wait`, and words are
 //! chosen in `show`.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -67,7 +68,7 @@ mod wait;
 pub struct Cli {
     /// The spool [default: the nearest folder upward with inboxd.toml, else ./inbox]
     #[arg(long, global = true, env = "INBOXD_SPOOL", value_name = "DIR")]
-    spool: Option<PathBuf>,
+    spool: Option<OsString>,
     #[command(subcommand)]
     command: Command,
 }
@@ -155,7 +156,7 @@ pub fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     let done = match &cli.command {
-        Command::Init(args) => init::run(args),
+        Command::Init(args) => init::run(args, cli.named_spool()),
         Command::Batch(args) => batch::run(args, &find_spool(&cli)),
         Command::Run(args) => run::run(args, &find_spool(&cli)),
         Command::Submit(args) => submit::run(args, &find_spool(&cli)),
@@ -229,11 +230,22 @@ impl SpoolArg {
 
     /// The settings, or why they cannot be used. `note` follows the errors.
     pub(crate) fn load(&self) -> Result<Loaded, Failed> {
+        self.must_be_folder()?;
         load(&self.path).map_err(|errors| {
             let mut message = join(&errors);
             message.push_str("\n  Nothing was started.");
             Failed::usage(message)
         })
+    }
+
+    fn must_be_folder(&self) -> Result<(), Failed> {
+        if self.path.is_file() {
+            let shown = self.shown();
+            return Err(Failed::usage(format!(
+                "{shown} is a file: --spool and INBOXD_SPOOL name the folder that holds inboxd.toml"
+            )));
+        }
+        Ok(())
     }
 
     /// That there is a spool, for the commands that only look.
@@ -258,6 +270,7 @@ impl SpoolArg {
                 return Err(Failed::runtime(format!("cannot read {place}: {error}")));
             }
         }
+        self.must_be_folder()?;
         Err(Failed::usage(format!(
             "{} is no spool: there is no inboxd.toml in it\n  `inboxd init` makes one; --spool DIR \
              names another.",
@@ -267,6 +280,7 @@ impl SpoolArg {
 
     /// Whether a daemon serves it. One that cannot be spoken with is an error.
     pub(crate) fn ask(&self, ask: &Ask) -> Result<Option<Client>, Failed> {
+        self.must_be_folder()?;
         match Client::ask(&self.path, ask) {
             Ok(Some(client)) => {
                 // What is handed in may be large, and a batch is followed to its end.
@@ -378,9 +392,16 @@ pub(crate) fn join(errors: &[ConfigError]) -> String {
     lines.join("\nerror: ")
 }
 
+impl Cli {
+    /// What --spool or the variable says. A variable that is empty is one that is not set.
+    fn named_spool(&self) -> Option<PathBuf> {
+        self.spool.as_ref().filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+}
+
 fn find_spool(cli: &Cli) -> SpoolArg {
-    if let Some(path) = &cli.spool {
-        return SpoolArg { path: path.clone() };
+    if let Some(path) = cli.named_spool() {
+        return SpoolArg { path };
     }
     let here = std::env::current_dir().unwrap_or_default();
     let mut up = PathBuf::new();

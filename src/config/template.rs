@@ -143,6 +143,10 @@ pub(super) fn placeholder(name: &str) -> Result<Part, TemplateError> {
         return Ok(part.clone());
     }
     let shown = name.escape_debug().to_string();
+    // A program of awk or jq, or an object of JSON: nobody meant a name.
+    if name.contains(|c: char| c.is_whitespace() || "\"':$".contains(c)) {
+        return Err(TemplateError::Unknown { name: shown });
+    }
     // `{}` is what find, xargs and GNU parallel write for the file, the other signs are parallel's.
     let nearest = match name {
         "" | "file" | "filepath" | "input" => Some("path"),
@@ -203,9 +207,15 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap_err().to_string(), message);
         }
-        let message = parse("${HOME}").unwrap_err().to_string();
-        assert!(message.starts_with("unknown placeholder `{HOME}`; there are `{path}` `{name}`"));
-        assert!(message.ends_with("; `{{` and `}}` are plain braces"), "{message}");
+        for (text, name) in
+            [("${HOME}", "HOME"), ("{record: .x}", "record: .x"), ("{ path }", " path ")]
+        {
+            let message = parse(text).unwrap_err().to_string();
+            let unknown =
+                format!("unknown placeholder `{{{name}}}`; there are `{{path}}` `{{name}}`");
+            assert!(message.starts_with(&unknown), "{message}");
+            assert!(message.ends_with("; `{{` and `}}` are plain braces"), "{message}");
+        }
     }
 
     proptest! {

@@ -69,16 +69,25 @@ fn init_makes_a_spool() {
     assert_eq!(fs::read_to_string(spool.path("inboxd.toml")).unwrap(), "# mine\n");
 
     spool.run(&["init", "other"]).ok();
-    assert!(spool.home().join("other/inboxd.toml").exists());
+    spool.run(&["--spool", "named", "init"]).ok();
+    for made in ["other", "named"] {
+        assert!(spool.home().join(made).join("inboxd.toml").exists(), "{made}");
+    }
 }
 
-/// Goal: the spool is found as documented. Method: `--spool`, from inside the spool, and not at all.
+/// Goal: the spool is found as documented, and what is none is named as that. Method: `--spool`, a variable that
+/// is empty, not at all, a folder that is not there, and the settings in place of their folder.
 #[test]
 fn the_spool_is_found() {
     let spool = used();
     let absolute = spool.root().display().to_string();
     spool.run(&["--spool", &absolute, "results", "count"]).ok().says("good.json");
     spool.run(&["--spool", "inbox", "results", "count"]).ok().says("good.json");
+    spool.run_under(&["env", "INBOXD_SPOOL="], &["results", "count"], b"").ok().says("good.json");
+    for command in ["run", "batch", "status", "check"] {
+        let said = "./inbox/inboxd.toml is a file: --spool and INBOXD_SPOOL name the folder";
+        spool.run(&["--spool", "inbox/inboxd.toml", command]).code(2).says(said);
+    }
     Spool::bare().run(&["status"]).fails().says("inboxd init");
     Spool::bare().run(&["--spool", "nowhere", "status"]).fails().says("nowhere");
 }
@@ -255,7 +264,8 @@ fn try_runs_a_python_function() {
     assert_eq!(spool.processes(), Vec::<String>::new());
 }
 
-/// Goal: `check` says yes or where it is wrong. Method: good settings, then broken ones.
+/// Goal: `check` says yes or where it is wrong. Method: good settings, then broken ones, a function that is not
+/// in its file, and one that is.
 #[test]
 fn check_checks() {
     let spool = Spool::new(ROWS);
@@ -268,6 +278,12 @@ fn check_checks() {
         .code(2)
         .says("cannot read the schema gone.json")
         .says("Fix gone.json, or");
+    spool.write("worker.py", "def count(path):\n    return {}\n");
+    spool.write("inboxd.toml", "allow_root = true\n[routes.a]\npython = \"worker.py:cuont\"\n");
+    let said = "a: cuont is not in inbox/worker.py\n";
+    spool.run(&["check"]).ok().says(said).says("Fix `python` at inboxd.toml:3");
+    spool.write("inboxd.toml", "allow_root = true\n[routes.a]\npython = \"worker.py:count\"\n");
+    assert!(!spool.run(&["check"]).ok().stdout().contains("warning   route"));
 }
 
 /// Goal: a mistyped key is found before anything starts, with the place and the right word.

@@ -133,8 +133,8 @@ impl Job {
                 if self.staged_bytes > self.max_staged {
                     let most = bytesize::ByteSize::b(self.max_staged);
                     return Err(format!(
-                        "rows: more than max_staged ({most}): raise it, or write them into a file in \
-                         the scratch folder and name it by `file`"
+                        "rows: more than max_staged ({most}): raise it (a worker that speaks the \
+                         protocol itself may name a `file` instead)"
                     ));
                 }
                 let row = self.row(raw.get())?;
