@@ -366,7 +366,7 @@ mod tests {
             (vec![late, OK], "seq 1 came where 0 is due"),
             (vec![one, one, OK], "seq 0 came where 1 is due"),
             (vec![short, OK], "1 cells for 2 columns"),
-            (vec![&long, OK], "name it by `file`"),
+            (vec![&long, OK], "rows: more than max_staged (200 B)"),
         ] {
             let over = over(r#","columns":["a","b"]"#, &lines);
             let (class, reason) = failure(&over);
