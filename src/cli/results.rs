@@ -50,10 +50,17 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
             known.join(", ")
         )));
     }
-    unless_gone(read::read_all(&folder, &args.route, &mut std::io::stdout().lock(), args.json))
-        .map_err(|failed| {
-            Failed::runtime(format!("{}: {}", below(spool, "results"), failed.message))
-        })?;
+    let mut is_whole = true;
+    let read = read::read_all(&folder, &args.route, &mut std::io::stdout().lock(), args.json);
+    unless_gone(read.map(|whole| is_whole = whole)).map_err(|failed| {
+        Failed::runtime(format!("{}: {}", below(spool, "results"), failed.message))
+    })?;
+    if !is_whole {
+        let name = below(spool, &format!("results/{}.csv", args.route));
+        eprint_line(&format!(
+            "left out: the last row of {name}, which has no end: it is being written, or was edited"
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,18 +1,25 @@
 //! All segments of a route read as one table.
 //!
-//! Must not know: the journal. It reads what stands in `results/`, also beside a running daemon;
-//! of a segment that is being written the last line may then be cut, as with any growing file.
+//! Must not know: the journal. It reads what stands in `results/`, also beside a running daemon.
 //!
-//! Invariant: a cell is mapped by the name of its column; segments with fewer columns give empty cells.
+//! Invariants
+//! - A cell is mapped by the name of its column; segments with fewer columns give empty cells.
+//! - Beside a daemon the table is that of one moment: no row of before it is missing, none stands twice
+//!   and none is cut, though a segment grows or is sealed meanwhile.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use csv::{ByteRecord, ReaderBuilder, Terminator, WriterBuilder};
 
 use super::names;
+
+/// What follows the bytes of an open segment, so that its last row shows whether it has its end: then this
+/// is a row of its own, else it stands in the last cell, without its quote where that is a quoted one.
+const END: &[u8] = b"\0inboxd: nothing more was written\0\"";
 
 /// The CSV files of a route: sealed ones by number, then the open one. None is no error.
 pub fn segments(results_dir: &Path, route: &str) -> io::Result<Vec<PathBuf>> {
@@ -37,7 +44,7 @@ pub fn segments(results_dir: &Path, route: &str) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Writes all rows of a route: as CSV under one header, the union of the segments' headers in their
-/// order, or as NDJSON objects of strings.
+/// order, or as NDJSON objects of strings. `false`: a last row without an end was left out.
 ///
 /// JSON cannot hold bytes: in it, what is not UTF-8 becomes U+FFFD. The CSV keeps them.
 pub fn read_all(
@@ -45,14 +52,16 @@ pub fn read_all(
     route: &str,
     out: &mut dyn Write,
     as_json: bool,
-) -> io::Result<()> {
-    let paths = segments(results_dir, route)?;
+) -> io::Result<bool> {
+    let mut sources = Source::all(results_dir, route)?;
     let mut headers = Vec::new();
     let mut columns: Vec<Vec<u8>> = Vec::new();
     let mut seen: HashSet<Vec<u8>> = HashSet::new();
-    for path in &paths {
-        let mut header = ByteRecord::new();
-        reader(path)?.read_byte_record(&mut header)?;
+    for source in &mut sources {
+        let header = match source.rows()? {
+            Some(mut rows) => rows.next()?.cloned().unwrap_or_default(),
+            None => ByteRecord::new(),
+        };
         for name in &header {
             if seen.insert(name.to_vec()) {
                 columns.push(name.to_vec());
@@ -61,23 +70,98 @@ pub fn read_all(
         headers.push(header);
     }
     if columns.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let mut sink = Sink::new(out, &columns, as_json)?;
-    for (path, header) in paths.iter().zip(&headers) {
+    let mut is_whole = true;
+    for (source, header) in sources.iter_mut().zip(&headers) {
         let place: HashMap<&[u8], usize> =
             header.iter().enumerate().map(|(at, name)| (name, at)).collect();
         let places: Vec<Option<usize>> =
             columns.iter().map(|name| place.get(name.as_slice()).copied()).collect();
-        let mut rows = reader(path)?;
-        let mut row = ByteRecord::new();
+        let Some(mut rows) = source.rows()? else { continue };
         // The header again, as it was read above.
-        rows.read_byte_record(&mut row)?;
-        while rows.read_byte_record(&mut row)? {
+        rows.next()?;
+        while let Some(row) = rows.next()? {
             sink.row(places.iter().map(|at| at.and_then(|at| row.get(at))))?;
         }
+        is_whole &= !rows.is_cut;
     }
-    sink.finish()
+    sink.finish()?;
+    Ok(is_whole)
+}
+
+/// A segment as it is read.
+enum Source {
+    Sealed(PathBuf),
+    /// By its file: its name may become another's while it is read.
+    Open(File),
+}
+
+impl Source {
+    /// The segments of a route at one moment, in their order.
+    fn all(results_dir: &Path, route: &str) -> io::Result<Vec<Self>> {
+        let path = results_dir.join(names::open(route));
+        // First: what is sealed from here on is among the sealed ones, or still had by this.
+        let open = match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_file() => if_there(File::open(&path))?,
+            Ok(_) => None,
+            Err(error) => if_there(Err(error))?,
+        };
+        let inode = open.as_ref().map(File::metadata).transpose()?.map(|meta| meta.ino());
+        let (mut all, mut is_sealed) = (Vec::new(), false);
+        for sealed in segments(results_dir, route)?.into_iter().filter(|it| *it != path) {
+            is_sealed |= inode.is_some()
+                && if_there(fs::symlink_metadata(&sealed))?.map(|meta| meta.ino()) == inode;
+            all.push(Self::Sealed(sealed));
+        }
+        all.extend(open.filter(|_| !is_sealed).map(Self::Open));
+        Ok(all)
+    }
+
+    /// From its first line on; `None`: its file went, as retention lets old ones go.
+    fn rows(&mut self) -> io::Result<Option<Rows<'_>>> {
+        let (bytes, end): (Box<dyn Read>, &'static [u8]) = match self {
+            Self::Sealed(path) => match if_there(File::open(path))? {
+                Some(file) => (Box::new(file), &[]),
+                None => return Ok(None),
+            },
+            Self::Open(file) => {
+                file.rewind()?;
+                (Box::new(file), END)
+            }
+        };
+        let reader = options().from_reader(bytes.chain(end));
+        Ok(Some(Rows { reader, row: ByteRecord::new(), is_cut: false }))
+    }
+}
+
+/// The lines of a segment, without a last one that has no end.
+struct Rows<'a> {
+    reader: csv::Reader<io::Chain<Box<dyn Read + 'a>, &'static [u8]>>,
+    row: ByteRecord,
+    is_cut: bool,
+}
+
+impl Rows<'_> {
+    fn next(&mut self) -> io::Result<Option<&ByteRecord>> {
+        if !self.reader.read_byte_record(&mut self.row).map_err(as_io)? {
+            return Ok(None);
+        }
+        let last = self.row.iter().next_back().unwrap_or_default();
+        if END.strip_suffix(b"\"").is_some_and(|end| last.ends_with(end)) || last.ends_with(END) {
+            self.is_cut = self.row.len() > 1 || last != END;
+            return Ok(None);
+        }
+        Ok(Some(&self.row))
+    }
+}
+
+fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// What a person is shown of a CSV.
@@ -116,8 +200,14 @@ pub fn line(cells: &[String]) -> String {
     String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned()
 }
 
-fn reader(path: &Path) -> io::Result<csv::Reader<fs::File>> {
-    Ok(ReaderBuilder::new().has_headers(false).flexible(true).from_path(path)?)
+fn reader(path: &Path) -> io::Result<csv::Reader<File>> {
+    Ok(options().from_path(path)?)
+}
+
+fn options() -> ReaderBuilder {
+    let mut options = ReaderBuilder::new();
+    options.has_headers(false).flexible(true);
+    options
 }
 
 /// What the system said itself: a reader that has gone is known by its kind, which `?` would hide.
@@ -197,5 +287,58 @@ mod tests {
             let error = read_all(dir.path(), "r", &mut Gone, as_json).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "json: {as_json}");
         }
+    }
+
+    /// Goal: a table read beside a daemon has each row that was there, once. Method: a reader of the output
+    /// that, while the first segment is read, seals the open one, begins another and takes away the second.
+    #[test]
+    fn a_segment_that_is_sealed_meanwhile_is_read_once() {
+        struct Daemon<'a>(&'a Path, Vec<u8>);
+        impl Write for Daemon<'_> {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let at = |name| self.0.join(name);
+                if self.1.is_empty() {
+                    fs::rename(at("r.20261122T140211Z.2.csv"), at("gone"))?;
+                    fs::rename(at("r.csv"), at("r.20261122T140211Z.3.csv"))?;
+                    fs::write(at("r.csv"), "a\nlater\n")?;
+                }
+                self.1.extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let first = format!("a\n{}", "x\n".repeat(100_000));
+        fs::write(dir.path().join("r.20261122T140211Z.1.csv"), &first).unwrap();
+        fs::write(dir.path().join("r.20261122T140211Z.2.csv"), "a\nold\n").unwrap();
+        fs::write(dir.path().join("r.csv"), "a\nopen\n").unwrap();
+        let mut daemon = Daemon(dir.path(), Vec::new());
+        assert!(read_all(dir.path(), "r", &mut daemon, false).unwrap());
+        assert_eq!(String::from_utf8(daemon.1).unwrap(), format!("{first}open\n"));
+    }
+
+    /// Goal: no half of a row is given as a row. Method: each beginning of a growing file, then the same as
+    /// one that is sealed, which grows no more.
+    #[test]
+    fn a_row_without_its_end_is_left_out() {
+        let whole = "a,b\n1,\"x\ny\"\n\"z\n\",\"\"\"\"\n";
+        let (one, two) = ("a,b\n1,\"x\ny\"\n", whole);
+        let dir = tempfile::tempdir().unwrap();
+        let mut read = |name: &str, text: &str| {
+            fs::write(dir.path().join(name), text).unwrap();
+            let mut out = Vec::new();
+            let is_whole = read_all(dir.path(), "r", &mut out, false).unwrap();
+            (String::from_utf8(out).unwrap(), is_whole)
+        };
+        for len in "a,b\n".len()..=whole.len() {
+            let (text, is_whole) = read("r.csv", &whole[..len]);
+            let ends = ["a,b\n", one, two];
+            let expected = ends.iter().rev().find(|it| it.len() <= len).unwrap();
+            assert_eq!((text.as_str(), is_whole), (*expected, ends.contains(&&whole[..len])));
+        }
+        assert_eq!(read("r.csv", ""), (String::new(), true));
+        assert_eq!(read("r.20261122T140211Z.1.csv", "a\n1"), ("a\n1\n".to_owned(), true));
     }
 }
