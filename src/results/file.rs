@@ -160,7 +160,7 @@ impl<F: Filesystem> Segment<F> {
         dir: &F::Dir,
         name: &str,
     ) -> Result<Option<F::File>, ResultsError> {
-        let file = fs.open(dir, Path::new(name), true).map_err(failed("open", "results", name))?;
+        let Some(file) = open_if_allowed(fs, dir, name, true)? else { return Ok(None) };
         let stat = fs.stat_file(&file).map_err(failed("stat", "results", name))?;
         if stat.ino != self.ino {
             return Ok(None);
@@ -222,6 +222,19 @@ pub(super) fn stat_ours<F: Filesystem>(
         Ok(stat) => Ok((stat.ino == ino && stat.file_type == FileType::File).then_some(stat)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed("stat", "results", name)(error)),
+    }
+}
+
+/// Opens a file; `None`: someone took our right to it, which is no less a touch than an edit.
+pub(super) fn open_if_allowed<F: Filesystem>(
+    fs: &F,
+    dir: &F::Dir,
+    name: &str,
+    write: bool,
+) -> Result<Option<F::File>, ResultsError> {
+    match fs.open(dir, Path::new(name), write) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        opened => opened.map(Some).map_err(failed("open", "results", name)),
     }
 }
 

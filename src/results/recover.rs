@@ -18,7 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::file::{prefix_crc, stat_ours};
+use super::file::{open_if_allowed, prefix_crc, stat_ours};
 use super::plan::create_temp;
 use super::segment::{Results, Touched};
 use super::{ResultsError, encode, failed, names};
@@ -339,8 +339,9 @@ impl SegmentLog {
             if stat.size > self.end || stat.size < base.len {
                 return Ok(Found::Other);
             }
-            let file =
-                fs.open(dir, Path::new(&name), false).map_err(failed("open", "results", &name))?;
+            let Some(file) = open_if_allowed(fs, dir, &name, false)? else {
+                return Ok(Found::Other);
+            };
             let crc = prefix_crc(fs, &file, base.len).map_err(failed("read", "results", &name))?;
             let same = base.len == 0 || crc == Some(base.crc);
             return Ok(if same { Found::AsRecorded } else { Found::Other });

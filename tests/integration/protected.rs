@@ -226,3 +226,22 @@ fn a_job_folder_given_away_stops_nobody() {
     daemon.end_well();
     assert!(left.iter().all(|file| file.exists()), "{}", spool.report());
 }
+
+/// Goal: who protects a CSV, so that nobody spoils it, has it left alone as everyone who touches one; the
+/// next rows are in a new one, and no route waits for it. Method: read-only and closed, between two starts.
+#[test]
+fn a_csv_that_is_protected_is_left_alone() {
+    let spool = Spool::new("[routes.main]\ncommand = [\"cat\", \"{path}\"]\n");
+    for (n, mode) in [(1, 0o640), (2, 0o444), (3, 0o000)] {
+        if n > 1 {
+            let csv = spool.path("results/main.csv");
+            std::fs::set_permissions(csv, PermissionsExt::from_mode(mode)).unwrap();
+        }
+        spool.drop_file(n.to_string(), n.to_string());
+        let daemon = start(&spool);
+        spool.wait_until("it is done", || spool.has(&format!("done/{n}")));
+        daemon.end_well();
+        assert_eq!(spool.csv("main").column("text"), [n.to_string()], "{}", spool.report());
+    }
+    spool.run(&["results", "main"]).ok().says("\n1,").says("\n2,").says("\n3,");
+}
