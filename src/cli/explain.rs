@@ -68,12 +68,23 @@ fn find(spool: &SpoolArg, target: &Target) -> Result<Option<Story>, Failed> {
     let line = target.line(spool)?;
     let incoming = target.rel.as_ref().filter(|_| !is_settled);
     let is_incoming = matches!(target.place, Some((Tree::Incoming, _)));
-    if !is_incoming && let Some(failure) = target.failure(spool, line.as_ref()) {
-        let mut story = failed(spool, &failure, line);
+    let by_path = target.failure(spool, line.as_ref()).filter(|_| !is_incoming);
+    // Of the jobs of one path the newest is meant, by an id its own; the file of another may stand there.
+    let (failure, other) = match (&line, by_path) {
+        (Some(line), Some(stands)) if target.place.is_none() && !stands.is_of(line) => {
+            (Failure::of(spool, line), Some(stands))
+        }
+        (_, stands) => (stands, None),
+    };
+    let also = other.map(|it| also_failed(spool, &it));
+    if let Some(failure) = failure {
+        let is_rel = target.place.is_none() && target.rel.as_ref() == Some(&failure.at);
+        let mut story = failed(spool, &failure, line, is_rel);
         let newer = incoming.filter(|rel| path_in(spool, Tree::Incoming, rel).exists());
         story.facts.extend(newer.map(|rel| {
             ("also", format!("{} waits, a newer file", shown_in(spool, Tree::Incoming, rel)))
         }));
+        story.facts.extend(also);
         return Ok(Some(story));
     }
     // What waits comes before what was: a file that is tried again has both.
@@ -81,10 +92,13 @@ fn find(spool: &SpoolArg, target: &Target) -> Result<Option<Story>, Failed> {
         && let Some(mut story) = waiting(spool, rel)?
     {
         story.facts.extend(line.as_ref().map(before));
+        story.facts.extend(also);
         return Ok(Some(story));
     }
     if let Some(line) = line {
-        return Ok(Some(ended(spool, &line)));
+        let mut story = ended(spool, &line);
+        story.facts.extend(also);
+        return Ok(Some(story));
     }
     let done = target.rel.as_ref().filter(|rel| path_in(spool, Tree::Done, rel).exists());
     Ok(done.map(|rel| long_done(spool, rel)))
@@ -167,8 +181,19 @@ fn left_behind(spool: &SpoolArg, claimed: Claimed, rel: Option<&RelPath>) -> Sto
     Story { head: vec![name, "WAITING".to_owned()], facts, json }
 }
 
-/// What stands in `error/`.
-fn failed(spool: &SpoolArg, failure: &Failure, line: Option<JobLine>) -> Story {
+/// The file of another job, in `error/` under the path that was asked for.
+fn also_failed(spool: &SpoolArg, failure: &Failure) -> (&'static str, String) {
+    let file = shown_in(spool, Tree::Error, &failure.at);
+    ("also", format!("{file} failed, as another job: inboxd explain {}", in_error(&failure.at)))
+}
+
+/// A path that means this file and no job of its name: `error/x.json`.
+fn in_error(at: &RelPath) -> String {
+    place(Tree::Error, at).map_or_else(String::new, |path| quoted(&path.0))
+}
+
+/// What stands in `error/`; `is_rel`: its path there is that of the job.
+fn failed(spool: &SpoolArg, failure: &Failure, line: Option<JobLine>, is_rel: bool) -> Story {
     let file = shown_in(spool, Tree::Error, &failure.at);
     let original = failure.original();
     let retry = format!("nothing, until: inboxd retry {}", quoted(&failure.at));
@@ -194,7 +219,8 @@ fn failed(spool: &SpoolArg, failure: &Failure, line: Option<JobLine>) -> Story {
     if !why.stderr.is_empty() || line.as_ref().is_some_and(|line| !line.stdout.is_empty()) {
         let is_traceback = why.stderr.contains("Traceback (most recent call last)");
         let label = if is_traceback { "traceback" } else { "log" };
-        facts.push((label, format!("inboxd log {}", quoted(&failure.at))));
+        let name = if is_rel { quoted(&failure.at) } else { in_error(&failure.at) };
+        facts.push((label, format!("inboxd log {name}")));
     }
     facts.push(("next", retry));
     let json = json!({

@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
         Failed::runtime(format!("{}: {}", below(spool, "results"), failed.message))
     })?;
     if !is_whole {
-        let name = below(spool, &format!("results/{}.csv", args.route));
+        let name = below(spool, format!("results/{}.csv", args.route));
         eprint_line(&format!(
             "left out: the last row of {name}, which has no end: it is being written, or was edited"
         ));

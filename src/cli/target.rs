@@ -222,9 +222,7 @@ impl Target {
             Some(_) => None,
             None => self.rel.clone(),
         };
-        let logged = line
-            .and_then(|line| line.place.as_ref())
-            .and_then(|place| place.0.as_bytes().strip_prefix(b"error/").and_then(RelPath::new));
+        let logged = line.and_then(Failure::logged);
         [named, logged].into_iter().flatten().find_map(|at| Failure::at(spool, &at))
     }
 }
@@ -266,6 +264,21 @@ impl Failure {
         let is_folder = file.file_type == FileType::Dir;
         let has_failed = found.is_folder();
         (is_folder == has_failed).then_some(found)
+    }
+
+    /// What stands in `error/` of this job, where it was put.
+    pub(crate) fn of(spool: &SpoolArg, line: &JobLine) -> Option<Self> {
+        Self::at(spool, &Self::logged(line)?).filter(|found| found.is_of(line))
+    }
+
+    /// The path below `error/` that a job was given.
+    fn logged(line: &JobLine) -> Option<RelPath> {
+        line.place.as_ref()?.0.as_bytes().strip_prefix(b"error/").and_then(RelPath::new)
+    }
+
+    /// Nothing says that it is another job's.
+    pub(crate) fn is_of(&self, line: &JobLine) -> bool {
+        self.why.as_ref().is_none_or(|why| why.job == line.job)
     }
 
     /// It is a folder that is one job.

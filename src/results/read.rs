@@ -267,6 +267,7 @@ impl<'a> Sink<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fs::{Filesystem, RealFs};
 
     /// Goal: who has read enough (`| head`) is told apart from a disk that fails. Method: more rows than
     /// any buffer holds, to one who is gone.
@@ -296,11 +297,14 @@ mod tests {
         struct Daemon<'a>(&'a Path, Vec<u8>);
         impl Write for Daemon<'_> {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                let at = |name| self.0.join(name);
                 if self.1.is_empty() {
-                    fs::rename(at("r.20261122T140211Z.2.csv"), at("gone"))?;
-                    fs::rename(at("r.csv"), at("r.20261122T140211Z.3.csv"))?;
-                    fs::write(at("r.csv"), "a\nlater\n")?;
+                    let dir = RealFs.open_root(self.0)?;
+                    let rename = |old: &str, new: &str| {
+                        RealFs.rename(&dir, Path::new(old), &dir, Path::new(new))
+                    };
+                    rename("r.20261122T140211Z.2.csv", "gone")?;
+                    rename("r.csv", "r.20261122T140211Z.3.csv")?;
+                    fs::write(self.0.join("r.csv"), "a\nlater\n")?;
                 }
                 self.1.extend_from_slice(bytes);
                 Ok(bytes.len())
@@ -326,7 +330,7 @@ mod tests {
         let whole = "a,b\n1,\"x\ny\"\n\"z\n\",\"\"\"\"\n";
         let (one, two) = ("a,b\n1,\"x\ny\"\n", whole);
         let dir = tempfile::tempdir().unwrap();
-        let mut read = |name: &str, text: &str| {
+        let read = |name: &str, text: &str| {
             fs::write(dir.path().join(name), text).unwrap();
             let mut out = Vec::new();
             let is_whole = read_all(dir.path(), "r", &mut out, false).unwrap();

@@ -143,3 +143,42 @@ fn what_is_no_input_stays_where_it_is() {
     assert!(spool.has("error/x.made/.hidden") && spool.has("error/.why/x.made/.hidden.json"));
     assert!(spool.has("done/x.made/sound") && !spool.has("incoming/x.made/.hidden"));
 }
+
+/// Goal: of several jobs of one path `explain` and `log` tell of the same one, the newest, by an id of that
+/// one, by a path in `error/` of the file there. Method: a failure; its successor done; it failing again in
+/// another way after a retry; and one beside which a newer one has failed.
+#[test]
+fn explain_and_log_tell_of_the_same_job() {
+    let spool = Spool::new("[routes.main]\ncommand = [\"sh\", \"{path}\"]\nretries = 0\n");
+    let fail = |word: &str| format!("echo {word} >&2; exit 1\n");
+    let newest = || {
+        let line = spool.run(&["jobs", "-n", "1", "--json"]).stdout();
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        line["job"].as_str().unwrap().to_owned()
+    };
+    let tells = |job: &str, words: &[&str]| {
+        let said = spool.run(&["explain", job]).ok();
+        words.iter().fold(said, |said, word| said.says(word));
+    };
+    spool.drop_file("x.sh", fail("first"));
+    spool.run(&["batch"]).code(3);
+    let first = newest();
+    tells("x.sh", &["FAILED", "first", "inboxd log x.sh"]);
+    spool.drop_file("x.sh", "echo fine\n");
+    spool.run(&["batch"]).ok();
+    tells("x.sh", &["DONE", "error/x.sh failed, as another job: inboxd explain error/x.sh"]);
+    tells("error/x.sh", &["FAILED", "first", "inboxd log error/x.sh"]);
+    spool.run(&["log", "error/x.sh"]).ok().says("first");
+
+    spool.drop_file("x.sh", fail("second"));
+    spool.run(&["batch"]).code(3);
+    let second = newest();
+    let log = format!("inboxd log 'error/x~{second}.sh'");
+    tells("x.sh", &["second", &log, "error/x.sh failed, as another job"]);
+    spool.run(&["log", "x.sh"]).ok().says("second");
+
+    spool.write("error/x.sh", &fail("third"));
+    spool.run(&["retry", "--wait", "x.sh"]).code(3);
+    tells(&first, &["first", &format!("inboxd log {first}")]);
+    tells("x.sh", &["third", "inboxd log x.sh"]);
+}
