@@ -65,7 +65,8 @@ fn serve_run(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, Fa
         log::begin(match args.log {
             LogFormat::Text => log::Format::Text,
             LogFormat::Json => log::Format::Json,
-        });
+        })
+        .map_err(Failed::usage)?;
         Teller::start(log::tell)
     };
     let mut teller = teller.map_err(|source| {

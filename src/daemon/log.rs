@@ -8,7 +8,7 @@
 use std::io::IsTerminal as _;
 
 use tracing::{debug, error, info, warn};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -28,15 +28,31 @@ pub enum Format {
     Json,
 }
 
-/// Begins the log on stderr. `INBOXD_LOG` sets what is shown (`debug`, `info`, `warn`, `error`).
-pub fn begin(format: Format) {
-    let filter = EnvFilter::try_from_env("INBOXD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+/// Names how much is shown.
+const LEVEL_VAR: &str = "INBOXD_LOG";
+
+/// How much is shown: what the variable says, else `info`.
+fn level() -> Result<LevelFilter, String> {
+    let Some(named) = std::env::var_os(LEVEL_VAR).filter(|named| !named.is_empty()) else {
+        return Ok(LevelFilter::INFO);
+    };
+    let named = named.to_string_lossy();
+    let known = named.parse().ok();
+    known.ok_or_else(|| {
+        format!("{LEVEL_VAR} is {named:?}: it may be off, error, warn, info, debug or trace")
+    })
+}
+
+/// Begins the log on stderr. `INBOXD_LOG` sets what is shown; what it may not say is the error.
+pub fn begin(format: Format) -> Result<(), String> {
+    let level = level()?;
     if format == Format::Text
         && let Some(journal) = Journald::of_stderr()
     {
-        return tracing_subscriber::registry().with(filter).with(journal).init();
+        tracing_subscriber::registry().with(level).with(journal).init();
+        return Ok(());
     }
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    let log = tracing_subscriber::fmt().with_max_level(level).with_target(false);
     let log = log.with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     // A line that cannot be written would be told of on stderr, and panic there: a full disk below the
     // log, or a reader of it that ended, must not end the daemon.
@@ -45,6 +61,7 @@ pub fn begin(format: Format) {
         Format::Json => log.json().flatten_event(true).init(),
         Format::Text => log.init(),
     }
+    Ok(())
 }
 
 /// Logs what the shell tells.

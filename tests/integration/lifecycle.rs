@@ -397,6 +397,19 @@ fn a_log_that_cannot_be_written_stops_nothing() {
     daemon.end_well();
 }
 
+/// Goal: a level of the log that is none is refused; taken for the name of a part of the program, as it once was, it
+/// made the daemon silent. Method: such a word, and no word.
+#[test]
+fn an_unknown_log_level_is_refused() {
+    let spool = Spool::new("[routes.main]\nstdout = \"none\"\ncommand = [\"true\"]\n");
+    let refused = spool.run_under(&["env", "INBOXD_LOG=warning"], &["run"], b"").code(2);
+    refused
+        .says("error: INBOXD_LOG is \"warning\": it may be off, error, warn, info, debug or trace");
+    let daemon = spool.start_under(&["env", "INBOXD_LOG="], &["run"]);
+    daemon.wait_for_log("INFO ready");
+    daemon.end_well();
+}
+
 /// A daemon that logs a line a job into a pipe with little room, once it did more jobs than the pipe, the thread
 /// that prints and its queue can hold lines of; and the pipe's other end.
 fn with_unread_log(spool: &Spool) -> (Running, File) {
