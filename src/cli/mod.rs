@@ -351,7 +351,8 @@ impl SpoolArg {
             return Failed { message, code: 1, word: "fatal" };
         }
         let free = crate::fs::real::free_space(&self.path).map_or(0, |(free, _)| free);
-        let is_full = error.is_shortage();
+        let of = Shortage::of(error);
+        let is_full = error.is_shortage() || of != Shortage::Disk;
         let message = format!(
             "{} ({}, {} free)\n  No accepted file is lost: jobs not yet recorded run again. {}, then \
              start inboxd.",
@@ -359,7 +360,8 @@ impl SpoolArg {
             self.shown(),
             show::size(free),
             match error {
-                _ if is_full => Shortage::of(error).remedy(),
+                KeeperError::StoppedShort(of) => of.remedy(),
+                _ if is_full => of.remedy(),
                 _ if is_in_the_way(error) => "Look at what is there (ls -ld, lsattr -d)",
                 _ => "Look at the disk (dmesg)",
             }

@@ -133,6 +133,8 @@ pub struct LoopState {
     paused: BTreeMap<String, (Option<Instant>, Option<SystemTime>)>,
     is_ready: bool,
     pub(super) draining: bool,
+    /// The drain's time is over, or it was cut short.
+    stops_now: bool,
     low_disk: bool,
     /// Jobs that had ended at the last sweep, and when the next may be.
     swept: u64,
@@ -172,6 +174,7 @@ impl Default for LoopState {
             paused: BTreeMap::new(),
             is_ready: false,
             draining: false,
+            stops_now: false,
             low_disk: false,
             swept: 0,
             next_sweep: now,
@@ -202,6 +205,7 @@ impl<L: Listener> Service<RealFs, L> {
                 }
                 self.outputs()?;
             }
+            self.give_up()?;
             self.receive(messages)?;
             self.progress.made();
             self.tend_line()?;
@@ -363,6 +367,7 @@ impl<L: Listener> Service<RealFs, L> {
             }
             Message::StopNow => {
                 self.state.draining = true;
+                self.state.stops_now = true;
                 self.grants = None;
                 // First: whatever else fails, no worker goes on.
                 self.stop.now().map_err(KeeperError::spool("stop the workers"))?;

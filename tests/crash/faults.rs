@@ -343,3 +343,33 @@ fn a_full_disk_is_waited_for() {
     drop(daemon);
     drop(disk);
 }
+
+/// Goal: a full disk does not keep the daemon from its end: who stops it is not waited for by a disk that
+/// nobody frees, and nothing is lost by it. Method: a real small disk, filled while workers run, a signal, and
+/// another run once there is room again.
+#[test]
+fn a_daemon_on_a_full_disk_can_be_stopped() {
+    let spool = Spool::bare();
+    let Some(disk) = SmallDisk::mount(&spool) else { return };
+    let root = if rustix::process::geteuid().is_root() { "allow_root = true\n" } else { "" };
+    spool.write("inboxd.toml", &format!("{root}drain_timeout = \"300ms\"\n{SETTINGS}"));
+    let wait = "until [ -e ../go ]; do sleep 0.02; done\n";
+    spool.write("work.sh", &format!("{wait}{}", WORK_SH.replace("runs.txt", "../runs.txt")));
+    let mut history = History::default();
+    history.drop_files(&spool, WAITING);
+    let mut daemon = spool.daemon();
+    spool.wait_until("two workers wait", || daemon.workers().len() == 2);
+    disk.fill();
+    spool.write_home("go", "");
+    daemon.wait_for_log("disk is full");
+    daemon.signal(rustix::process::Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(1), "{}", spool.report());
+    daemon.wait_for_log("stopped while the disk is full");
+    disk.free();
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.names("done").len(), WAITING, "{}", spool.report());
+    fs::copy(spool.home().join("runs.txt"), spool.path("runs.txt")).unwrap();
+    history.check(&spool, "stopped on a full disk");
+    drop(daemon);
+    drop(disk);
+}

@@ -43,6 +43,9 @@ pub enum KeeperError {
         /// Which folder of the spool.
         name: &'static str,
     },
+    /// It was told to stop now, and what has run could not be recorded or settled.
+    #[error("stopped while {}", .0.says().0)]
+    StoppedShort(Shortage),
 }
 
 impl KeeperError {

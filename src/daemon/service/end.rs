@@ -4,7 +4,7 @@
 //!
 //! Invariants
 //! - It ends with nothing running and everything recorded settled: one journal segment, nothing of ours
-//!   in `processing/`.
+//!   in `processing/`; or with an error, as where it is to stop now and its disk is full.
 
 use std::sync::mpsc::Receiver;
 
@@ -40,6 +40,16 @@ impl<L: Listener> Service<RealFs, L> {
             && !has_sources
             && !self.retention.is_busy()
             && self.nothing_waits()
+    }
+
+    /// A full disk is waited for, but not by who was told to stop now: what could not be recorded runs
+    /// again at the next start, and what could not be settled is settled then.
+    pub(super) fn give_up(&self) -> Result<(), KeeperError> {
+        let has_stopped = self.state.stops_now && self.keeper.counts().running == 0;
+        match self.keeper.short_of() {
+            Some(of) if has_stopped => Err(KeeperError::StoppedShort(of)),
+            _ => Ok(()),
+        }
     }
 
     /// Nothing runs, and nothing that is known waits for anything but a person or a far time.
