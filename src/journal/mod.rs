@@ -213,7 +213,7 @@ impl CommitError {
 }
 
 /// ENOSPC, EDQUOT, EMFILE, ENFILE, ENOMEM: it can pass by itself.
-fn is_shortage(error: &io::Error) -> bool {
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     matches!(
         Errno::from_io_error(error),

@@ -30,6 +30,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::journal::is_shortage;
+
 pub mod columns;
 pub mod encode;
 pub mod file;
@@ -95,6 +97,10 @@ fn failed(
     move |source| match source.kind() {
         // A sync that failed is never tried again, whatever its reason.
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded if operation != "sync" => {
+            ResultsError::Full { operation, path, source }
+        }
+        // Nothing is planned yet: it can be made later.
+        _ if operation == "create" && is_shortage(&source) => {
             ResultsError::Full { operation, path, source }
         }
         _ => ResultsError::Io { operation, path, source },

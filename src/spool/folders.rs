@@ -78,6 +78,16 @@ impl<D> Folders<D> {
         self.most_open = most;
     }
 
+    /// Keeps none open, now or later: others need the descriptors more. To open a folder again is slower.
+    pub fn close_all(&mut self) {
+        self.most_open = 0;
+        self.open.clear();
+        self.open_empty = 0;
+        for folder in self.empty.values_mut().flatten() {
+            folder.dir = None;
+        }
+    }
+
     pub(super) fn take(&mut self, parent: &[u8]) -> Option<Folder<D>> {
         let taken = self.empty.get_mut(parent)?.pop()?;
         self.count -= 1;

@@ -242,6 +242,9 @@ impl<F: Filesystem> Keeper<F> {
     }
 
     pub(super) fn is_short(&mut self, of: Shortage, now: Millis) -> Result<(), KeeperError> {
+        if of == Shortage::Files {
+            self.folders.close_all();
+        }
         if self.short_of.is_none() {
             // The system has one word for both.
             let is_inodes = of == Shortage::Disk && crate::fs::real::has_no_inode(&self.path);

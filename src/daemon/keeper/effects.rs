@@ -326,9 +326,26 @@ impl<F: Filesystem> Keeper<F> {
             Err(error) if error.is_shortage() => {}
             other => other?,
         }
-        let reason = error.to_string();
-        self.out.push(Output::Notice(Notice::StartRefused { rel, reason }));
+        self.tell_refused(Some(rel), error, now)?;
         self.step(Event::StartFailed { job }, now)
+    }
+
+    /// What there is too little of is said once, and not again for each job at each try.
+    pub(super) fn tell_refused(
+        &mut self,
+        rel: Option<RelPath>,
+        error: &io::Error,
+        now: Millis,
+    ) -> Result<(), KeeperError> {
+        let is_said = self.said_short.is_some() && is_shortage(error);
+        if let Some(rel) = rel.filter(|_| !is_said) {
+            let reason = error.to_string();
+            self.out.push(Output::Notice(Notice::StartRefused { rel, reason }));
+        }
+        if is_shortage(error) {
+            self.is_short(Shortage::of(error), now)?;
+        }
+        Ok(())
     }
 
     /// Before the first attempt of a job whose place is its own, see [`crate::spool::whole_folder`]. The inner

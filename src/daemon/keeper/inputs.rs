@@ -16,12 +16,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Keeper, KeeperError, Output, Shortage, is_shortage};
+use super::{Keeper, KeeperError, Output, is_shortage};
 use crate::config::{Records, limits};
 use crate::core::records::{InputMark, Past, Position};
 use crate::core::state::{Event, Millis};
 use crate::core::{FailClass, Failure, JobId, Verdict};
-use crate::daemon::notice::Notice;
 use crate::fs::Filesystem;
 use crate::journal::record::{Input as InputLine, InputSet, InputTried, Record, Tally};
 use crate::spool::records::{Input, Unfit as SplitUnfit, change};
@@ -196,13 +195,8 @@ impl<F: Filesystem> Keeper<F> {
                 self.step(Event::Ended { job, verdict: Verdict::Failed(failure) }, now)
             }
             Err(OpenError::Later(error)) => {
-                if is_shortage(&error) {
-                    self.is_short(Shortage::of(&error), now)?;
-                }
                 let rel = self.jobs.get(&job).map(|info| info.rel.clone());
-                let reason = error.to_string();
-                let refused = rel.map(|rel| Notice::StartRefused { rel, reason });
-                self.out.extend(refused.map(Output::Notice));
+                self.tell_refused(rel, &error, now)?;
                 self.step(Event::StartFailed { job }, now)
             }
             Err(OpenError::Fatal(error)) => Err(error),

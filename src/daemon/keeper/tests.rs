@@ -190,3 +190,47 @@ fn a_shortage_that_comes_and_goes_is_said_once() {
         assert_eq!(hear(&mut keeper), wanted);
     }
 }
+
+/// Goal: who waits for descriptors does not keep some that it can do without. Method: the job folders that are
+/// open before and after there are too few for one more job.
+#[test]
+fn too_few_descriptors_close_what_is_only_kept() {
+    let home = tempfile::tempdir().unwrap();
+    let fs = Faults::new(RealFs);
+    let settings = Settings { workers: 2, ..settings() };
+    let mut keeper = keeper_on(fs.clone(), home.path(), &settings);
+    let processing = home.path().canonicalize().unwrap().join("processing");
+    let open = || {
+        let all = std::fs::read_dir("/proc/self/fd").unwrap();
+        let places = all.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+        places.filter(|it| it.starts_with(&processing) && *it != processing).count()
+    };
+    let now = now_ms();
+    std::fs::write(home.path().join("incoming/x"), "").unwrap();
+    while !keeper.scan(1000, now).unwrap() {}
+    assert_eq!(open(), 1);
+    std::fs::write(home.path().join("incoming/y"), "").unwrap();
+    fs.arm_for(|op| op == Op::MakeDir, 1, Errno::MFILE, Then::Works);
+    while !keeper.scan(1000, now).unwrap() {}
+    assert_eq!((keeper.short_of(), open()), (Some(Shortage::Files), 0));
+}
+
+/// Goal: what cannot begin on a full disk is not told of at every try, every second. Method: no room for the
+/// scratch folder, ever; what is said in five seconds.
+#[test]
+fn a_start_refused_by_a_full_disk_is_told_once() {
+    let home = tempfile::tempdir().unwrap();
+    let fs = Faults::new(RealFs);
+    let mut keeper = keeper_on(fs.clone(), home.path(), &settings());
+    std::fs::write(home.path().join("incoming/x"), "").unwrap();
+    fs.arm_for(|op| op == Op::MakeDir, 2, Errno::NOSPC, Then::Always);
+    let now = now_ms();
+    while !keeper.scan(1000, now).unwrap() {}
+    for second in 1..=5 {
+        keeper.tick(now + second * 1_000).unwrap();
+    }
+    assert!(fs.failed() > 3, "it was not tried again");
+    let said = keeper.take_outputs().into_iter();
+    let said = said.filter(|it| matches!(it, Output::Notice(Notice::StartRefused { .. })));
+    assert_eq!(said.count(), 1);
+}

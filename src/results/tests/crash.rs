@@ -3,6 +3,7 @@
 use super::*;
 
 const ENOSPC: i32 = 28;
+const EMFILE: i32 = 24;
 const EIO: i32 = 5;
 
 /// Rolls by rows and by columns, seals, and has one job's rows beside the journal.
@@ -126,4 +127,18 @@ fn disk_full_at_every_operation() {
             check_rows(&spool, jobs().len(), &format!("full at {n}, restarted"));
         }
     }
+}
+
+/// Goal: a CSV that cannot be begun for want of descriptors waits for them, like one on a full disk, and ends
+/// nothing. Method: none is left when the first file is made; then there is.
+#[test]
+fn a_csv_waits_for_descriptors() {
+    let mut spool = Spool::new();
+    let jobs = jobs();
+    let rows = jobs.first().unwrap();
+    spool.fs.fail_after(0, EMFILE);
+    let error = spool.record(rows).unwrap_err();
+    assert!(matches!(error, PlanError::Io(ResultsError::Full { .. })), "{error}");
+    spool.fs.heal();
+    spool.record(rows).unwrap();
 }
