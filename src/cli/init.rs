@@ -97,7 +97,7 @@ pub(crate) fn run(args: &Args, named: Option<PathBuf>) -> Result<ExitCode, Faile
     let option = if dir.as_os_str() == "inbox" {
         String::new()
     } else {
-        format!("--spool {} ", spool.shown())
+        format!("--spool {} ", target::quoted_bytes(spool.shown().as_bytes()))
     };
     if let Some((pipeline, ..)) = &moved {
         tell_moved(pipeline, &spool);
@@ -106,7 +106,7 @@ pub(crate) fn run(args: &Args, named: Option<PathBuf>) -> Result<ExitCode, Faile
         print_line(&format!(
             "Read {}, then: inboxd {option}batch {}",
             below(&spool, "README.md"),
-            below(&spool, "samples")
+            target::quoted_bytes(below(&spool, "samples").as_bytes())
         ));
     } else {
         print_line(&format!("Set one line (command = …), then: inboxd {option}run"));

@@ -73,6 +73,8 @@ fn init_makes_a_spool() {
     for made in ["other", "named"] {
         assert!(spool.home().join(made).join("inboxd.toml").exists(), "{made}");
     }
+    // What it says to run can be pasted.
+    spool.run(&["init", "my jobs"]).ok().says("inboxd --spool './my jobs' run");
 }
 
 /// Goal: the spool is found as documented, and what is none is named as that. Method: `--spool`, a variable that
