@@ -30,6 +30,11 @@ impl Refusal {
     /// What the error means for this name, as far as its folder explains it.
     pub(super) fn of<F: Filesystem>(spool: &Spool<F>, rel: &RelPath, error: &io::Error) -> Self {
         let plain = || Self { reason: error.to_string(), fix: None };
+        if Errno::from_io_error(error) == Some(Errno::XDEV) {
+            let reason = "it is on another mount than the spool, and a claim must be one rename: copy it \
+                          into a folder of incoming/ that is on none";
+            return Self { reason: reason.to_owned(), fix: None };
+        }
         if error.kind() != io::ErrorKind::PermissionDenied {
             return plain();
         }

@@ -98,7 +98,13 @@ fn start_daemon(
     // By this name, the same program runs again even if its file was replaced meanwhile.
     let mut command = Command::new("/proc/self/exe");
     command.arg0(arguments.next().unwrap_or_else(|| "inboxd".into()));
-    command.args(arguments).env(LEASH_VAR, identity(leash.as_fd())?).stdin(leash).spawn()
+    command.args(arguments).env(LEASH_VAR, identity(leash.as_fd())?).stdin(leash);
+    command.spawn().map_err(|error| named("/proc/self/exe", &error))
+}
+
+/// In a bare container it may be missing.
+fn named(path: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{path}: {error}"))
 }
 
 /// How often to look whether a daemon that starts listens to HUP by now.
@@ -192,7 +198,8 @@ impl Leash {
             return Ok(None);
         }
         let leash = rustix::io::fcntl_dupfd_cloexec(stdin.as_fd(), 3)?;
-        let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| named("/dev/null", &errno.into()))?;
         rustix::stdio::dup2_stdin(&null)?;
         Ok(Some(Self(leash)))
     }

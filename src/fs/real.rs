@@ -40,6 +40,13 @@ pub fn is_read_only(path: &Path) -> bool {
         .is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }
 
+/// Which mount `path` is on: a rename leads from none to another, not even within one filesystem. `None`: the
+/// kernel does not say (before 5.8).
+pub fn mount_of(path: &Path) -> Option<u64> {
+    let found = rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
+    (found.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(found.stx_mnt_id)
+}
+
 /// Descriptors that this process may have: the soft limit, which a shell's `ulimit -n` says.
 pub fn descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;

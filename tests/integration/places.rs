@@ -8,7 +8,7 @@ use std::process::Command;
 
 use rustix::fs::rename;
 
-use crate::harness::Spool;
+use crate::harness::{Output, Spool};
 
 fn spool() -> Spool {
     Spool::new("[routes.a]\ncommand = [\"true\"]\nstdout = \"none\"\n")
@@ -55,6 +55,59 @@ fn a_read_only_disk_is_named() {
         .says("Nothing that was taken in is lost");
     spool.run(&["batch"]).ok();
     assert_eq!(spool.names("done"), ["a"]);
+}
+
+/// Runs this within mounts of its own; `None`: it may not.
+fn within(spool: &Spool, mount: &str, args: &[&str]) -> Option<Output> {
+    let tried = Command::new("unshare").args(["-Urm", "sh", "-ec", mount]).output();
+    if !tried.as_ref().is_ok_and(|tried| tried.status.success()) {
+        eprintln!("skipped: no user namespaces, or not this in them: {tried:?}");
+        return None;
+    }
+    let script = format!("{mount}; exec \"$0\" \"$@\"");
+    Some(spool.run_under(&["unshare", "-Urm", "sh", "-ec", &script], args, b""))
+}
+
+/// Goal: a folder of the spool that is a mount of its own is refused, though it is of the same filesystem: the
+/// kernel moves no file into it, so the first job would end the daemon, and each one after it. Method: each
+/// mounted onto itself, as a container's volumes may be; one that files do not move to.
+#[test]
+fn a_folder_that_is_a_mount_is_refused() {
+    let spool = spool();
+    spool.run(&["batch"]).ok();
+    for name in ["incoming", "processing", "done", "error", "output"] {
+        let mount = format!("mount --bind {0} {0}", spool.path(name).display());
+        for command in ["batch", "check"] {
+            let Some(said) = within(&spool, &mount, &[command]) else { return };
+            said.code(2).says(&format!("{name} is a mount of its own"));
+        }
+    }
+    let mount = format!("mount --bind {0} {0}", spool.path("results").display());
+    let said = within(&spool, &mount, &["check"]).unwrap().stdout();
+    assert!(said.contains("ok        folders"), "{said}");
+}
+
+/// Goal: a file below a mount in `incoming/` is said to be that. Method: a folder in it mounted onto itself.
+#[test]
+fn a_file_on_another_mount_is_named() {
+    let spool = spool();
+    spool.drop_file("sub/a", "a");
+    let mount = format!("mount --bind {0} {0}", spool.path("incoming/sub").display());
+    // Root of a user namespace is root.
+    let settings = std::fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    let settings = settings.replace("allow_root = true\n", "");
+    spool.write("inboxd.toml", &format!("allow_root = true\n{settings}"));
+    let Some(said) = within(&spool, &mount, &["batch"]) else { return };
+    said.ok().says("it is on another mount than the spool");
+    assert!(spool.has("incoming/sub/a"));
+}
+
+/// Goal: a bare container is told what it lacks. Method: no `/dev/null`.
+#[test]
+fn what_a_bare_container_lacks_is_named() {
+    let spool = spool();
+    let Some(said) = within(&spool, "mount -t tmpfs none /dev", &["batch"]) else { return };
+    said.code(1).says("/dev/null: No such file");
 }
 
 /// Goal: a file that nobody may move is named as that, with what to do; the others are run. Method: chattr +i,

@@ -16,6 +16,7 @@ use crate::config::Settings;
 use crate::daemon::keeper::Keeper;
 use crate::daemon::recover::{Report, Surroundings, recover};
 use crate::daemon::service::now_ms;
+use crate::fs::real::mount_of;
 use crate::fs::{Filesystem, RealFs};
 use crate::spool::lock::Lock;
 use crate::spool::{Spool, layout};
@@ -52,6 +53,9 @@ pub fn open(path: &Path) -> Result<Opened, ShellError> {
     Ok(Opened { lock, spool, path })
 }
 
+/// Files are renamed from each of these to another.
+const MOVED_BETWEEN: [&str; 5] = ["incoming", "processing", "done", "error", "output"];
+
 /// One filesystem, and nobody else may change what decides which code runs.
 pub fn check_places(path: &Path) -> Result<(), ShellError> {
     let stat = |path: &Path| {
@@ -85,6 +89,17 @@ pub fn check_places(path: &Path) -> Result<(), ShellError> {
                  spool on one filesystem.",
                 folder.display(),
                 path.display()
+            )));
+        }
+        let mounts = [mount_of(path), mount_of(&folder)];
+        if let [Some(ours), Some(its)] = mounts
+            && ours != its
+            && MOVED_BETWEEN.contains(&name)
+        {
+            return Err(ShellError::Unsafe(format!(
+                "{} is a mount of its own\n  A claim must be one rename, which leads from no mount to \
+                 another, not even within one filesystem. Mount the whole spool instead.",
+                folder.display()
             )));
         }
     }
