@@ -313,6 +313,9 @@ impl Route {
         if let Some((_, limit)) = limits.iter().find(|(number, _)| reason.contains(number)) {
             return (*limit).to_owned();
         }
+        if reason.contains(": nice = ") {
+            return format!("`nice` in [routes.{}], or LimitNICE= of the unit", self.name);
+        }
         if let Some(Schema::File(file)) = &self.schema
             && (reason.starts_with(&format!("cannot read the schema {file}: "))
                 || reason.starts_with(&format!("{file} is no")))

@@ -184,6 +184,8 @@ fn a_worker_is_mended_where_it_is_named() {
     let limit =
         settings.routes[0].place_to_mend("cannot start x: Too many open files (os error 24)");
     assert!(limit.starts_with("the limit of open files"), "{limit}");
+    let nice = settings.routes[0].place_to_mend("cannot limit it: nice = -5: Permission denied");
+    assert_eq!(nice, "`nice` in [routes.a], or LimitNICE= of the unit");
     let settings = accepted("[routes.s]\ncommand = [\"x\"]\nschema = \"s.json\"");
     for reason in ["cannot read the schema s.json: gone", "s.json is not valid JSON: EOF"] {
         let place = settings.routes[0].place_to_mend(reason);

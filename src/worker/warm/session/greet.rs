@@ -56,7 +56,7 @@ pub(in crate::worker::warm) fn start(
     let files = Arc::new(Files::new(&launched.files));
     let mut process = match Process::new(launched, route) {
         Ok(process) => process,
-        Err(error) => return permanent(format!("cannot watch the worker: {error}")),
+        Err(error) => return permanent(format!("cannot watch or limit the worker: {error}")),
     };
     match greet(&mut process, route, number, stop) {
         Ok(Some(ready)) => {
