@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::{Failed, SpoolArg, below, print_json, print_line, show};
 use crate::config::{Loaded, Route, Settings, Worker, limits, load};
 use crate::daemon::control::Ask;
+use crate::daemon::keeper::Shortage;
 use crate::daemon::shell::{check_places, check_user};
 use crate::fs::real;
 use crate::worker::{Stop, find_program, find_runner, missing_variables, schema_fault};
@@ -301,6 +302,11 @@ fn check_disk(spool: &SpoolArg, settings: Option<&Settings>, report: &mut Report
                 report.add(Level::Ok, "disk", message);
             }
         }
+    }
+    if real::has_no_inode(&spool.path) {
+        let (what, fix) = Shortage::Inodes.says();
+        let message = [Some(what), fix].into_iter().flatten().collect::<Vec<_>>().join("\n");
+        report.add(Level::Error, "disk", message);
     }
     match filesystem(&spool.path) {
         Some((name, Some(message))) => {

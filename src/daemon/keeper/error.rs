@@ -106,7 +106,8 @@ impl Shortage {
     /// What to do before inboxd is started again.
     pub fn remedy(self) -> &'static str {
         match self {
-            Self::Disk | Self::Quota | Self::Inodes => "Free space",
+            Self::Disk | Self::Quota => "Free space",
+            Self::Inodes => "No inode is left: remove files (df -i)",
             Self::Files => "Raise the limit of open files (ulimit -n)",
             Self::Memory => "Free memory",
         }
