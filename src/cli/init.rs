@@ -2,8 +2,9 @@
 //!
 //! Must not know: what the daemon does with it.
 
+use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -70,7 +71,7 @@ pub(crate) fn run(args: &Args, named: Option<PathBuf>) -> Result<ExitCode, Faile
     layout::make(&dir).map_err(|(name, error)| {
         Failed::runtime(format!("cannot make {}: {error}", dir.join(name).display()))
     })?;
-    std::fs::create_dir_all(dir.join("routes.d")).map_err(failed)?;
+    make_folder(&dir.join("routes.d")).map_err(failed)?;
     let text = match example {
         Some(example) => {
             write_others(example, &dir).map_err(failed)?;
@@ -87,7 +88,7 @@ pub(crate) fn run(args: &Args, named: Option<PathBuf>) -> Result<ExitCode, Faile
         ),
         None => text.to_owned(),
     };
-    std::fs::write(&settings, page).map_err(failed)?;
+    write_file(&settings, &page).map_err(failed)?;
     print_line(&format!(
         "created {}   drop files into {}   settings {}",
         spool.shown(),
@@ -127,11 +128,22 @@ fn write_others(example: &Example, dir: &Path) -> std::io::Result<()> {
     for (path, text) in others(example) {
         let path = dir.join(path);
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
+            make_folder(folder)?;
         }
-        std::fs::write(path, text)?;
+        write_file(&path, text)?;
     }
     Ok(())
+}
+
+/// Not for others to write in, whatever the umask: a start would refuse it.
+fn make_folder(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+}
+
+/// The same for a file.
+fn write_file(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut how = std::fs::OpenOptions::new();
+    how.write(true).create(true).truncate(true).mode(0o644).open(path)?.write_all(text.as_bytes())
 }
 
 /// What is the same, what is not, and the command that runs it.

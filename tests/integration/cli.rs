@@ -63,6 +63,10 @@ fn init_makes_a_spool() {
     }
     let mode = |part: &str| fs::metadata(spool.path(part)).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(""), 0o750);
+    // Whatever the umask, its own start does not refuse it.
+    let open = ["sh", "-c", "umask 0; exec \"$0\" \"$@\""];
+    spool.run_under(&open, &["init", "open", "--example", "count"], b"").ok();
+    spool.run(&["--spool", "open", "batch"]).ok();
     assert_eq!(mode("incoming"), 0o2770);
     spool.write("inboxd.toml", "# mine\n");
     spool.run(&["init"]);
