@@ -51,7 +51,9 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     if args.all {
         found = all(spool)?;
         if found.is_empty() {
-            print_line("nothing to retry: no file stands in error/");
+            if !args.json {
+                print_line("nothing to retry: no file stands in error/");
+            }
             return Ok(ExitCode::SUCCESS);
         }
     }

@@ -5,7 +5,8 @@
 //! Invariants
 //! - Nothing is overwritten: a taken name becomes `x~ID.json`, a parent taken by a file `a~ID/b`.
 //! - The sidecar of a failure is written before the file moves, under the name the file will have:
-//!   a file in `error/` always has its reason.
+//!   a file in `error/` always has its reason. Where that name cannot have one, since `.why/x.json` is the
+//!   folder of `x.json/y`, or the other way round, the name counts as taken.
 //! - Everything here may be done again after a crash, with the same result.
 //! - What a worker left beside its input in the job's folder goes along with it; nothing is deleted. What
 //!   it made as another user, who alone may move it, stays in `processing/ID.N.left`: the folder gets that
@@ -73,6 +74,14 @@ enum Kind {
     Own,
     /// One with the job's id.
     Beside,
+}
+
+/// Where files end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tree {
+    Done,
+    Error,
+    Output,
 }
 
 impl<F: Filesystem> Spool<F> {
@@ -227,7 +236,7 @@ impl<F: Filesystem> Spool<F> {
         others: &[OsString],
         it: &Settling<'_>,
     ) -> io::Result<Kind> {
-        let (dir, _) = self.open_parent(self.tree_of(it), it.rel, it.job)?;
+        let (dir, folder) = self.open_parent(self.tree_of(it), it.rel, it.job)?;
         let is_there = |at: &F::Dir, name: &OsStr| match self.fs.stat(at, Path::new(name)) {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -236,6 +245,9 @@ impl<F: Filesystem> Spool<F> {
         if !is_there(from, main)? {
             let is_beside = is_there(&dir, &names::beside(main.as_bytes(), it.job))?;
             return Ok(if is_beside { Kind::Beside } else { Kind::Own });
+        }
+        if it.why.is_some() && self.is_why_taken(&folder, main, it.job)? {
+            return Ok(Kind::Beside);
         }
         for name in [main].into_iter().chain(others.iter().map(OsString::as_os_str)) {
             if is_there(&dir, name)? {
@@ -265,8 +277,8 @@ impl<F: Filesystem> Spool<F> {
         settled
     }
 
-    fn tree_of(&self, it: &Settling<'_>) -> &F::Dir {
-        if it.why.is_some() { &self.error } else { &self.done }
+    fn tree_of(&self, it: &Settling<'_>) -> Tree {
+        if it.why.is_some() { Tree::Error } else { Tree::Done }
     }
 
     fn settle_file(
@@ -306,6 +318,9 @@ impl<F: Filesystem> Spool<F> {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(error),
                 }
+                if self.is_why_taken(&folder, &target, it.job)? {
+                    continue;
+                }
                 match self.fs.stat(from, Path::new(name)) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(error),
@@ -333,13 +348,12 @@ impl<F: Filesystem> Spool<F> {
     }
 
     /// Opens the folder of `rel` below a tree, and says what it is called.
-    fn open_parent(
-        &self,
-        tree: &F::Dir,
-        rel: &RelPath,
-        job: JobId,
-    ) -> io::Result<(F::Dir, PathBuf)> {
-        let mut dir = tree.clone();
+    fn open_parent(&self, tree: Tree, rel: &RelPath, job: JobId) -> io::Result<(F::Dir, PathBuf)> {
+        let mut dir = match tree {
+            Tree::Done => self.done.clone(),
+            Tree::Error => self.error.clone(),
+            Tree::Output => self.output.clone(),
+        };
         let mut path = PathBuf::new();
         if rel.parent().is_empty() {
             return Ok((dir, path));
@@ -348,6 +362,9 @@ impl<F: Filesystem> Spool<F> {
             let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
             let mut opened = None;
             for name in [OsStr::from_bytes(part).to_owned(), names::beside(part, job)] {
+                if tree == Tree::Error && self.is_why_file(&path.join(&name))? {
+                    continue;
+                }
                 match fs::make_dirs(&self.fs, &dir, Path::new(&name), FOLDER) {
                     Ok(next) => {
                         opened = Some((next, name));
@@ -362,6 +379,25 @@ impl<F: Filesystem> Spool<F> {
             path.push(name);
         }
         Ok((dir, path))
+    }
+
+    /// A folder stands where a sidecar would: that of failed files whose folder is called like it.
+    fn is_why_taken(&self, folder: &Path, name: &OsStr, job: JobId) -> io::Result<bool> {
+        let found = self.stat_why(&folder.join(names::sidecar(name, job)))?;
+        Ok(found == Some(FileType::Dir))
+    }
+
+    /// A sidecar, or something else that is no folder, stands where a folder of them would.
+    fn is_why_file(&self, folder: &Path) -> io::Result<bool> {
+        Ok(self.stat_why(folder)?.is_some_and(|found| found != FileType::Dir))
+    }
+
+    fn stat_why(&self, path: &Path) -> io::Result<Option<FileType>> {
+        match self.fs.stat(&self.why, path) {
+            Ok(stat) => Ok(Some(stat.file_type)),
+            Err(error) if is_gone_or_closed(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn write_why(&self, folder: &Path, name: &OsStr, job: JobId, why: &[u8]) -> io::Result<()> {
@@ -419,7 +455,7 @@ impl<F: Filesystem> Spool<F> {
     /// Moves what a worker left of a job that has no input any more to `error/`.
     pub fn set_aside(&self, claimed: Claimed, rel: &RelPath) -> io::Result<()> {
         let path = Path::new(&Place::Job(claimed).name()).join(rel.as_path());
-        let (dir, _) = self.open_parent(&self.error, rel, claimed.job)?;
+        let (dir, _) = self.open_parent(Tree::Error, rel, claimed.job)?;
         let name = OsStr::from_bytes(rel.name());
         for target in [name.to_owned(), names::beside(rel.name(), claimed.job)] {
             match self.fs.rename(&self.processing, &path, &dir, Path::new(&target)) {
@@ -444,7 +480,7 @@ impl<F: Filesystem> Spool<F> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
-        let (dir, folder) = self.open_parent(&self.error, rel, job)?;
+        let (dir, folder) = self.open_parent(Tree::Error, rel, job)?;
         let name = OsStr::from_bytes(rel.name());
         for target in [name.to_owned(), names::beside(rel.name(), job)] {
             // Asked first, so that the sidecar never replaces one of a file that stands there.
@@ -452,6 +488,9 @@ impl<F: Filesystem> Spool<F> {
                 Ok(_) => continue,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
+            }
+            if self.is_why_taken(&folder, &target, job)? {
+                continue;
             }
             self.write_why(&folder, &target, job, why)?;
             match self.fs.rename(&self.processing, from, &dir, Path::new(&target)) {
@@ -477,7 +516,7 @@ impl<F: Filesystem> Spool<F> {
                 }
             }
         }
-        let (dir, folder) = self.open_parent(&self.output, rel, claimed.job)?;
+        let (dir, folder) = self.open_parent(Tree::Output, rel, claimed.job)?;
         let name = OsStr::from_bytes(rel.name());
         for target in [name.to_owned(), names::beside(rel.name(), claimed.job)] {
             match self.fs.rename(&self.processing, made, &dir, Path::new(&target)) {

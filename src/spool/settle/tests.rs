@@ -149,3 +149,39 @@ fn a_set_cut_off_half_way_goes_on_as_it_began() {
         assert!(!folder.exists());
     }
 }
+
+/// Goal: a failure whose reason has its place taken by another one's stops no daemon, overwrites nothing, and
+/// has its reason where it is looked for. Method: `x` and `x.json/y`, whose reasons are a file and a folder of
+/// one name, in each order, settled as files and as failed records.
+#[test]
+fn a_reason_has_its_place_beside_any_other() {
+    for (rels, is_records) in
+        [(["x", "x.json/y"], false), (["x.json/y", "x"], false), (["x.json/y", "x"], true)]
+    {
+        let home = tempfile::tempdir().unwrap();
+        let at = |path: &Path| home.path().join(path);
+        let spool = Spool::open(RealFs, RealFs.open_root(home.path()).unwrap()).unwrap();
+        for (n, rel) in (1..).zip(rels) {
+            let job = JobId::next(JobId::MIN, n, [1; 10]);
+            let claimed = Claimed::file(job, 1);
+            let rel = RelPath::new(rel).unwrap();
+            let why = rel.as_bytes();
+            let processing = Path::new("processing");
+            let went = if is_records {
+                std::fs::write(at(&processing.join(Place::Failed(job).name())), rel.as_bytes())
+                    .unwrap();
+                spool.settle_failed(job, &rel, why).unwrap().unwrap()
+            } else {
+                let file = at(&processing.join(Place::Job(claimed).name()).join(rel.as_path()));
+                std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+                std::fs::write(file, rel.as_bytes()).unwrap();
+                let settling = Settling { job, claimed, rel: &rel, why: Some(why), alone: false };
+                spool.settle(&settling, &mut Folders::new(1)).unwrap().rel.unwrap()
+            };
+            assert_eq!(std::fs::read(at(&Path::new("error").join(&went))).unwrap(), why);
+            let mut sidecar = went.into_os_string();
+            sidecar.push(".json");
+            assert_eq!(std::fs::read(at(&Path::new("error/.why").join(sidecar))).unwrap(), why);
+        }
+    }
+}
