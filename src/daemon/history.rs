@@ -9,7 +9,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -160,12 +160,13 @@ impl History {
         // Whatever becomes of it, it is not kept: a full disk must not fill the memory too.
         let buffer = std::mem::take(&mut self.buffer);
         // Who cleans up removes logs, too, and what is written to a removed file is read by nobody.
-        let open = match self.newest.take().filter(|newest| newest.is_there(&self.folder)) {
+        let mut open = match self.newest.take().filter(|newest| newest.is_there(&self.folder)) {
             Some(newest) => newest,
             None => Newest::open(&self.folder)?,
         };
+        // Half a line may stand there then: the next flush opens it anew, which ends it.
+        open.file.write_all(&buffer)?;
         let newest = self.newest.insert(open);
-        newest.file.write_all(&buffer)?;
         newest.len += buffer.len() as u64;
         if newest.len >= limits::JOB_LOG_FILE {
             let number = newest.number + 1;
@@ -187,8 +188,14 @@ impl Newest {
             _ => {}
         }
         let number = numbers(folder)?.last().copied().unwrap_or(1);
-        let file = open_file(folder, number)?;
-        let len = file.metadata()?.len();
+        let mut file = open_file(folder, number)?;
+        let mut len = file.metadata()?.len();
+        let mut last = [b'\n'];
+        if len > 0 && file.read_at(&mut last, len - 1)? == 1 && last != [b'\n'] {
+            // A line that was cut by a crash or a full disk would take the next one with it.
+            file.write_all(b"\n")?;
+            len += 1;
+        }
         Ok(Self { file, number, len })
     }
 
@@ -225,7 +232,12 @@ fn read_all(spool: &Path, visit: &mut dyn FnMut(JobLine) -> bool) -> io::Result<
         other => other?,
     };
     for number in numbers.into_iter().rev() {
-        let reader = BufReader::new(File::open(path_of(&folder, number))?);
+        let file = match File::open(path_of(&folder, number)) {
+            // The oldest went since they were listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        let reader = BufReader::new(file);
         // A torn last line, or one of a later version, is not for us.
         let mut lines: Vec<JobLine> = Vec::new();
         for line in reader.split(b'\n') {
@@ -241,7 +253,7 @@ fn read_all(spool: &Path, visit: &mut dyn FnMut(JobLine) -> bool) -> io::Result<
 }
 
 fn open_file(folder: &Path, number: u64) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path_of(folder, number))
+    OpenOptions::new().read(true).append(true).create(true).open(path_of(folder, number))
 }
 
 fn path_of(folder: &Path, number: u64) -> PathBuf {
@@ -259,4 +271,48 @@ fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
     }
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a line that was cut, by a crash or a full disk, takes no other one with it. Method: half a line
+    /// between two jobs, and a log begun by it.
+    #[test]
+    fn a_cut_line_costs_no_other() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("log/jobs.1.ndjson");
+        let line = |n: u64| JobLine {
+            job: JobId::next(JobId::MIN, n, [0; 10]),
+            rel: Rel(RelPath::new("x").unwrap()),
+            record: None,
+            route: "main".to_owned(),
+            reason: None,
+            attempts: 1,
+            at_ms: n,
+            took_ms: 0,
+            rows: 0,
+            records: None,
+            place: None,
+            stdout: String::new(),
+            stderr: String::new(),
+        };
+        std::fs::create_dir(home.path().join("log")).unwrap();
+        std::fs::write(&path, "{\"job\":").unwrap();
+        for n in 1..=2 {
+            let mut log = History::open(home.path());
+            log.add(&line(n));
+            log.flush().unwrap();
+            let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+            file.write_all(b"{\"job\":").unwrap();
+        }
+        let mut found = Vec::new();
+        let keep = &mut |line: JobLine| {
+            found.push(line.at_ms);
+            true
+        };
+        read(home.path(), keep).unwrap();
+        assert_eq!(found, [2, 1]);
+    }
 }

@@ -84,6 +84,12 @@ enum Tree {
     Output,
 }
 
+impl Tree {
+    fn of(it: &Settling<'_>) -> Self {
+        if it.why.is_some() { Self::Error } else { Self::Done }
+    }
+}
+
 impl<F: Filesystem> Spool<F> {
     /// Moves a recorded job's file to `done/` or `error/`: where it is now. Moves S3 to S4.
     pub fn settle(&self, it: &Settling<'_>, folders: &mut Folders<F::Dir>) -> io::Result<Moved> {
@@ -236,7 +242,7 @@ impl<F: Filesystem> Spool<F> {
         others: &[OsString],
         it: &Settling<'_>,
     ) -> io::Result<Kind> {
-        let (dir, folder) = self.open_parent(self.tree_of(it), it.rel, it.job)?;
+        let (dir, folder) = self.open_parent(Tree::of(it), it.rel, it.job)?;
         let is_there = |at: &F::Dir, name: &OsStr| match self.fs.stat(at, Path::new(name)) {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -277,10 +283,6 @@ impl<F: Filesystem> Spool<F> {
         settled
     }
 
-    fn tree_of(&self, it: &Settling<'_>) -> Tree {
-        if it.why.is_some() { Tree::Error } else { Tree::Done }
-    }
-
     fn settle_file(
         &self,
         from: &F::Dir,
@@ -307,7 +309,7 @@ impl<F: Filesystem> Spool<F> {
         it: &Settling<'_>,
         (kind, why): (Kind, Option<&[u8]>),
     ) -> io::Result<Option<PathBuf>> {
-        let (dir, folder) = self.open_parent(self.tree_of(it), it.rel, it.job)?;
+        let (dir, folder) = self.open_parent(Tree::of(it), it.rel, it.job)?;
         let own = (kind == Kind::Own).then(|| name.to_owned());
         for target in own.into_iter().chain([names::beside(name.as_bytes(), it.job)]) {
             let path = Path::new(&target);
