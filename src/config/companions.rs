@@ -12,7 +12,7 @@
 
 use globset::GlobSet;
 
-use super::matching::{compile, takes};
+use super::glob::{compile, takes};
 use super::template::{Part, parse_with, placeholder};
 use super::{Route, RouteTable, Unit};
 use crate::core::RelPath;

@@ -7,7 +7,7 @@
 //!
 //! - [`load`]: the files of a spool, read and checked.
 //! - [`settings_table`]: every setting with default, limit and meaning; decoding goes by it.
-//! - [`matching`]: which route takes a name, and which names are no input.
+//! - `glob`: how a glob is read. [`matching`]: which route takes a name, and which names are no input.
 //! - `units`: which folder is one job.
 //! - [`companions`]: which files are part of another one's job.
 //! - [`selection`]: which route takes a file by what is in it.
@@ -18,6 +18,7 @@
 
 mod chain;
 pub mod companions;
+mod glob;
 pub mod initial;
 pub mod limits;
 mod locate;
@@ -36,7 +37,8 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use matching::{GlobError, RouteTable};
+pub use glob::GlobError;
+pub use matching::RouteTable;
 #[cfg(any(test, fuzzing))]
 pub(crate) use parse::fuzz_settings;
 pub use parse::{Loaded, load};

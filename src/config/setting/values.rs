@@ -13,8 +13,7 @@ use crate::config::request::Method;
 use crate::config::template::{self, Part};
 use crate::config::value::{Checked, Problem, Value};
 use crate::config::{
-    Call, OnRepeat, Records, Schema, StdoutFormat, Transport, Unit, Worker, limits, matching,
-    selection,
+    Call, OnRepeat, Records, Schema, StdoutFormat, Transport, Unit, Worker, glob, limits, selection,
 };
 
 pub(super) const CALLS: [(&str, Call); 2] = [("path", Call::Path), ("kwargs", Call::Kwargs)];
@@ -71,11 +70,11 @@ pub(super) fn globs(v: &Value<'_>) -> Checked<Vec<String>> {
     let mut globs = Vec::new();
     for value in given {
         let glob = value.text()?;
-        matching::check(&[glob]).map_err(|e| value.problem(e.to_string()))?;
+        glob::check(&[glob]).map_err(|e| value.problem(e.to_string()))?;
         globs.push(glob.to_owned());
     }
     // Each may be small enough and all of them not.
-    matching::check(&globs).map_err(|e| v.problem(e.to_string()))?;
+    glob::check(&globs).map_err(|e| v.problem(e.to_string()))?;
     Ok(globs)
 }
 
