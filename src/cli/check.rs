@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use rustix::fs::Access;
 use serde::Serialize;
 
 use super::{Failed, SpoolArg, below, print_json, print_line, show};
@@ -134,7 +135,8 @@ fn check_spool(spool: &SpoolArg, report: &mut Report) {
         }
     }
     let us = rustix::process::geteuid().as_raw();
-    for name in ["journal", "processing", "done", "error", "results"] {
+    let whole = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    for name in ["journal", "processing", "done", "error", "error/.why", "output", "results"] {
         let Ok(meta) = std::fs::metadata(path.join(name)) else { continue };
         if us != 0 && meta.uid() != us {
             let place = below(spool, name);
@@ -143,6 +145,11 @@ fn check_spool(spool: &SpoolArg, report: &mut Report) {
                  user that owns the spool.",
                 meta.uid()
             );
+            report.add(Level::Error, "folders", message);
+        } else if rustix::fs::access(path.join(name), whole).is_err() {
+            let (place, mode) = (below(spool, name), meta.mode() & 0o7777);
+            let message =
+                format!("{place} is {mode:04o}: inboxd must write in it\nchmod u+rwx {place}");
             report.add(Level::Error, "folders", message);
         }
     }
@@ -374,7 +381,7 @@ fn folders(incoming: &Path) -> (usize, Vec<PathBuf>) {
     let walk = walkdir::WalkDir::new(incoming).into_iter().filter_map(Result::ok);
     for entry in walk.filter(|entry| entry.file_type().is_dir()).take(limits::CHECK_FOLDERS) {
         count += 1;
-        let wanted = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+        let wanted = Access::WRITE_OK | Access::EXEC_OK;
         if rustix::fs::access(entry.path(), wanted).is_err() {
             closed.push(entry.into_path());
         }

@@ -51,6 +51,11 @@ impl Refusal {
             {
                 Self::of_attributes(rel)
             }
+            Ok(_) if lets_us_write(&stat) && is_closed(spool) => Self {
+                reason: "processing/ does not let inboxd write in it: chmod u+rwx processing"
+                    .to_owned(),
+                fix: None,
+            },
             _ => Self::of_folder(rel, &stat),
         }
     }
@@ -95,6 +100,11 @@ impl Refusal {
             )),
         }
     }
+}
+
+/// The other end of the rename, a folder of our own, is in its way.
+fn is_closed<F: Filesystem>(spool: &Spool<F>) -> bool {
+    spool.fs.stat(&spool.processing, Path::new(".")).is_ok_and(|stat| stat.mode & 0o300 != 0o300)
 }
 
 /// Whether the permissions of a folder let us write in it.

@@ -32,10 +32,13 @@ esac
 "#;
 
 /// Root passes every permission; the daemon under test is to be stopped by them as another user is.
+fn as_others() -> &'static [&'static str] {
+    let wrapper = &["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"];
+    if rustix::process::geteuid().is_root() { wrapper } else { &[] }
+}
+
 fn start(spool: &Spool) -> Running {
-    let as_others = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"];
-    let wrapper = if rustix::process::geteuid().is_root() { as_others.as_slice() } else { &[] };
-    let daemon = spool.start_under(wrapper, &["run"]);
+    let daemon = spool.start_under(as_others(), &["run"]);
     daemon.wait_for_log("ready");
     daemon
 }
@@ -244,4 +247,30 @@ fn a_csv_that_is_protected_is_left_alone() {
         assert_eq!(spool.csv("main").column("text"), [n.to_string()], "{}", spool.report());
     }
     spool.run(&["results", "main"]).ok().says("\n1,").says("\n2,").says("\n3,");
+}
+
+/// Goal: a folder of the spool's own that cannot be written in is named by `check`, and in a refused claim it is
+/// not `incoming/` that is blamed. Method: each of them protected; for `processing/` a batch, too.
+#[test]
+fn a_protected_folder_of_the_spool_is_named() {
+    let spool = Spool::new("[routes.main]\ncommand = [\"cat\", \"{path}\"]\n");
+    spool.run(&["batch"]).ok();
+    spool.run_under(as_others(), &["check"], b"").ok();
+    for name in ["journal", "processing", "done", "error", "error/.why", "output", "results"] {
+        let mode = |mode| {
+            let folder = spool.path(name);
+            std::fs::set_permissions(folder, PermissionsExt::from_mode(mode)).unwrap();
+        };
+        mode(0o550);
+        let said = spool.run_under(as_others(), &["check"], b"").code(2);
+        said.says(&format!("chmod u+rwx inbox/{name}"));
+        if name == "processing" {
+            spool.drop_file("x", "x");
+            let said = spool.run_under(as_others(), &["batch"], b"");
+            said.says("processing/ does not let inboxd write in it: chmod u+rwx processing");
+        }
+        mode(0o750);
+    }
+    spool.run_under(as_others(), &["batch"], b"").ok();
+    assert_eq!(spool.names("done"), ["x"], "{}", spool.report());
 }
