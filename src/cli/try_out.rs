@@ -20,6 +20,7 @@ use crate::config::{Records, Route};
 use crate::core::{JobId, RelPath, Row, Verdict};
 use crate::daemon::service::now_ms;
 use crate::daemon::shell::random;
+use crate::daemon::supervisor::heed_children;
 use crate::fs::{Filesystem, RealFs, remove_tree, walk_files};
 use crate::results::encode;
 use crate::spool::records::Input;
@@ -50,6 +51,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
+    heed_children()
+        .map_err(|error| Failed::runtime(format!("cannot wait for a worker: {error}")))?;
     let settings = spool.load()?.settings;
     let Some(route) = settings.routes.iter().find(|route| route.name == args.route) else {
         let names: Vec<&str> = settings.routes.iter().map(|route| route.name.as_str()).collect();

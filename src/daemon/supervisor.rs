@@ -21,6 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, fstat};
@@ -50,6 +51,12 @@ pub enum Supervised {
     },
 }
 
+/// Who starts us may ignore SIGCHLD, and exec hands that on: then no end of a child can be waited for, here, in
+/// the daemon or in a worker. What is heard is no longer ignored, and is the default again after exec.
+pub fn heed_children() -> io::Result<()> {
+    signal_hook::flag::register(Signal::CHILD.as_raw(), Arc::default()).map(drop)
+}
+
 /// Capabilities that the unit gave us (`CAP_LEASE`) stay ours and do not pass to workers through exec.
 fn drop_ambient() {
     // A kernel without ambient capabilities has none to pass on.
@@ -71,6 +78,7 @@ pub fn supervise(arguments: impl IntoIterator<Item = OsString>) -> io::Result<Su
         return Ok(Supervised::Daemon(leash));
     }
     rustix::thread::set_name(c"inboxd-super")?;
+    heed_children()?;
     set_child_subreaper(Some(getpid()))?;
     // Before the daemon is there, so that none is lost, nor ends us without it.
     let signals = Forwarded::listen()?;

@@ -279,3 +279,26 @@ fn a_sudden_end_is_told() {
     assert!(log.contains("fatal: inboxd was ended by SIGABRT"), "{log}");
     assert!(log.contains("No accepted file is lost"), "{log}");
 }
+
+/// Goal: who starts inboxd may ignore the ends of its children, and its own must be waited for all the same:
+/// jobs end, whatever runs them, and a worker that has children sees theirs. Method: env(1) ignores SIGCHLD,
+/// which exec hands on.
+#[test]
+fn ignored_ends_of_children_are_heard() {
+    let spool = Spool::new(
+        "[routes.function]\ntrace_columns = false\nglob = \"*.py1\"\npython = \"work.py:status\"\n\
+         [routes.main]\ntrace_columns = false\ncommand = [\"sh\", \"-c\", \"(exit 3); echo $?\"]\n",
+    );
+    spool.write(
+        "work.py",
+        "import subprocess\ndef status(path):\n    return {\"n\": subprocess.call([\"sh\", \"-c\", \"exit 3\"])}\n",
+    );
+    spool.drop_file("a", "a");
+    spool.drop_file("b.py1", "b");
+    let deaf = ["env", "--ignore-signal=CHLD"];
+    spool.run_under(&deaf, &["try", "main", "inbox/incoming/a"], b"").ok().says("3");
+    spool.run_under(&deaf, &["batch"], b"").ok();
+    assert_eq!(spool.names("done"), ["a", "b.py1"], "{}", spool.report());
+    assert_eq!(spool.csv("main").sorted(), ["3"]);
+    assert_eq!(spool.csv("function").sorted(), ["3"]);
+}
