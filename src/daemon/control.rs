@@ -265,14 +265,20 @@ async fn answer(
 }
 
 /// Adds to the reasons which process has the file open; on a thread of its own, since all of `/proc` is read.
+/// Where the system allows no further thread they are told without it (the runtime's own would panic).
 async fn name_writers(spool: &Path, mut held: Vec<Held>) -> Vec<Held> {
     let inodes: Vec<u64> = held.iter().filter_map(|it| it.open_ino).collect();
+    if inodes.is_empty() {
+        return held;
+    }
     let incoming = spool.join("incoming");
-    let asked = tokio::task::spawn_blocking(move || {
+    let (send, found) = oneshot::channel();
+    let ask = move || {
         let dev = std::fs::metadata(&incoming).map_or(0, |meta| meta.dev());
-        writers::of(dev, &inodes)
-    });
-    let pids = asked.await.unwrap_or_default();
+        drop(send.send(writers::of(dev, &inodes)));
+    };
+    drop(std::thread::Builder::new().name("writers".to_owned()).spawn(ask));
+    let pids = found.await.unwrap_or_default();
     for it in &mut held {
         if let Some(pid) = it.open_ino.and_then(|ino| pids.get(&ino)) {
             it.reason = format!("{} by pid {pid}", it.reason);

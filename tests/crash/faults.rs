@@ -383,3 +383,29 @@ fn a_daemon_on_a_full_disk_can_be_stopped() {
     drop(daemon);
     drop(disk);
 }
+
+/// Goal: a daemon that may have no further thread still tells its status, and is not said to be stopped. Method:
+/// strace lets it start none; a file that is open for writing, whose writer is looked for on a thread.
+#[test]
+fn a_daemon_without_a_thread_to_spare_tells_its_status() {
+    if !strace::is_there() {
+        return;
+    }
+    let spool = Spool::new(SETTINGS);
+    let daemon = spool.daemon();
+    let said = spool.home().join("strace.err");
+    let mut command = Command::new("strace");
+    command.args(["-f", "-o", "/dev/null", "-e", "inject=clone,clone3:error=EAGAIN"]);
+    command.arg("-p").arg(daemon.daemon_pid().to_string()).stderr(File::create(&said).unwrap());
+    let mut strace = command.spawn().unwrap();
+    spool.wait_until("strace is there", || {
+        fs::read_to_string(&said).is_ok_and(|said| said.contains("attached"))
+    });
+    let open = File::create(spool.path("incoming/open")).unwrap();
+    spool.wait_until("it tells of the open file", || {
+        spool.run(&["status"]).ok().says("RUNNING").stdout().contains("open for writing")
+    });
+    drop(open);
+    strace.kill().unwrap();
+    strace.wait().unwrap();
+}
