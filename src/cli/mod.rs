@@ -365,6 +365,9 @@ impl SpoolArg {
             match error {
                 KeeperError::StoppedShort(of) => of.remedy(),
                 _ if is_full => of.remedy(),
+                _ if errnos(error).any(|errno| errno == Errno::AGAIN) => {
+                    "Raise the limit of processes (TasksMax= of the unit, or ulimit -u)"
+                }
                 _ if is_in_the_way(error) => "Look at what is there (ls -ld, lsattr -d)",
                 _ => "Look at the disk (dmesg)",
             }

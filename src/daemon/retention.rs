@@ -24,7 +24,6 @@ use crate::results;
 use crate::spool::names;
 use crate::spool::retention::{Limits, Swept, Tree, sweep};
 
-use super::keeper::KeeperError;
 use super::notice::Notice;
 use super::service::{Listener, Message, Service, now_ms};
 
@@ -134,11 +133,11 @@ impl Retention {
 
 impl<L: Listener> Service<RealFs, L> {
     /// Looked at every second.
-    pub(super) fn look_at_retention(&mut self, ended: u64) -> Result<(), KeeperError> {
+    pub(super) fn look_at_retention(&mut self, ended: u64) {
         let now = now_ms();
         let retention = &mut self.retention;
         if !retention.rules.is_on() {
-            return Ok(());
+            return;
         }
         if retention.phase == Phase::Idle && retention.is_due(ended, now) {
             retention.ended = ended;
@@ -149,12 +148,14 @@ impl<L: Listener> Service<RealFs, L> {
             && let Some(safe) = self.keeper.checkpointed_ms().filter(|at| *at >= since)
         {
             self.retention.phase = Phase::Runs(Instant::now());
-            self.begin_sweep(safe)?;
+            if self.begin_sweep(safe).is_err() {
+                // No thread is to be had: nothing is urgent here, and it is tried again.
+                self.retention.phase = Phase::Waits(since);
+            }
         }
-        Ok(())
     }
 
-    fn begin_sweep(&self, safe: Millis) -> Result<(), KeeperError> {
+    fn begin_sweep(&self, safe: Millis) -> std::io::Result<()> {
         let rules = self.retention.rules;
         let spool = &self.keeper.spool;
         let tree = |name, dir: &<RealFs as Filesystem>::Dir| Tree {
@@ -194,11 +195,7 @@ impl<L: Listener> Service<RealFs, L> {
             // The receiver is gone only when the daemon has ended.
             drop(sender.send(Message::Swept(swept)));
         };
-        std::thread::Builder::new()
-            .name("retention".to_owned())
-            .spawn(work)
-            .map(drop)
-            .map_err(KeeperError::spool("start the thread that removes old files"))
+        std::thread::Builder::new().name("retention".to_owned()).spawn(work).map(drop)
     }
 
     /// Folders that were emptied, deepest first. What came into one meanwhile keeps it.

@@ -395,10 +395,10 @@ impl<L: Listener> Service<RealFs, L> {
                 match output {
                     Output::Start(task) => self.pool.give(task),
                     Output::StartRecords(lot) => self.pool.give_lot(lot),
-                    Output::Collect(collecting) => self.collect(*collecting)?,
-                    Output::Compare(task) => self.compare(task)?,
+                    Output::Collect(collecting) => self.collect(*collecting),
+                    Output::Compare(task) => self.compare(task),
                     Output::Notice(notice) => self.notice(notice),
-                    Output::Sync { before } => self.sync(before)?,
+                    Output::Sync { before } => self.sync(before),
                 }
             }
             if !self.keeper.go_on(now_ms())? {

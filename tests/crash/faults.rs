@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::process::Command;
+use std::process::{Child, Command};
 
 use crate::folders;
 use crate::harness::Spool;
@@ -384,6 +384,52 @@ fn a_daemon_on_a_full_disk_can_be_stopped() {
     drop(disk);
 }
 
+/// From now on this process can start no thread; what runs a command still can be started.
+fn without_threads(spool: &Spool, pid: u32) -> Child {
+    let said = spool.home().join("strace.err");
+    let mut command = Command::new("strace");
+    command.args(["-f", "-o", "/dev/null", "-e", "inject=clone3:error=EAGAIN", "-p"]);
+    command.arg(pid.to_string()).stderr(File::create(&said).unwrap());
+    let strace = command.spawn().unwrap();
+    spool.wait_until("strace is there", || {
+        fs::read_to_string(&said).is_ok_and(|said| said.contains("attached"))
+    });
+    strace
+}
+
+/// Goal: a job that leaves no process to others, as at a limit of processes, does not end the daemon: what it
+/// does on threads of their own is done or put off. Method: a daemon that can start none, and failed records
+/// to be collected, files to be compared, a checkpoint, old files to be removed, a `batch` that is handed in.
+#[test]
+fn a_daemon_without_a_thread_to_spare_goes_on() {
+    if !strace::is_there() {
+        return;
+    }
+    let more = "on_repeat = \"skip\"\n[routes.lines]\nglob = \"*.lines\"\nrecords = \"lines\"\n\
+                command = [\"sh\", \"-c\", \"test {record} != 2\"]\nretries = 0\n";
+    let spool = Spool::new(&format!(
+        "retention_age = \"30days\"\n{}",
+        SETTINGS.replace("\"**\"", "\"*.json\"")
+    ));
+    let settings = fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    spool.write("inboxd.toml", &format!("{settings}{more}"));
+    spool.write("work.sh", "echo '{\"n\": 1}'\n");
+    spool.drop_file("a.json", "1");
+    let mut daemon = spool.daemon();
+    spool.wait_until("the first is done", || spool.has("done/a.json"));
+    let mut strace = without_threads(&spool, daemon.daemon_pid());
+    rustix::fs::rename(spool.path("done/a.json"), spool.path("incoming/a.json")).unwrap();
+    spool.drop_file("b.lines", "1\n2\n3\n");
+    spool.wait_until("all are done", || spool.has("done/b.lines") && spool.has("error/b.lines"));
+    spool.write_home("c.json", "1");
+    let source = spool.home().join("c.json");
+    spool.run(&["batch", source.to_str().unwrap()]).fails();
+    strace.kill().unwrap();
+    strace.wait().unwrap();
+    daemon.signal(rustix::process::Signal::TERM);
+    assert!(daemon.wait().success(), "{}", spool.report());
+}
+
 /// Goal: a daemon that may have no further thread still tells its status, and is not said to be stopped. Method:
 /// strace lets it start none; a file that is open for writing, whose writer is looked for on a thread.
 #[test]
@@ -393,14 +439,7 @@ fn a_daemon_without_a_thread_to_spare_tells_its_status() {
     }
     let spool = Spool::new(SETTINGS);
     let daemon = spool.daemon();
-    let said = spool.home().join("strace.err");
-    let mut command = Command::new("strace");
-    command.args(["-f", "-o", "/dev/null", "-e", "inject=clone,clone3:error=EAGAIN"]);
-    command.arg("-p").arg(daemon.daemon_pid().to_string()).stderr(File::create(&said).unwrap());
-    let mut strace = command.spawn().unwrap();
-    spool.wait_until("strace is there", || {
-        fs::read_to_string(&said).is_ok_and(|said| said.contains("attached"))
-    });
+    let mut strace = without_threads(&spool, daemon.daemon_pid());
     let open = File::create(spool.path("incoming/open")).unwrap();
     spool.wait_until("it tells of the open file", || {
         spool.run(&["status"]).ok().says("RUNNING").stdout().contains("open for writing")

@@ -216,7 +216,7 @@ impl<L: Listener> Service<RealFs, L> {
         if self.state.guests.staging.is_some() || self.grants.is_some() {
             return Ok(());
         }
-        let Some(request) = self.state.guests.waiting.pop_front() else { return Ok(()) };
+        let Some(mut request) = self.state.guests.waiting.pop_front() else { return Ok(()) };
         let (grants, granted) = std::sync::mpsc::channel();
         let spool = &self.keeper.spool;
         let stager = Stager {
@@ -238,10 +238,12 @@ impl<L: Listener> Service<RealFs, L> {
             followers: Followers::default(),
             earlier: std::collections::HashSet::new(),
         };
-        std::thread::Builder::new()
-            .name("stager".to_owned())
-            .spawn(move || stager.run())
-            .map_err(KeeperError::spool("start the thread that takes sources in"))?;
+        let thread = std::thread::Builder::new().name("stager".to_owned());
+        if let Err(error) = thread.spawn(move || stager.run()) {
+            let refused = Some(format!("it cannot start a thread for it: {error}"));
+            (request.report)(&GuestSeen { refused, over: true, ..GuestSeen::default() });
+            return self.next_guest();
+        }
         self.grants = Some(grants);
         let number = self.state.guests.enter(request.seal, request.report);
         let guests = &mut self.state.guests;

@@ -47,7 +47,7 @@ impl<L: Listener> Service<RealFs, L> {
         self.look_at_memory()?;
         self.sweep(now);
         if self.state.is_ready && !self.state.draining {
-            self.look_at_retention(self.state.status.done + self.state.status.failed)?;
+            self.look_at_retention(self.state.status.done + self.state.status.failed);
         }
         self.tell_guests()?;
         self.look_at_paused(now)

@@ -35,23 +35,19 @@ impl<L: Listener> Service<RealFs, L> {
     }
 
     /// Putting failed records together reads the whole input: on a thread of its own.
-    pub(super) fn collect(&self, collecting: Collecting) -> Result<(), KeeperError> {
+    pub(super) fn collect(&self, collecting: Collecting) {
         let (spool, sender) = (self.keeper.spool.clone(), self.sender.clone());
         let work = move || {
             let (job, result) = (collecting.job, collecting.run(&spool));
             // The receiver is gone only when the daemon has ended.
             drop(sender.send(Message::Input(Input::Collected { job, result })));
         };
-        std::thread::Builder::new()
-            .name("collect".to_owned())
-            .spawn(work)
-            .map(drop)
-            .map_err(KeeperError::spool("start the thread that puts failed records together"))
+        beside("collect", work);
     }
 
     /// Comparing reads two files to their end: on a thread of its own. The core counts it as running,
     /// so there are no more of these than slots.
-    pub(super) fn compare(&mut self, task: Task) -> Result<(), KeeperError> {
+    pub(super) fn compare(&mut self, task: Task) {
         let (spool, sender) = (self.keeper.spool.clone(), self.sender.clone());
         self.state.comparing.insert(task.job, Arc::clone(&task.route));
         let work = move || {
@@ -60,15 +56,11 @@ impl<L: Listener> Service<RealFs, L> {
             // The receiver is gone only when the daemon has ended.
             drop(sender.send(Message::Input(Input::Compared { task, is_same })));
         };
-        std::thread::Builder::new()
-            .name("compare".to_owned())
-            .spawn(work)
-            .map(drop)
-            .map_err(KeeperError::spool("start the thread that compares files"))
+        beside("compare", work);
     }
 
     /// The sync of a checkpoint takes as long as the disk is busy: on a thread of its own.
-    pub(super) fn sync(&mut self, before: u64) -> Result<(), KeeperError> {
+    pub(super) fn sync(&mut self, before: u64) {
         let (fs, dir) = self.keeper.sync_handle();
         let sender = self.sender.clone();
         let work = move || {
@@ -80,10 +72,14 @@ impl<L: Listener> Service<RealFs, L> {
             // The receiver is gone only when the daemon has ended.
             drop(sender.send(message));
         };
-        std::thread::Builder::new()
-            .name("sync".to_owned())
-            .spawn(work)
-            .map(drop)
-            .map_err(KeeperError::spool("start the sync thread"))
+        beside("sync", work);
+    }
+}
+
+/// On a thread of its own; where the system allows no further one (a worker may have them all), here and now:
+/// that is slower, and no reason to end.
+fn beside(name: &str, work: impl FnOnce() + Clone + Send + 'static) {
+    if std::thread::Builder::new().name(name.to_owned()).spawn(work.clone()).is_err() {
+        work();
     }
 }
