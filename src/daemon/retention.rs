@@ -54,6 +54,15 @@ impl Rules {
     fn is_on(&self) -> bool {
         self.age.is_some() || self.bytes.is_some()
     }
+
+    /// How long to wait after a pass: often enough that an age is kept to a tenth, and seldom enough that
+    /// looking costs 2 % at most. Removing is as much as has come: who waits longer the more there was to
+    /// remove falls ever further behind.
+    fn pause(&self, took: Duration, removing: Duration) -> Duration {
+        let tenth = self.age.map_or(limits::RETENTION_EVERY, |age| age / 10);
+        let looked = took.saturating_sub(removing);
+        tenth.clamp(Duration::from_secs(1), limits::RETENTION_EVERY).max(looked * 50)
+    }
 }
 
 /// What the last pass counted.
@@ -75,7 +84,7 @@ pub struct Retention {
     pub(super) counted: Option<Counted>,
     /// Jobs that had ended when the last pass began.
     ended: u64,
-    /// When the last pass ended, and how long it took.
+    /// When the last pass ended, and the pause that it needs.
     last: Option<(Instant, Duration)>,
     /// The pass under way goes by older rules: another one follows.
     is_anew: bool,
@@ -122,10 +131,7 @@ impl Retention {
 
     /// Whether a pass could find anything: jobs have ended since the last one, or time has passed.
     fn is_due(&self, ended: u64, now: Millis) -> bool {
-        let Some((at, took)) = self.last else { return true };
-        // Often enough that an age is kept to a tenth, and seldom enough to cost 2 % at most.
-        let tenth = self.rules.age.map_or(limits::RETENTION_EVERY, |age| age / 10);
-        let pause = tenth.clamp(Duration::from_secs(1), limits::RETENTION_EVERY).max(took * 50);
+        let Some((at, pause)) = self.last else { return true };
         let may_find = ended != self.ended || self.due_ms.is_some_and(|due| now >= due);
         may_find && at.elapsed() >= pause
     }
@@ -218,7 +224,8 @@ impl<L: Listener> Service<RealFs, L> {
             Phase::Idle | Phase::Waits(_) => Duration::ZERO,
         };
         let is_anew = std::mem::take(&mut retention.is_anew);
-        retention.last = Some((Instant::now(), took)).filter(|_| !is_anew);
+        let pause = retention.rules.pause(took, swept.removing);
+        retention.last = Some((Instant::now(), pause)).filter(|_| !is_anew);
         let oldest = swept.oldest_ns.and_then(|ns| u64::try_from(ns / 1_000_000).ok());
         let age = retention.rules.age.and_then(|age| u64::try_from(age.as_millis()).ok());
         let of_age = oldest.zip(age).map(|(oldest, age)| oldest.saturating_add(age));
@@ -274,5 +281,24 @@ impl Folders {
         let (done, is_done): (SyncSender<()>, _) = sync_channel(1);
         let sent = self.keeper.send(Message::Emptied(std::mem::take(&mut self.some), done));
         self.is_gone = sent.is_err() || is_done.recv().is_err();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: where files come as fast as they go, they go as fast as they come; a tree that is only looked at is
+    /// left alone for long. Method: passes that took the same time, to remove and to look.
+    #[test]
+    fn a_pass_that_removes_much_is_soon_followed() {
+        let seconds = Duration::from_secs;
+        let rules = |age| Rules { age, ..Rules::default() };
+        let three_minutes = rules(Some(seconds(180)));
+        assert_eq!(three_minutes.pause(seconds(16), seconds(16)), seconds(18));
+        assert_eq!(three_minutes.pause(seconds(16), seconds(15)), seconds(50));
+        assert_eq!(three_minutes.pause(seconds(16), seconds(0)), seconds(800));
+        assert_eq!(rules(Some(seconds(2))).pause(seconds(0), seconds(0)), seconds(1));
+        assert_eq!(rules(None).pause(seconds(0), seconds(0)), limits::RETENTION_EVERY);
     }
 }

@@ -16,6 +16,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use self::sums::{SECOND_NS, Sums};
 use crate::fs::tree::WALK_DEPTH;
@@ -78,6 +79,8 @@ pub struct Swept {
     pub failures: u64,
     /// See `failures`.
     pub failure: Option<String>,
+    /// The time that removing took; all else was looking.
+    pub removing: Duration,
 }
 
 /// Told of a folder that is empty now, or may be once those told before are gone: tree and path in it.
@@ -261,7 +264,10 @@ impl<F: Filesystem> Pass<'_, F> {
         goes: &mut dyn FnMut(&Stat) -> bool,
     ) {
         if goes(stat) {
-            match self.fs.remove_file(&level.dir, name) {
+            let began = Instant::now();
+            let removed = self.fs.remove_file(&level.dir, name);
+            self.swept.removing += began.elapsed();
+            match removed {
                 Ok(()) => {
                     level.is_swept = true;
                     self.swept.files += 1;
@@ -295,7 +301,9 @@ impl<F: Filesystem> Pass<'_, F> {
             return;
         }
         above.is_swept = true;
+        let began = Instant::now();
         self.ends = !emptied(tree.name, &level.path);
+        self.swept.removing += began.elapsed();
     }
 
     fn failed(&mut self, tree: &str, path: &Path, error: &io::Error) {

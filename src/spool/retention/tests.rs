@@ -107,10 +107,12 @@ fn only_old_regular_files_go() {
         Limits { older_than_ns: Some(FAR), bytes: Some(0), before_ns: 0, empty_before_ns: FAR };
     let swept = run(home, limits);
     assert_eq!((swept.files, names(home)), (0, before), "nothing was safe to remove");
+    assert!(swept.removing.is_zero(), "{swept:?}");
 
     let limits = Limits { older_than_ns: Some(FAR), bytes: None, before_ns: FAR, ..limits };
     let swept = run(home, limits);
     assert_eq!((swept.files, swept.bytes, swept.failures), (5, 25, 0), "{swept:?}");
+    assert!(!swept.removing.is_zero(), "{swept:?}");
     let left: Vec<String> = names(home).into_iter().collect();
     assert_eq!(
         left,
