@@ -104,7 +104,7 @@ impl Source {
         let path = results_dir.join(names::open(route));
         // First: what is sealed from here on is among the sealed ones, or still had by this.
         let open = match fs::symlink_metadata(&path) {
-            Ok(meta) if meta.is_file() => if_there(File::open(&path))?,
+            Ok(meta) if meta.is_file() => open_if_there(&path)?,
             Ok(_) => None,
             Err(error) => if_there(Err(error))?,
         };
@@ -122,7 +122,7 @@ impl Source {
     /// From its first line on; `None`: its file went, as retention lets old ones go.
     fn rows(&mut self) -> io::Result<Option<Rows<'_>>> {
         let (bytes, end): (Box<dyn Read>, &'static [u8]) = match self {
-            Self::Sealed(path) => match if_there(File::open(path))? {
+            Self::Sealed(path) => match open_if_there(path)? {
                 Some(file) => (Box::new(file), &[]),
                 None => return Ok(None),
             },
@@ -155,6 +155,13 @@ impl Rows<'_> {
         }
         Ok(Some(&self.row))
     }
+}
+
+/// Of many files, the one that cannot be opened is named.
+fn open_if_there(path: &Path) -> io::Result<Option<File>> {
+    let name = path.file_name().unwrap_or_default().display();
+    if_there(File::open(path))
+        .map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))
 }
 
 fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {

@@ -247,6 +247,8 @@ fn a_csv_that_is_protected_is_left_alone() {
         assert_eq!(spool.csv("main").column("text"), [n.to_string()], "{}", spool.report());
     }
     spool.run(&["results", "main"]).ok().says("\n1,").says("\n2,").says("\n3,");
+    let said = spool.run_under(as_others(), &["results", "main"], b"").code(1);
+    said.says(".2.csv: Permission denied");
 }
 
 /// Goal: a folder of the spool's own that cannot be written in is named by `check`, and in a refused claim it is
