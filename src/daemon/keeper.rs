@@ -331,6 +331,7 @@ impl<F: Filesystem> Keeper<F> {
                 self.step(Event::Drain, now)
             }
             Input::Resume { route } => {
+                self.reroute_the_stuck();
                 match self.routes.iter().position(|known| known.name == route) {
                     Some(route) => self.step(Event::Resume { route }, now),
                     None => Ok(()),

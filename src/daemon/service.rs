@@ -150,6 +150,8 @@ pub struct LoopState {
     has_sealed: bool,
     /// What waits in line is not to begin now.
     clears_line: bool,
+    /// Workers are kept of routes that are no more.
+    keeps_more: bool,
     /// The routes of the jobs whose file is being compared with the last of its name.
     comparing: BTreeMap<JobId, Arc<Route>>,
 }
@@ -169,6 +171,7 @@ impl Default for LoopState {
             history_failed: false,
             has_sealed: false,
             clears_line: false,
+            keeps_more: false,
             comparing: BTreeMap::new(),
             next_look: now,
             paused: BTreeMap::new(),

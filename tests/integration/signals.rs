@@ -202,6 +202,70 @@ fn a_claimed_file_without_a_route_is_told_of() {
     assert_eq!(daemon.end().code(), Some(0));
 }
 
+/// Goal: a paused route that gets another name with its mending keeps no file, and is not paused for ever.
+/// Method: a program that is not there; the one file claimed for it; name and program change at once.
+#[test]
+fn a_paused_route_that_is_renamed_keeps_no_file() {
+    let spool = Spool::new("[routes.main]\ncommand = [\"no-such-program\", \"{path}\"]\n");
+    spool.drop_file("1.txt", "content");
+    let daemon = spool.daemon();
+    daemon.wait_for_log("route paused");
+    change(&spool, "main]\ncommand = [\"no-such-program\"", "other]\ncommand = [\"cat\"");
+    spool.wait_until("it is done", || spool.names("done") == ["1.txt"]);
+    assert_eq!(spool.csv("other").column("text"), ["content"]);
+    let said = spool.run(&["status"]).ok();
+    assert!(!said.both().contains("PAUSED"), "{said}");
+    assert_eq!(daemon.end().code(), Some(0));
+}
+
+/// Goal: an input that is under way when its route goes keeps the worker it has, which ends with it.
+/// Method: a function that tells of its import; the route gets another name after the first records.
+#[test]
+fn the_worker_of_an_input_outlives_its_route() {
+    let code = "import time\nopen('loads', 'a').write('x')\n\
+        def f(line):\n    time.sleep(0.05)\n    return {'line': line}\n";
+    let spool = Spool::new(
+        "workers = 1\n[routes.old]\nrecords = \"lines\"\ninterpreter = \"$PYTHON\"\npython = \"f.py:f\"\n",
+    );
+    spool.write("f.py", code);
+    let daemon = spool.daemon();
+    spool.drop_file("1.txt", "line\n".repeat(60));
+    spool.wait_until("some are recorded", || spool.csv("old").rows.len() > 2);
+    change(&spool, "routes.old", "routes.new");
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log("settings reloaded");
+    assert_eq!(spool.names("done"), Vec::<String>::new(), "it is still under way");
+    spool.wait_until("it is done", || spool.names("done") == ["1.txt"]);
+    assert_eq!(spool.csv("old").rows.len(), 60);
+    assert_eq!(std::fs::read_to_string(spool.path("loads")).unwrap(), "x");
+    spool.wait_until("its worker has ended", || {
+        !spool.processes().iter().any(|process| process.contains("f.py"))
+    });
+    assert_eq!(daemon.end().code(), Some(0));
+}
+
+/// Goal: a made file whose next route is no more goes to the one whose glob takes it, as after a retry.
+/// Method: one that waits for its second attempt; its route gets another name over a restart.
+#[test]
+fn a_made_file_goes_where_its_name_fits() {
+    let spool = Spool::new(
+        "[routes.make]\nglob = \"*.txt\"\ncommand = [\"cp\", \"{path}\", \"{output}/made\"]\n\
+         output = true\nstdout = \"none\"\nnext = \"old\"\n\
+         [routes.old]\nglob = \"*.made/**\"\ncommand = [\"sh\", \"-c\", \"test -e mended && cat {path}\"]\n\
+         retries = { fail = 9, first_wait = \"1s\" }\n",
+    );
+    spool.drop_file("1.txt", "content");
+    let daemon = spool.daemon();
+    daemon.wait_for_log("attempt failed");
+    assert_eq!(daemon.end().code(), Some(0));
+    change(&spool, "old", "new");
+    spool.write("mended", "");
+    let daemon = spool.daemon();
+    spool.wait_until("it is done", || spool.has("done/1.txt.made/made"));
+    assert_eq!(spool.csv("new").column("text"), ["content"]);
+    assert_eq!(daemon.end().code(), Some(0));
+}
+
 /// Goal: what runs while its route changes is recorded by the route it was started with.
 /// Method: a job that waits; its route gets `output`, whose folder this attempt never had; then it ends.
 #[test]

@@ -3,13 +3,15 @@
 //! Must not know: names of routes, globs. A route is its index, which stays what it was.
 //!
 //! Invariants
-//! - No job changes its route or its phase. What runs goes on, also where fewer slots are left.
+//! - No job changes its phase, nor its route but by [`Core::reroute`]. What runs goes on, also where fewer
+//!   slots are left.
 //! - No name stays in a window or held: another route may take it now, and the next scan offers it again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::JobId;
 use super::super::pace::Pace;
-use super::{Core, RouteRules, RouteState};
+use super::{Core, Phase, RouteRules, RouteState};
 
 impl RouteState {
     /// A route without names and jobs.
@@ -59,6 +61,21 @@ impl Core {
         self.known.clear();
         self.held.clear();
         self.hold_timers.clear();
+    }
+
+    /// Gives a job that waits to another route. `false`: it does not wait.
+    pub fn reroute(&mut self, id: JobId, to: usize) -> bool {
+        let Some(job) = self.jobs.get(&id).filter(|_| to < self.routes.len()) else { return false };
+        let phase = job.phase.clone();
+        if !matches!(phase, Phase::Ready | Phase::Waiting(_)) {
+            return false;
+        }
+        self.enter(id, Phase::Unrouted);
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.route = to;
+        }
+        self.enter(id, phase);
+        true
     }
 }
 

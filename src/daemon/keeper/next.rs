@@ -72,7 +72,7 @@ impl<F: Filesystem> Keeper<F> {
                 other => other.map_err(KeeperError::spool("read processing/"))?,
             };
             let take = take_of(next, file);
-            let place = self.place_named(&next.route);
+            let place = self.place_of_job(claimed, &file.rel.0, Some(&take));
             let info = JobInfo {
                 rel: file.rel.0.clone(),
                 route: place.unwrap_or(usize::MAX),
@@ -111,7 +111,8 @@ impl<F: Filesystem> Keeper<F> {
         self.places.iter().find(is_it).copied()
     }
 
-    /// The route of a claimed job: the one it was handed to, or what its name and content say.
+    /// The route of a claimed job: the one it was handed to while there is one of that name, else what its
+    /// name and content say.
     pub(in crate::daemon) fn place_of_job(
         &self,
         claimed: Claimed,
@@ -119,8 +120,8 @@ impl<F: Filesystem> Keeper<F> {
         take: Option<&Take>,
     ) -> Option<usize> {
         match take.and_then(|take| take.route.as_ref()) {
-            Some(name) => self.place_named(name),
-            None => self.place_of_claimed(claimed, rel),
+            Some(name) if self.place_named(name).is_some() => self.place_named(name),
+            _ => self.place_of_claimed(claimed, rel),
         }
     }
 }

@@ -5,9 +5,10 @@
 //! Invariants
 //! - A route keeps its index as long as a job has it; by its name it gets the same one again.
 //! - What runs is recorded by the route as it was when the attempt began ([`JobInfo::begun_as`]).
-//! - A job of a route that is no more goes on with it until it ends; then its index is free.
+//! - A job of a route that is no more goes on with it until it ends; then its index is free. Where that
+//!   route is paused nothing could mend it, and what waits for it is another one's that takes it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::config::limits;
 
@@ -58,6 +59,7 @@ impl<F: Filesystem> Keeper<F> {
         self.scan = None;
         self.waits.told_unrouted = false;
         self.route_the_unrouted(now)?;
+        self.reroute_the_stuck();
         self.step(Event::Tick, now)?;
         Ok(changed)
     }
@@ -92,5 +94,43 @@ impl<F: Filesystem> Keeper<F> {
             self.step(Event::Recovered(recovered), now)?;
         }
         Ok(())
+    }
+
+    /// Jobs that wait for a route which is no more and is paused go to the one that takes them now.
+    pub(super) fn reroute_the_stuck(&mut self) {
+        let is_gone =
+            |at: usize| at < self.routes.len() && at != self.sorting && !self.places.contains(&at);
+        let stuck =
+            self.jobs.iter().filter(|(_, it)| is_gone(it.route) && self.core.is_stuck(it.route));
+        let records = |at: usize| self.routes.get(at).and_then(|route| route.records);
+        let found: Vec<(JobId, usize)> = stuck
+            .filter_map(|(job, info)| {
+                let claimed = info.claimed(*job);
+                let to = self.place_of_job(claimed, &info.rel, info.take.as_ref())?;
+                // What was begun by records is not one task now, nor the other way round.
+                (records(to) == records(info.route)).then_some((*job, to))
+            })
+            .collect();
+        for (job, to) in found {
+            if self.core.reroute(job, to)
+                && let Some(info) = self.jobs.get_mut(&job)
+            {
+                info.route = to;
+            }
+        }
+    }
+
+    /// The routes that there are, and those that are no more and have inputs under way; `true`: there are
+    /// such.
+    pub fn routes_at_work(&self) -> (BTreeSet<String>, bool) {
+        let names = |places: &mut dyn Iterator<Item = usize>| -> BTreeSet<String> {
+            places.map(|at| self.route_name(at)).collect()
+        };
+        let mut all = names(&mut self.places.iter().copied());
+        let there_are = all.len();
+        let jobs = self.inputs.keys().filter_map(|job| self.jobs.get(job));
+        all.append(&mut names(&mut jobs.map(|info| info.route)));
+        let is_more = all.len() > there_are;
+        (all, is_more)
     }
 }

@@ -49,6 +49,9 @@ impl<L: Listener> Service<RealFs, L> {
         if self.state.is_ready && !self.state.draining {
             self.look_at_retention(self.state.status.done + self.state.status.failed);
         }
+        if self.state.keeps_more {
+            self.keep_warm();
+        }
         self.tell_guests()?;
         self.look_at_paused(now)
     }

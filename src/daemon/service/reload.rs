@@ -25,7 +25,13 @@ impl<L: Listener> Service<RealFs, L> {
             self.state.status.paused.remove(&route);
         }
         self.outputs()?;
-        self.pool.keep_warm(settings.routes.iter().map(|route| route.name.clone()));
+        self.keep_warm();
+        let keeper = &self.keeper;
+        let is_over = |name: &String| {
+            settings.routes.iter().all(|route| route.name != *name) && keeper.waiting_for(name) == 0
+        };
+        self.state.paused.retain(|name, _| !is_over(name));
+        self.state.status.paused.retain(|name, _| !is_over(name));
         self.rescan = settings.rescan;
         self.min_free_disk = settings.min_free_disk;
         self.min_free_memory = settings.min_free_memory;
@@ -35,5 +41,13 @@ impl<L: Listener> Service<RealFs, L> {
         self.keeper.set_prunes(settings.prune);
         self.state.scanning = true;
         Ok(())
+    }
+
+    /// Ends the workers of routes that are no more, once no input of theirs is under way: each record would
+    /// start one of its own.
+    pub(super) fn keep_warm(&mut self) {
+        let (routes, keeps_more) = self.keeper.routes_at_work();
+        self.state.keeps_more = keeps_more;
+        self.pool.keep_warm(routes);
     }
 }
