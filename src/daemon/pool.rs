@@ -17,13 +17,13 @@
 //! - A slot whose attempt may pause its route takes back what waits in line for that route before it reports:
 //!   the keeper would be too late, and the files of a whole line would follow the one that crashed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::config::{Route, limits};
+use crate::config::{Route, Worker, limits};
 use crate::core::{JobId, Verdict};
 use crate::worker::http::HttpPool;
 use crate::worker::records::Lot;
@@ -311,11 +311,17 @@ impl Pool {
         self.line.lock().most
     }
 
-    /// From now on only these routes have warm workers and runners.
-    pub fn keep_warm(&self, routes: impl IntoIterator<Item = String>) {
-        let routes = routes.into_iter().collect();
-        self.http.keep_only(&routes);
-        self.warm.keep_only(routes);
+    /// From now on only these routes have warm workers and runners, each those of its kind: one that was
+    /// of another before must not hold its model until the daemon ends.
+    pub fn keep_warm(&self, routes: &[Arc<Route>]) {
+        let of = |has: fn(&Route) -> bool| -> BTreeSet<String> {
+            routes.iter().filter(|route| has(route)).map(|route| route.name.clone()).collect()
+        };
+        self.http.keep_only(&of(|it| {
+            matches!(it.worker, Worker::Http { .. }) && it.http.start.is_some()
+        }));
+        self.warm
+            .keep_only(of(|it| matches!(it.worker, Worker::Python { .. } | Worker::Warm { .. })));
     }
 
     /// Gives a task to the next slot that is free. The core bounds how many wait.

@@ -54,7 +54,7 @@ Server(("127.0.0.1", int(sys.argv[1])), Runner).serve_forever()
 "#;
 
 /// A port that was free a moment ago.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

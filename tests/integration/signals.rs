@@ -244,6 +244,40 @@ fn the_worker_of_an_input_outlives_its_route() {
     assert_eq!(daemon.end().code(), Some(0));
 }
 
+/// Goal: workers and runners end with the kind of their route, and do not hold their models until the daemon
+/// ends. Method: a function and a runner, each used once; the routes get another kind, and no `start`.
+#[test]
+fn workers_end_with_the_kind_of_their_route() {
+    let port = crate::runners::free_port();
+    let spool = Spool::new(&format!(
+        "[routes.a]\nglob = \"*.a\"\ninterpreter = \"$PYTHON\"\npython = \"f.py:f\"\n\
+         [routes.b]\nglob = \"*.b\"\nhttp = \"http://127.0.0.1:{port}/\"\nmethod = \"GET\"\n\
+         start = [\"$PYTHON\", \"serve.py\", \"{port}\"]\n"
+    ));
+    spool.write("f.py", "def f(path):\n    return {'a': 1}\n");
+    spool.write(
+        "serve.py",
+        "import sys\nfrom http.server import BaseHTTPRequestHandler, HTTPServer\n\
+         class Runner(BaseHTTPRequestHandler):\n    def do_GET(self):\n\
+         \x20       self.send_response(200)\n        self.end_headers()\n\
+         \x20       self.wfile.write(b'{\"a\": 1}')\n\
+         HTTPServer(('127.0.0.1', int(sys.argv[1])), Runner).serve_forever()\n",
+    );
+    let daemon = spool.daemon();
+    spool.drop_file("1.a", "x");
+    spool.drop_file("1.b", "x");
+    spool.wait_until("both are done", || spool.names("done") == ["1.a", "1.b"]);
+    let are_there = |name: &str| spool.processes().iter().any(|process| process.contains(name));
+    assert!(are_there("f.py") && are_there("serve.py"), "{:?}", spool.processes());
+    change(&spool, "python = \"f.py:f\"", "command = [\"cat\", \"{path}\"]");
+    change(&spool, &format!("interpreter = \"{}\"\n", crate::harness::python()), "");
+    let text = std::fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    change(&spool, &text[text.find("start = ").unwrap()..], "");
+    daemon.signal(Signal::HUP);
+    spool.wait_until("both have ended", || !are_there("f.py") && !are_there("serve.py"));
+    assert_eq!(daemon.end().code(), Some(0));
+}
+
 /// Goal: a made file whose next route is no more goes to the one whose glob takes it, as after a retry.
 /// Method: one that waits for its second attempt; its route gets another name over a restart.
 #[test]

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use crate::config::limits;
+use crate::config::{Route, limits};
 
 use super::{
     Arc, Event, Filesystem, JobId, JobInfo, Keeper, KeeperError, Millis, RouteTable, Settings,
@@ -122,15 +122,12 @@ impl<F: Filesystem> Keeper<F> {
 
     /// The routes that there are, and those that are no more and have inputs under way; `true`: there are
     /// such.
-    pub fn routes_at_work(&self) -> (BTreeSet<String>, bool) {
-        let names = |places: &mut dyn Iterator<Item = usize>| -> BTreeSet<String> {
-            places.map(|at| self.route_name(at)).collect()
-        };
-        let mut all = names(&mut self.places.iter().copied());
+    pub fn routes_at_work(&self) -> (Vec<Arc<Route>>, bool) {
+        let mut all: BTreeSet<usize> = self.places.iter().copied().collect();
         let there_are = all.len();
         let jobs = self.inputs.keys().filter_map(|job| self.jobs.get(job));
-        all.append(&mut names(&mut jobs.map(|info| info.route)));
-        let is_more = all.len() > there_are;
-        (all, is_more)
+        all.extend(jobs.map(|info| info.route));
+        let routes = all.iter().filter_map(|at| self.routes.get(*at)).map(Arc::clone).collect();
+        (routes, all.len() > there_are)
     }
 }

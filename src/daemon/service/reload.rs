@@ -48,6 +48,6 @@ impl<L: Listener> Service<RealFs, L> {
     pub(super) fn keep_warm(&mut self) {
         let (routes, keeps_more) = self.keeper.routes_at_work();
         self.state.keeps_more = keeps_more;
-        self.pool.keep_warm(routes);
+        self.pool.keep_warm(&routes);
     }
 }
