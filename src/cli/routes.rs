@@ -198,7 +198,7 @@ fn which(
         }));
     } else if let Some(pattern) = ignored {
         print_line(&format!(
-            "{rel} is ignored: {pattern} is no input (a temporary or hidden name)"
+            "{rel} is ignored: {pattern} is no input (a temporary or hidden name, or by `ignore`)"
         ));
     } else if let Some(folder) = part_of {
         print_line(&format!("{rel} is part of {folder}, and that folder is one job"));

@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     let ignored = |(_, rel): &(Bytes, RelPath)| Some((rel.clone(), table.ignored(rel)?.to_owned()));
     if let Some((rel, pattern)) = inputs.iter().find_map(ignored) {
         return Err(Failed::usage(format!(
-            "{rel} is ignored: {pattern} is no input (a temporary or hidden name)\n  Another name for it: \
+            "{rel} is ignored: {pattern} is no input (a temporary or hidden name, or by `ignore`)\n  Another name for it: \
              --name NAME"
         )));
     }

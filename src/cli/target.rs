@@ -426,7 +426,7 @@ pub(crate) fn unknown(spool: &SpoolArg, target: &Target) -> Failed {
     let waits = |rel: &RelPath| path_in(spool, Tree::Incoming, rel).symlink_metadata().is_ok();
     if target.rel.as_ref().is_some_and(waits) || matches!(target.claimed(spool), Ok(Some(_))) {
         return Failed::runtime(format!(
-            "{0} has not run yet\n  Where it stands: inboxd explain {0}",
+            "{0} has not ended yet\n  Where it stands: inboxd explain {0}",
             target.shown
         ));
     }

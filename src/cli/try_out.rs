@@ -65,7 +65,13 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     let cannot = |error: std::io::Error| {
         Failed::usage(format!("cannot read {}: {error}", args.file.display()))
     };
-    if !std::fs::metadata(&args.file).map_err(cannot)?.is_file() {
+    let found = std::fs::metadata(&args.file).map_err(cannot)?;
+    if found.is_dir() {
+        let shown = args.file.display();
+        let what = "a worker is tried on one file; `inboxd submit` hands a folder in";
+        return Err(Failed::usage(format!("{shown} is a folder: {what}")));
+    }
+    if !found.is_file() {
         return Err(Failed::usage(format!("{} is not a regular file", args.file.display())));
     }
     let bytes = args.file.file_name().map(OsStrExt::as_bytes).unwrap_or_default();

@@ -332,6 +332,12 @@ impl Route {
             (_, Worker::Python { file, .. }) if reason.contains(file.as_str()) => {
                 format!("{file}, or `python` at {}", self.origin)
             }
+            (_, Worker::Http { .. }) if reason.starts_with("cannot start ") => {
+                format!("`start`, beside `http` at {}", self.origin)
+            }
+            (_, Worker::Http { .. }) if reason.starts_with("header ") => {
+                format!("`headers`, beside `http` at {}", self.origin)
+            }
             _ => format!("`{key}` at {}", self.origin),
         }
     }

@@ -120,7 +120,7 @@ fn a_file_that_waits_is_not_unknown() {
     let spool = Spool::new("[routes.main]\ncommand = [\"true\"]\n");
     spool.drop_file("a", "x");
     for command in ["retry", "rerun", "log"] {
-        spool.run(&[command, "a"]).code(1).says("a has not run yet").says("inboxd explain a");
+        spool.run(&[command, "a"]).code(1).says("a has not ended yet").says("inboxd explain a");
         spool.run(&[command, "b"]).code(1).says("nothing is known of b");
     }
 }

@@ -192,6 +192,15 @@ fn a_worker_is_mended_where_it_is_named() {
         assert_eq!(place, "s.json, or `schema` in [routes.s]");
     }
     assert_eq!(settings.routes[0].place_to_mend(missing), "`command` at inboxd.toml:2");
+    let settings = accepted("[routes.h]\nhttp = \"http://127.0.0.1:1/\"\nstart = [\"x\"]");
+    for (reason, key) in [
+        ("cannot start x: exit 1 before it was ready", "`start`, beside `http`"),
+        ("header X-Key: the environment of inboxd has no KEY", "`headers`, beside `http`"),
+        ("HTTP 401 Unauthorized", "`http`"),
+    ] {
+        let place = settings.routes[0].place_to_mend(reason);
+        assert_eq!(place, format!("{key} at inboxd.toml:2"));
+    }
 }
 
 /// Goal: routes are in the order in which a person wrote them, then routes.d by name.

@@ -275,9 +275,13 @@ impl Client {
             }),
             // How rustls says that a certificate or the protocol is not right.
             io::ErrorKind::InvalidData if origin.starts_with("https:") => {
-                Asked::of(Verdict::Misconfigured {
-                    reason: format!("cannot trust {origin}: {error}"),
-                })
+                let said = error.to_string();
+                let reason = if said.contains("InvalidContentType") {
+                    format!("{origin} does not speak TLS: write http://, or let it")
+                } else {
+                    format!("cannot trust {origin}: {said}")
+                };
+                Asked::of(Verdict::Misconfigured { reason })
             }
             io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
                 failed(FailClass::Fail, format!("the answer cannot be read: {error}"))

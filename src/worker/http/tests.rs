@@ -467,6 +467,23 @@ fn kept_connections_are_kept_and_not_trusted() {
     assert_eq!((got.recv().unwrap(), got.recv().unwrap()), ((2, 2), (3, 1)));
 }
 
+/// Goal: a runner without TLS is called that, and not one that cannot be trusted. Method: https to a plain one.
+#[test]
+fn a_runner_without_tls_is_called_that() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/", listener.local_addr().unwrap());
+    let runner = Builder::new().spawn(move || {
+        let (mut wire, _) = listener.accept().unwrap();
+        // To what is no request it answers at once, and reads until the other side has gone.
+        wire.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").unwrap();
+        drop(wire.read_to_end(&mut Vec::new()));
+    });
+    let ended = ask(&url, |_| ());
+    runner.unwrap().join().unwrap();
+    let Verdict::Misconfigured { reason } = ended.verdict else { panic!("{:?}", ended.verdict) };
+    assert!(reason.contains(" does not speak TLS: write http://"), "{reason}");
+}
+
 /// Goal: a secret that is not there pauses the route and is named. Method: a variable that nobody has.
 #[test]
 fn a_missing_secret_pauses_the_route() {
