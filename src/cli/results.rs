@@ -43,6 +43,8 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
             eprint_line(&format!("no row of {} yet", args.route));
             return Ok(ExitCode::SUCCESS);
         }
+        // Without its settings nobody knows.
+        load(&spool.path).map_err(|errors| Failed::usage(super::join(&errors)))?;
         let known: Vec<String> = known.into_iter().collect();
         return Err(Failed::usage(format!(
             "there is no route `{}`; there are {}",

@@ -180,7 +180,8 @@ fn jobs_lists() {
     assert_eq!(good["route"], "count");
 }
 
-/// Goal: `results` gives all rows of a route, as CSV and as JSON. Method: a cell with a comma, two segments.
+/// Goal: `results` gives all rows of a route, as CSV and as JSON. Method: a cell with a comma, two segments;
+/// a route that is not there, and one of which nobody knows.
 #[test]
 fn results_prints_all_segments() {
     let spool = used();
@@ -194,7 +195,10 @@ fn results_prints_all_segments() {
     assert_eq!((&list[0]["text"], &list[0]["_file"]), (&"a,b".into(), &"good.json".into()));
     assert_eq!((&list[1]["n"], &list[1]["new"]), (&"2".into(), &"3".into()));
     spool.run(&["results", "errors"]).ok().says("bad.json");
-    spool.run(&["results", "nosuch"]).fails().says("count");
+    spool.run(&["results", "nosuch"]).code(2).says("there is no route `nosuch`; there are count");
+    // It may be one whose settings have a mistake.
+    spool.write("inboxd.toml", "[routes.nosuch\n");
+    spool.run(&["results", "nosuch"]).code(2).says("inbox/inboxd.toml:1:");
 }
 
 /// Goal: a job is found by id, by a unique beginning of it, by its path, by a path in the spool.
