@@ -327,7 +327,8 @@ fn check_disk(spool: &SpoolArg, settings: Option<&Settings>, report: &mut Report
 /// Magic numbers as in statfs(2), and what is to be known of that filesystem.
 fn filesystem(path: &Path) -> Option<(&'static str, Option<&'static str>)> {
     let network = "files of other machines give no events and no leases: they are looked at every 10 s \
-                   and must be still for 10 s\nPut the spool on a local disk, and copy into it.";
+                   and must be still for 10 s; without a rename that replaces nothing, as on NFS, it \
+                   cannot be a spool, and a start says so\nPut the spool on a local disk, and copy into it.";
     let magic = rustix::fs::statfs(path).ok()?.f_type;
     Some(match u32::try_from(magic & 0xffff_ffff).unwrap_or(0) {
         0xef53 => ("ext4", None),
