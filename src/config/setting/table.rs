@@ -492,7 +492,7 @@ pub(super) static TABLE: &[SettingDoc] = &[
         "ready_url",
         "none: its port accepts connections",
         Limit::Words("a URL, such as \"http://127.0.0.1:5055/health\""),
-        "what answers with 2xx once a runner of `start` is ready",
+        "what answers with 2xx once a runner of `start` is ready; for one that listens before its application is there (gunicorn)",
         |r, v| request::plain_url(v).map(|url| r.http.ready_url = Some(url)),
     ),
 ];
