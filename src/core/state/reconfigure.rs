@@ -171,6 +171,23 @@ mod tests {
         assert_eq!(step(&mut core, Event::Tick), [claim]);
     }
 
+    /// Goal: what waits for a paused route can run with another one; what runs stays where it is. Method: a route
+    /// that pauses, its job given to one that is not there, to another one, and back while it runs.
+    #[test]
+    fn a_job_that_waits_can_change_its_route() {
+        let mut core = Core::new(limits(1), vec![rules(9), rules(9)]);
+        step(&mut core, Event::Taken { job: job(1), route: 0 });
+        let verdict = Verdict::Misconfigured { reason: "no program".to_owned() };
+        step(&mut core, Event::Ended { job: job(1), verdict });
+        assert!(core.is_paused(0) && !core.reroute(job(1), 2));
+        assert_eq!(started(&step(&mut core, Event::Tick)), []);
+        assert!(core.reroute(job(1), 1));
+        assert_eq!(started(&step(&mut core, Event::Tick)), [(job(1), 1)]);
+        assert!(!core.reroute(job(1), 0), "it runs");
+        step(&mut core, Event::Ended { job: job(1), verdict: Verdict::Done });
+        assert_eq!((core.running(), core.counts().stuck), (0, 0));
+    }
+
     /// Goal: a job that no route took runs once one does, and its lost attempt counts then.
     /// Method: recovered without a route; a reload; recovered again with one.
     #[test]
