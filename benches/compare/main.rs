@@ -18,9 +18,9 @@
 //!
 //! Two shared cores of a virtual machine, Linux 6.18, ext4, nothing else of ours running.
 //!
-//! - `/bin/true`, 10,000 files, eight runs on three days: a `posix_spawn` loop 2150 to 2630/s; xargs 0.72 to 0.80 of it,
-//!   GNU parallel 0.11 to 0.14, inboxd 0.78 to 0.86: 1.07 to 1.13 × xargs (wanted: 1.0), 5.8 to 7.5 × GNU parallel
-//!   (wanted: 7; the loop itself is at 7.0 to 9.3 of it). With two jobs in line before each slot instead of eight, and a keeper that took in each end at
+//! - `/bin/true`, 10,000 files, ten runs on three days: a `posix_spawn` loop 2150 to 2630/s; xargs 0.72 to 0.80 of it,
+//!   GNU parallel 0.11 to 0.14, inboxd 0.78 to 0.86: 1.04 to 1.13 × xargs (wanted: 1.0), 5.8 to 8.0 × GNU parallel
+//!   (wanted: 7; the last four runs 7.2, 6.9, 8.0 and 7.2; the loop itself is at 7.0 to 9.3 of it). With two jobs in line before each slot instead of eight, and a keeper that took in each end at
 //!   once, it was 0.96 and 6.3. A job costs 845 µs of two cores where the loop has 718: of what is more the keeper
 //!   is nearly all, and three renames of 20 µs (ext4 looks through the names of a block at each) are half of that.
 //!   Beside two busy loops of others it is 2.3 to 2.9 × xargs, 0.85 to 0.9 of what it was with two in line: who
