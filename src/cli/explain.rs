@@ -426,10 +426,7 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath, file_type: FileType) -> Resul
     if let (Some(table), Some(loaded)) = (&table, &loaded) {
         if let Some(pattern) = table.ignored(rel) {
             let next = "nothing, until it is renamed; a rename is an arrival".to_owned();
-            let why = format!(
-                "ignored: {pattern} is no input (a temporary or hidden name, or by `ignore`)"
-            );
-            return Ok(("ignored", why, Some(next)));
+            return Ok(("ignored", show::ignored(pattern), Some(next)));
         }
         if let Some(folder) = table.unit_above(rel) {
             let why = format!("it is part of {folder}, and that folder is one job");

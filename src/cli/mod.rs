@@ -351,10 +351,7 @@ impl SpoolArg {
             return Failed { message, code: 1, word: "fatal" };
         }
         let free = crate::fs::real::free_space(&self.path).map_or(0, |(free, _)| free);
-        let of = match Shortage::of(error) {
-            Shortage::Disk if crate::fs::real::has_no_inode(&self.path) => Shortage::Inodes,
-            of => of,
-        };
+        let of = Shortage::of(error).on(&self.path);
         let is_full = error.is_shortage() || of != Shortage::Disk;
         let message = format!(
             "{} ({}, {} free)\n  No accepted file is lost: jobs not yet recorded run again. {}, then \

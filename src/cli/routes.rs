@@ -197,9 +197,7 @@ fn which(
             "part_of": part_of.map(|folder| folder.to_string()), "is_companion": companion.is_some(),
         }));
     } else if let Some(pattern) = ignored {
-        print_line(&format!(
-            "{rel} is ignored: {pattern} is no input (a temporary or hidden name, or by `ignore`)"
-        ));
+        print_line(&format!("{rel} is {}", show::ignored(pattern)));
     } else if let Some(folder) = part_of {
         print_line(&format!("{rel} is part of {folder}, and that folder is one job"));
     } else if let Some((at, _)) = companion {

@@ -293,6 +293,11 @@ fn width(cell: &str) -> usize {
     count
 }
 
+/// Why a name is not looked at, by the pattern that says so.
+pub(crate) fn ignored(pattern: &str) -> String {
+    format!("ignored: {pattern} is no input (a temporary or hidden name, or by `ignore`)")
+}
+
 /// Text that may hold anything, as a terminal may show it: lines and tabs stay, other control
 /// characters are escaped.
 pub(crate) fn harmless(text: &str) -> String {

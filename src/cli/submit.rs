@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::wait::{Awaited, Waiter};
-use super::{Failed, SpoolArg, print_json, print_line};
+use super::{Failed, SpoolArg, print_json, print_line, show};
 use crate::config::{RouteTable, Settings};
 use crate::core::RelPath;
 use crate::daemon::along::bring_along;
@@ -74,8 +74,8 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     let ignored = |(_, rel): &(Bytes, RelPath)| Some((rel.clone(), table.ignored(rel)?.to_owned()));
     if let Some((rel, pattern)) = inputs.iter().find_map(ignored) {
         return Err(Failed::usage(format!(
-            "{rel} is ignored: {pattern} is no input (a temporary or hidden name, or by `ignore`)\n  Another name for it: \
-             --name NAME"
+            "{rel} is {}\n  Another name for it: --name NAME",
+            show::ignored(&pattern)
         )));
     }
     let waiter = if args.wait { Some(Waiter::begin(spool, args.json)?) } else { None };

@@ -9,7 +9,7 @@
 //! - At the end it waits for what is still to be printed, but not for a reader that does not read.
 
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use crate::daemon::shell::Told;
@@ -34,7 +34,7 @@ impl Teller {
         let (queue, told) = sync_channel(QUEUE);
         let (end, printed) = channel();
         let all = move || {
-            let _until_all_is_printed: std::sync::mpsc::Sender<()> = end;
+            let _until_all_is_printed: Sender<()> = end;
             for it in told {
                 print(&it);
             }
@@ -54,13 +54,12 @@ impl Teller {
     }
 
     /// Whether all is printed. If not, nobody reads, and what is printed next waits with it.
-    pub(super) fn end(mut self) -> bool {
+    pub(super) fn end(self) -> bool {
         if self.missed > 0 {
             drop(self.queue.try_send(Told::Missed(self.missed)));
-            self.missed = 0;
         }
         drop(self.queue);
         // Nothing is ever sent: it is closed, or time is over.
-        self.printed.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Disconnected)
+        self.printed.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Disconnected)
     }
 }

@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::process::{Child, Command};
 
 use crate::folders;
-use crate::harness::Spool;
+use crate::harness::{Running, Spool};
 use crate::history::{History, WORK_SH};
 use crate::strace::{self, Point};
 
@@ -322,24 +322,30 @@ fn used_up_inodes_are_waited_for_and_named() {
     drop(disk);
 }
 
+/// A daemon on a small disk, with further settings, that was filled while two workers ran; both have ended.
+fn fill_under_workers(spool: &Spool, disk: &SmallDisk<'_>, further: &str) -> (History, Running) {
+    let root = if rustix::process::geteuid().is_root() { "allow_root = true\n" } else { "" };
+    spool.write("inboxd.toml", &format!("{root}{further}{SETTINGS}"));
+    // The worker's own word goes elsewhere: it has no claim on the disk's space.
+    let wait = "until [ -e ../go ]; do sleep 0.02; done\n";
+    spool.write("work.sh", &format!("{wait}{}", WORK_SH.replace("runs.txt", "../runs.txt")));
+    let mut history = History::default();
+    history.drop_files(spool, WAITING);
+    let daemon = spool.daemon();
+    spool.wait_until("two workers wait", || daemon.workers().len() == 2);
+    disk.fill();
+    spool.write_home("go", "");
+    daemon.wait_for_log("disk is full");
+    (history, daemon)
+}
+
 /// Goal: a full disk is waited for: the daemon lives, nothing is lost, and it goes on by itself.
 /// Method: a real small disk, filled while workers run, and freed again.
 #[test]
 fn a_full_disk_is_waited_for() {
     let spool = Spool::bare();
     let Some(disk) = SmallDisk::mount(&spool) else { return };
-    let root = if rustix::process::geteuid().is_root() { "allow_root = true\n" } else { "" };
-    spool.write("inboxd.toml", &format!("{root}{SETTINGS}"));
-    // The worker's own word goes elsewhere: it has no claim on the disk's space.
-    let wait = "until [ -e ../go ]; do sleep 0.02; done\n";
-    spool.write("work.sh", &format!("{wait}{}", WORK_SH.replace("runs.txt", "../runs.txt")));
-    let mut history = History::default();
-    history.drop_files(&spool, WAITING);
-    let mut daemon = spool.daemon();
-    spool.wait_until("two workers wait", || daemon.workers().len() == 2);
-    disk.fill();
-    spool.write_home("go", "");
-    daemon.wait_for_log("disk is full");
+    let (history, mut daemon) = fill_under_workers(&spool, &disk, "");
     let daemon_pid = daemon.daemon_pid();
     // It stands still with what it has: no more jobs are claimed on a full disk.
     assert!(spool.names("incoming").len() > WAITING / 2, "{}", spool.report());
@@ -361,17 +367,7 @@ fn a_full_disk_is_waited_for() {
 fn a_daemon_on_a_full_disk_can_be_stopped() {
     let spool = Spool::bare();
     let Some(disk) = SmallDisk::mount(&spool) else { return };
-    let root = if rustix::process::geteuid().is_root() { "allow_root = true\n" } else { "" };
-    spool.write("inboxd.toml", &format!("{root}drain_timeout = \"300ms\"\n{SETTINGS}"));
-    let wait = "until [ -e ../go ]; do sleep 0.02; done\n";
-    spool.write("work.sh", &format!("{wait}{}", WORK_SH.replace("runs.txt", "../runs.txt")));
-    let mut history = History::default();
-    history.drop_files(&spool, WAITING);
-    let mut daemon = spool.daemon();
-    spool.wait_until("two workers wait", || daemon.workers().len() == 2);
-    disk.fill();
-    spool.write_home("go", "");
-    daemon.wait_for_log("disk is full");
+    let (history, mut daemon) = fill_under_workers(&spool, &disk, "drain_timeout = \"300ms\"\n");
     daemon.signal(rustix::process::Signal::TERM);
     assert_eq!(daemon.wait().code(), Some(1), "{}", spool.report());
     daemon.wait_for_log("stopped while the disk is full");

@@ -246,9 +246,7 @@ impl<F: Filesystem> Keeper<F> {
             self.folders.close_all();
         }
         if self.short_of.is_none() {
-            // The system has one word for both.
-            let is_inodes = of == Shortage::Disk && crate::fs::real::has_no_inode(&self.path);
-            let of = if is_inodes { Shortage::Inodes } else { of };
+            let of = of.on(&self.path);
             self.short_of = Some(of);
             self.room_since = None;
             if self.said_short.is_none() {

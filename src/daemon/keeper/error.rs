@@ -3,6 +3,7 @@
 //! Must not know: what is done about it.
 
 use std::io;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -101,6 +102,15 @@ impl Shortage {
             }
         }
         Self::Disk
+    }
+
+    /// The same for a disk on which inodes are what is short: the system has one word for both.
+    #[must_use]
+    pub fn on(self, path: &Path) -> Self {
+        match self {
+            Self::Disk if crate::fs::real::has_no_inode(path) => Self::Inodes,
+            of => of,
+        }
     }
 
     /// What to do before inboxd is started again.
