@@ -177,6 +177,9 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
         Notice::FolderReplaced { name } => {
             format!("warning: {name}/ was removed or replaced; the one there now is used")
         }
+        Notice::Orphaned => {
+            "the supervising process was killed: the daemon ends, too, with its workers".to_owned()
+        }
         Notice::EventsLost => "too much at once: everything is scanned".to_owned(),
         Notice::Events { is_bad: true, state, fix } => {
             let what = if state.starts_with("watching") { "" } else { "events " };

@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -21,6 +22,7 @@ use crate::daemon::control::Ask;
 use crate::daemon::keeper::Shortage;
 use crate::daemon::notice::{FIX_LEFT, Paused};
 use crate::daemon::retention::Counted;
+use crate::daemon::shell::check_places;
 use crate::fs::{Filesystem, RealFs, real, walk_files};
 use crate::spool::Place;
 
@@ -54,19 +56,29 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
         print_json(&state);
     } else {
         state.print(spool);
-        say_mistakes(&loaded);
+        say_mistakes(&spool.path, &loaded);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn say_mistakes(loaded: &Result<Loaded, Vec<crate::config::ConfigError>>) {
+fn say_mistakes(spool: &Path, loaded: &Result<Loaded, Vec<crate::config::ConfigError>>) {
     let errors = match loaded {
         Ok(loaded) => &loaded.broken,
         Err(errors) => errors,
     };
-    if !errors.is_empty() {
-        print_line(&format!("{}: {}", show::bad("error"), join(errors)));
+    let mistakes = if errors.is_empty() { refused_places(spool) } else { Some(join(errors)) };
+    if let Some(mistakes) = mistakes {
+        print_line(&format!("{}: {mistakes}", show::bad("error")));
     }
+}
+
+/// Why a daemon would not start here, nor take up new settings, though they are in order. Only its own user
+/// can tell who else may write.
+fn refused_places(spool: &Path) -> Option<String> {
+    let path = std::fs::canonicalize(spool).ok()?;
+    let owner = std::fs::metadata(path.join("journal")).ok()?.uid();
+    let is_ours = owner == rustix::process::geteuid().as_raw();
+    is_ours.then(|| check_places(&path).err()).flatten().map(|error| error.to_string())
 }
 
 /// Files below a folder.

@@ -147,6 +147,7 @@ fn notice(notice: &Notice) {
         }
         Notice::FolderReplaced { name } => warn!(path = name, "folder was replaced"),
         Notice::Unrouted { rel } => warn!(path = %rel, "no route takes a file"),
+        Notice::Orphaned => error!("supervisor was killed, everything ends"),
         Notice::EventsLost => warn!("events were lost, everything is scanned"),
         Notice::Events { is_bad: true, state, fix } => {
             warn!(error = %state, fix, "some events are missing");

@@ -43,6 +43,7 @@
 //! | `file cannot be claimed` | warn | path, error, fix | it waits and is tried again; told once a folder |
 //! | `no route takes a file` | warn | path | it stays; told of one, until there is none or the settings change. `status` counts them |
 //! | `folder was replaced` | warn | path | removed or moved away; the one there now, or a new one, is used. The path is below the spool |
+//! | `supervisor was killed, everything ends` | error | | attempts that are cut off cost nothing; the next start goes on |
 //! | `events were lost, everything is scanned` | warn | | more happened than the kernel or we could keep; nothing is missed |
 //! | `some events are missing` | warn | error, fix | new files are noticed by the clock, too |
 //! | `all events come again` | info | | that is over |

@@ -43,6 +43,8 @@ pub enum Notice {
     },
     /// The kernel lost events, or we could not keep up: everything is watched and scanned anew.
     EventsLost,
+    /// The supervisor is dead: nobody would end the workers of a dead daemon, so all of it ends.
+    Orphaned,
     /// How new files are noticed has changed.
     Events {
         /// Later than by events, for some of them at least.

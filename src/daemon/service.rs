@@ -368,14 +368,10 @@ impl<L: Listener> Service<RealFs, L> {
                 self.keeper.handle(Input::Drain, now)?;
                 self.clear_line()
             }
-            Message::StopNow => {
-                self.state.draining = true;
-                self.state.stops_now = true;
-                self.grants = None;
-                // First: whatever else fails, no worker goes on.
-                self.stop.now().map_err(KeeperError::spool("stop the workers"))?;
-                self.keeper.handle(Input::Drain, now)?;
-                self.clear_line()
+            Message::StopNow => self.stop_now(now),
+            Message::Orphaned => {
+                self.notice(Notice::Orphaned);
+                self.stop_now(now)
             }
             Message::Ask(answer) => {
                 answer(&self.status());
@@ -390,6 +386,16 @@ impl<L: Listener> Service<RealFs, L> {
                 Ok(())
             }
         }
+    }
+
+    fn stop_now(&mut self, now: Millis) -> Result<(), KeeperError> {
+        self.state.draining = true;
+        self.state.stops_now = true;
+        self.grants = None;
+        // First: whatever else fails, no worker goes on.
+        self.stop.now().map_err(KeeperError::spool("stop the workers"))?;
+        self.keeper.handle(Input::Drain, now)?;
+        self.clear_line()
     }
 
     pub(super) fn outputs(&mut self) -> Result<(), KeeperError> {

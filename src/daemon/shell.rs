@@ -330,7 +330,7 @@ fn hold(leash: Leash, stop: &Stop, keeper: &Sender<Message>) -> Result<(), Shell
         leash.wait();
         // If this fails the children end all the same, one step later.
         drop(stop.now());
-        drop(keeper.send(Message::StopNow));
+        drop(keeper.send(Message::Orphaned));
         drop(children::end_all_children());
     };
     std::thread::Builder::new()

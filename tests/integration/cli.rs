@@ -349,7 +349,8 @@ fn a_second_daemon_is_refused() {
     assert_eq!(spool.daemon().end().code(), Some(0));
 }
 
-/// Goal: who may only drop files can never run code. Method: settings and state writable by others.
+/// Goal: who may only drop files can never run code, and `status` says what is wrong, since a daemon that runs
+/// refuses each new setting for it. Method: settings and state writable by others.
 #[test]
 fn a_spool_writable_by_others_is_refused() {
     for part in ["", "inboxd.toml", "routes.d", "journal", "processing"] {
@@ -358,7 +359,10 @@ fn a_spool_writable_by_others_is_refused() {
         fs::create_dir_all(spool.path("routes.d")).unwrap();
         fs::set_permissions(spool.path(part), fs::Permissions::from_mode(0o777)).unwrap();
         spool.drop_file("a.json", "{\"n\":1}");
-        spool.run(&["batch"]).code(2).says(if part.is_empty() { "inbox" } else { part });
+        let place = if part.is_empty() { "inbox" } else { part };
+        spool.run(&["batch"]).code(2).says(place);
+        let said = spool.run(&["status"]).ok().stdout();
+        assert!(said.contains(&format!("{place} may be changed by everyone")), "{said}");
         assert_eq!(spool.names("incoming"), ["a.json"], "{part}");
     }
 }

@@ -211,13 +211,14 @@ fn no_worker_outlives_a_killed_daemon() {
     finishes_after(&spool);
 }
 
-/// Goal: the same for a killed supervisor. Method: as above.
+/// Goal: the same for a killed supervisor, and the log says why the daemon ends. Method: as above.
 #[test]
 fn no_worker_outlives_a_killed_supervisor() {
     let (spool, mut daemon) = hanging();
     daemon.signal(Signal::KILL);
     daemon.wait();
     spool.wait_until("daemon and workers are gone", || spool.processes().is_empty());
+    daemon.wait_for_log("supervisor was killed, everything ends");
     finishes_after(&spool);
 }
 

@@ -50,6 +50,8 @@ pub enum Message {
     Drain,
     /// End what runs, then end.
     StopNow,
+    /// The same, since the supervisor is dead.
+    Orphaned,
     /// A question; the answer is given by calling the function.
     Ask(Box<dyn FnOnce(&Status) + Send>),
     /// A fresh job id is wanted; it is given by calling the function.
