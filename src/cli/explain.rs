@@ -14,6 +14,7 @@ use super::{Failed, SpoolArg, below, join, print_json, print_line, show};
 use crate::config::companions::Main;
 use crate::config::{RouteTable, load};
 use crate::core::RelPath;
+use crate::core::pace::Rate;
 use crate::daemon::control::Ask;
 use crate::daemon::history::JobLine;
 use crate::daemon::keeper::Shortage;
@@ -422,7 +423,7 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath, file_type: FileType) -> Resul
         Err(_) => None,
     };
     let table = loaded.as_ref().and_then(|loaded| RouteTable::new(&loaded.settings).ok());
-    let mut route = None;
+    let (mut route, mut rate) = (None, None);
     if let (Some(table), Some(loaded)) = (&table, &loaded) {
         if let Some(pattern) = table.ignored(rel) {
             let next = "nothing, until it is renamed; a rename is an arrival".to_owned();
@@ -461,6 +462,7 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath, file_type: FileType) -> Resul
         let by_name = Some(at).filter(|_| is_folder || !table.is_by_content(rel));
         let taker = by_name.and_then(|at| loaded.settings.routes.get(at));
         route = taker.map(|route| route.name.clone());
+        rate = taker.and_then(|route| route.rate);
     }
     let Some(mut daemon) = spool.ask(&Ask::Status)? else {
         let next = "inboxd run, or inboxd batch".to_owned();
@@ -498,10 +500,15 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath, file_type: FileType) -> Resul
         }
     }
     let ahead = status.get("waiting").and_then(Value::as_u64).unwrap_or(0);
-    let why = match ahead {
+    let mut why = match ahead {
+        0 | 1 if rate.is_some() => "for its turn".to_owned(),
         0 | 1 => "it has just come, or cannot be claimed now; it is looked at again".to_owned(),
         ahead => format!("for its turn: {} files wait, oldest first", show::count(ahead)),
     };
+    if let Some(Rate { starts, per_ms }) = rate {
+        let per = show::time(Duration::from_millis(per_ms));
+        why = format!("{why}; its route begins at most {starts} in {per} (`rate`)");
+    }
     Ok(("waiting", why, route.map(|route| format!("route {route}"))))
 }
 

@@ -18,6 +18,7 @@ use crate::daemon::hand_in::{Bytes, HandInError, Taker};
 use crate::daemon::shell::ShellError;
 use crate::spool::Shape;
 use crate::spool::import;
+use crate::spool::names::NAME_MAX;
 
 /// Hand files in and print their job ids
 ///
@@ -140,18 +141,25 @@ fn input(file: &Path, name: Option<&Path>, table: &RouteTable) -> Result<(Bytes,
     } else {
         let mut source = import::one(file, rel.clone()).map_err(cannot)?;
         if let Err(missing) = bring_along(&mut source, table).map_err(cannot)? {
-            let missing = missing.file_name().unwrap_or_default().display();
-            return Err(Failed::usage(format!(
-                "{shown} comes with {missing} (`with`), which is not beside it"
-            )));
+            return Err(comes_with(file, &missing));
         }
         source
     };
     Ok((Bytes::Source(Box::new(source)), rel))
 }
 
+/// A companion is not there.
+pub(super) fn comes_with(file: &Path, missing: &Path) -> Failed {
+    let (file, missing) = (file.display(), missing.file_name().unwrap_or_default().display());
+    Failed::usage(format!("{file} comes with {missing} (`with`), which is not beside it"))
+}
+
 fn rel_of(name: &Path) -> Result<RelPath, Failed> {
-    RelPath::new(name.as_os_str().as_bytes()).ok_or_else(|| {
+    let bytes = name.as_os_str().as_bytes();
+    if bytes.split(|byte| *byte == b'/').any(|part| part.len() > NAME_MAX) {
+        return Err(Failed::usage(format!("a name has at most {NAME_MAX} bytes")));
+    }
+    RelPath::new(bytes).ok_or_else(|| {
         Failed::usage(format!(
             "{} cannot be a path below incoming/: it must be relative, without `.`, `..` or `//`",
             name.display()

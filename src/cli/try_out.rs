@@ -3,7 +3,8 @@
 //! Must not know: the spool's state. It claims nothing, records nothing, and takes no lock.
 //!
 //! Invariants
-//! - The worker gets a copy of FILE in a folder of its own, outside the spool, removed at the end.
+//! - The worker gets a copy of FILE, with all that comes with it, in a folder of its own, outside the spool,
+//!   removed at the end.
 //! - Its working directory and its environment are those of a job.
 
 use std::io::Write;
@@ -15,14 +16,18 @@ use std::sync::Arc;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::submit::comes_with;
 use super::{Failed, SpoolArg, eprint_line, print_json, show, unless_gone};
-use crate::config::{Records, Route};
+use crate::config::{Records, Route, Unit};
 use crate::core::{JobId, RelPath, Row, Verdict};
+use crate::daemon::along::bring_these;
 use crate::daemon::service::now_ms;
 use crate::daemon::shell::random;
 use crate::daemon::supervisor::heed_children;
 use crate::fs::{Filesystem, RealFs, remove_tree, walk_files};
 use crate::results::encode;
+use crate::spool::Place;
+use crate::spool::import::{self, How, Source};
 use crate::spool::records::Input;
 use crate::worker::http::HttpPool;
 use crate::worker::records::{self, InputRecord, RawRecord, RecordFormat};
@@ -33,7 +38,8 @@ use crate::worker::{Ended, Stop, Task};
 /// Run a route's worker on a file and show what it gives; the spool is not touched
 ///
 /// Rows go to stdout as CSV; what the worker printed besides, and the verdict, to stderr. The worker
-/// gets a copy of FILE, and of a route with `records` its first record. Its own side effects do happen.
+/// gets a copy of FILE and of what comes with it, and of a route with `records` its first record; a
+/// route with `unit = "folder"` is tried on a folder. Its own side effects do happen.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   inboxd try count samples/file_0.json
@@ -62,27 +68,12 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
             names.join(", ")
         )));
     };
-    let cannot = |error: std::io::Error| {
-        Failed::usage(format!("cannot read {}: {error}", args.file.display()))
-    };
-    let found = std::fs::metadata(&args.file).map_err(cannot)?;
-    if found.is_dir() {
-        let shown = args.file.display();
-        let what = "a worker is tried on one file; `inboxd submit` hands a folder in";
-        return Err(Failed::usage(format!("{shown} is a folder: {what}")));
-    }
-    if !found.is_file() {
-        return Err(Failed::usage(format!("{} is not a regular file", args.file.display())));
-    }
-    let bytes = args.file.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
-    let Some(rel) = RelPath::new(bytes) else {
-        return Err(Failed::usage(format!("{} has no name", args.file.display())));
-    };
+    let source = source(route, &args.file)?;
     let scratch = Scratch::new().map_err(|error| {
         let place = std::env::temp_dir();
         Failed::runtime(format!("cannot make a folder in {}: {error}", place.display()))
     })?;
-    let mut task = scratch.task(route, rel, &args.file, spool)?;
+    let mut task = scratch.task(route, source, spool)?;
     if let Some(records) = route.records {
         task.record = Some(first_record(&task.path, records).map_err(|why| {
             Failed::usage(format!("{} has no record to try: {why}", args.file.display()))
@@ -95,6 +86,32 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     warm.end();
     http.end();
     tell(&task, &ended, args.json)
+}
+
+/// What a job of this route has: a file with all that comes with it, or a folder.
+fn source(route: &Route, file: &Path) -> Result<Source, Failed> {
+    let (shown, name) = (file.display(), &route.name);
+    let cannot = |error: std::io::Error| Failed::usage(format!("cannot read {shown}: {error}"));
+    let found = std::fs::metadata(file).map_err(cannot)?;
+    let bytes = file.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
+    let rel = RelPath::new(bytes).ok_or_else(|| Failed::usage(format!("{shown} has no name")))?;
+    match route.unit {
+        Unit::Folder if found.is_dir() => import::whole_folder(file, rel).map_err(cannot),
+        Unit::Folder => Err(Failed::usage(format!(
+            "{shown} is not a folder, and route {name} takes folders (`unit`)"
+        ))),
+        Unit::File if found.is_file() => {
+            let mut source = import::one(file, rel).map_err(cannot)?;
+            if let Err(missing) = bring_these(&mut source, &route.with).map_err(cannot)? {
+                return Err(comes_with(file, &missing));
+            }
+            Ok(source)
+        }
+        Unit::File if found.is_dir() => Err(Failed::usage(format!(
+            "{shown} is a folder, and route {name} takes files: name one of them"
+        ))),
+        Unit::File => Err(Failed::usage(format!("{shown} is not a regular file"))),
+    }
 }
 
 /// The first record of a file.
@@ -128,29 +145,25 @@ impl Scratch {
         Ok(Self { path, job })
     }
 
-    fn task(
-        &self,
-        route: &Route,
-        rel: RelPath,
-        file: &Path,
-        spool: &SpoolArg,
-    ) -> Result<Task, Failed> {
+    fn task(&self, route: &Route, source: Source, spool: &SpoolArg) -> Result<Task, Failed> {
         let made = || -> std::io::Result<PathBuf> {
-            for name in ["input", "scratch", "output"] {
+            for name in ["scratch", "output"] {
                 std::fs::create_dir(self.path.join(name))?;
             }
-            std::fs::copy(file, self.path.join("input").join(rel.as_path()))?;
+            import::stage(&self.path, self.job, &source, How::Copy, &mut |_| ())?;
             std::fs::canonicalize(&spool.path)
         };
         let root = made().map_err(|error| {
-            let place = self.path.display();
-            Failed::runtime(format!("cannot copy {} to {place}: {error}", file.display()))
+            let (from, place) = (source.path.display(), self.path.display());
+            Failed::runtime(format!("cannot copy {from} to {place}: {error}"))
         })?;
+        let input = self.path.join(Place::Staging(self.job, source.shape).name());
+        let rel = source.rel;
         Ok(Task {
             job: self.job,
             attempt: 1,
             route: Arc::new(route.clone()),
-            path: self.path.join("input").join(rel.as_path()),
+            path: input.join(rel.as_path()),
             rel,
             spool: root,
             scratch: self.path.join("scratch"),

@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::config::companions::Companion;
 use crate::config::{RouteTable, limits};
 use crate::core::RelPath;
 use crate::spool::import::Source;
@@ -18,8 +19,15 @@ use crate::spool::import::Source;
 pub fn bring_along(source: &mut Source, table: &RouteTable) -> io::Result<Result<(), PathBuf>> {
     let (path, size) = (source.path.clone(), source.size);
     let content = || (size <= limits::FIELDS_FILE).then(|| std::fs::read(&path).ok()).flatten();
+    let with = table.comes_with(&source.rel, content);
+    bring_these(source, with)
+}
+
+/// The same with these.
+pub fn bring_these(source: &mut Source, with: &[Companion]) -> io::Result<Result<(), PathBuf>> {
+    let path = source.path.clone();
     let own = path.file_name().unwrap_or_default().as_bytes();
-    for template in table.comes_with(&source.rel.clone(), content) {
+    for template in with {
         let beside = path.with_file_name(OsStr::from_bytes(&template.name_for(own)));
         if !is_file(&beside) {
             return Ok(Err(beside));

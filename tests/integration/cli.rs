@@ -125,6 +125,8 @@ fn submit_refuses_what_cannot_be_a_job() {
     spool.write_home("a.json", "{}");
     spool.run_with_input(&["submit", "-"], b"{}").code(2).says("--name");
     spool.run(&["submit", "--name", "../escape.json", "a.json"]).code(2);
+    let long = "x".repeat(256);
+    spool.run(&["submit", "--name", &long, "a.json"]).code(2).says("at most 255 bytes");
     spool.run(&["submit", "--name", "/escape.json", "a.json"]).code(2);
     spool.run(&["submit", "no-such-file.json"]).fails().says("no-such-file.json");
     assert_eq!(spool.names("incoming"), Vec::<String>::new(), "{}", spool.report());

@@ -190,3 +190,13 @@ fn two_deliveries_are_never_mixed() {
     assert_eq!(spool.files("incoming")[&b"photos/1.jpg"[..]], b"second");
     assert_eq!(spool.errors(), ["photos/1.jpg", "photos/1.xmp"]);
 }
+
+/// Goal: a worker is tried with what its file comes with, or not at all. Method: both; the file alone.
+#[test]
+fn a_file_is_tried_with_its_companion() {
+    let spool = Spool::new(PHOTOS);
+    spool.write_home("1.jpg", "a");
+    spool.run(&["try", "photos", "1.jpg"]).code(2).says("1.jpg comes with 1.xmp (`with`)");
+    spool.write_home("1.xmp", "A");
+    spool.run(&["try", "photos", "1.jpg"]).ok().says("aA");
+}

@@ -452,3 +452,19 @@ fn a_folder_cut_off_beside_what_is_left_is_settled() {
     assert!(spool.has("done/scan-1/a.tif"), "{}", spool.report());
     daemon.end_well();
 }
+
+/// Goal: a route of folders is tried on a folder, and on nothing else. Method: a folder with a subfolder and no
+/// sentinel; a file; a folder for a route of files.
+#[test]
+fn a_folder_is_tried_whole() {
+    let spool = Spool::new(SCANS);
+    spool.write_home("scan-7/a.tif", "a");
+    spool.write_home("scan-7/deep/b.tif", "b");
+    spool.run(&["try", "scans", "scan-7"]).ok().says("./a.tif ./deep/b.tif");
+    assert!(spool.home().join("scan-7/deep/b.tif").exists());
+    spool.run(&["try", "scans", "scan-7/a.tif"]).code(2).says("route scans takes folders (`unit`)");
+    spool
+        .run(&["try", "files", "scan-7"])
+        .code(2)
+        .says("route files takes files: name one of them");
+}

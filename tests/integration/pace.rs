@@ -119,6 +119,21 @@ fn a_rate_slows_its_route_only() {
     assert!(fast < 14, "{order:?}");
 }
 
+/// Goal: who waits for a rate is told so. Method: two files at one an hour.
+#[test]
+fn a_rate_is_named_by_explain() {
+    let spool =
+        Spool::new("[routes.slow]\nrate = \"1/1h\"\ncommand = [\"true\"]\nstdout = \"none\"\n");
+    spool.drop_file("0", "x");
+    let daemon = spool.daemon();
+    spool.wait_until("the first is done", || spool.names("done") == ["0"]);
+    spool.drop_file("1", "x");
+    let waits = "for its turn; its route begins at most 1 in 1 h 0 min (`rate`)";
+    let is_said = || spool.run(&["explain", "1"]).ok().stdout().contains(waits);
+    spool.wait_until("its rate is named", is_said);
+    daemon.end_well();
+}
+
 /// Goal: of what waits, the route with the higher priority goes first, whatever came first.
 /// Method: the one worker is kept busy until three files wait, and a fourth, of a higher priority, that came
 /// last.
