@@ -315,6 +315,10 @@ impl Route {
         if let Some((_, limit)) = limits.iter().find(|(number, _)| reason.contains(number)) {
             return (*limit).to_owned();
         }
+        if reason.starts_with("the spool is no longer at ") {
+            return "that: move it back, or end inboxd and start it where the spool is now"
+                .to_owned();
+        }
         if reason.contains(": nice = ") {
             return format!("`nice` in [routes.{}], or LimitNICE= of the unit", self.name);
         }

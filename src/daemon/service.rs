@@ -6,7 +6,7 @@
 //! - `message`: what others tell it; `threads`: what it has others do. `guest`: `batch` beside it.
 //! - `scan`, `look`: what it does by the clock. `line`: what was given to the slots and has not begun.
 //! - `news`, `status`: what it tells, and what it says when asked.
-//! - `reload`: new settings. `end`: when it is over.
+//! - `place`: whether the spool is where it was. `reload`: new settings. `end`: when it is over.
 //!
 //! Invariants
 //! - Free slots are fed before the commit of what has just ended.
@@ -40,6 +40,7 @@ mod line;
 mod look;
 mod message;
 mod news;
+mod place;
 mod reload;
 mod scan;
 mod status;
@@ -296,7 +297,8 @@ impl<L: Listener> Service<RealFs, L> {
         let now = now_ms();
         self.state.next_look = self.state.next_look.min(Instant::now() + LOOK_EVERY);
         match message {
-            Message::Slot(SlotEnded { job, record, ended }) => {
+            Message::Slot(SlotEnded { job, record, mut ended }) => {
+                ended.verdict = self.of_this_place(ended.verdict);
                 let input = match record {
                     None => Input::Ended { job, ended },
                     Some((no, is_last)) => Input::RecordEnded { job, no, ended, is_last },

@@ -141,3 +141,40 @@ fn what_stands_in_the_way_is_not_called_a_disk() {
     let said = spool.run(&["--spool", "loop", "status"]).code(1).both();
     assert!(said.contains("cannot read loop/inboxd.toml: Too many"), "{said}");
 }
+
+/// Goal: a spool that is renamed while it is served eats no backlog: what runs finds no file under its path, and
+/// that is not the file's fault. Method: renamed after a job of each route; files dropped there stay, and
+/// `status` says why; back in its place, with a program that has just changed, they run.
+#[test]
+fn a_spool_that_is_renamed_fails_no_file() {
+    let spool = Spool::new(
+        "workers = 1\n[routes.once]\nglob = \"once*\"\ncommand = [\"sh\", \"read.sh\", \"{path}\"]\n\
+         [routes.stays]\npython = \"size.py:size\"\ninterpreter = \"$PYTHON\"\n",
+    );
+    let script = "exec cat \"$1\"\n";
+    spool.write("read.sh", script);
+    spool.write("size.py", "def size(path):\n    return {'n': len(open(path).read())}\n");
+    let daemon = spool.daemon();
+    spool.drop_file("once1", "1");
+    spool.drop_file("stays1", "1");
+    spool.wait_until("both have run", || spool.names("done") == ["once1", "stays1"]);
+
+    let away = spool.home().join("away");
+    rustix::fs::rename(spool.root(), &away).unwrap();
+    for name in ["once2", "stays2"] {
+        fs::write(spool.home().join(name), "22").unwrap();
+        rustix::fs::rename(spool.home().join(name), away.join("incoming").join(name)).unwrap();
+    }
+    daemon.wait_for_log("the spool is no longer at");
+    let fix = "Fix that: move it back, or end inboxd and start it where the spool is now";
+    let status = || spool.run(&["--spool", "away", "status"]).ok().stdout();
+    spool.wait_until("both routes are paused", || status().matches(fix).count() == 2);
+
+    rustix::fs::rename(&away, spool.root()).unwrap();
+    assert_eq!(spool.names("error"), Vec::<String>::new(), "{}", spool.report());
+    spool.write("read.sh", script);
+    spool.write("size.py", "def size(path):\n    return {'n': len(open(path).read()) + 1}\n");
+    let all = ["once1", "once2", "stays1", "stays2"];
+    spool.wait_until("all have run", || spool.names("done") == all);
+    daemon.end_well();
+}
