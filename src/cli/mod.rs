@@ -7,8 +7,8 @@
 //! settings (it does not help), 3 a job of this run failed: `batch`, `try`, and `submit`, `retry` and
 //! `rerun` with `--wait`.
 //!
-//! What all commands share: a job is named as `target` says, waited for by `wait`, and words are
-//! chosen in `show`.
+//! What all commands share: a job is named as `target` says, its failure found by `failure`, waited for by
+//! `wait`, and words are chosen in `show`.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -33,6 +33,7 @@ mod check;
 mod completions;
 mod examples;
 mod explain;
+mod failure;
 mod init;
 mod jobs;
 mod log;

@@ -10,7 +10,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::target::{Failure, Target, Tree, path_in, shown_in, unknown};
+use super::failure::Failure;
+use super::target::{Target, Tree, path_in, shown_in, unknown};
 use super::wait::{Awaited, Waiter};
 use super::{Failed, SpoolArg, below, eprint_line, print_json, print_line, show};
 use crate::config::RouteTable;
