@@ -142,6 +142,9 @@ pub const RESULTS_READ: usize = 1 << 20;
 /// The names of a CSV's columns together, in bytes: they stand in one journal line, where each byte may
 /// need six, and again in each segment.
 pub const COLUMNS: usize = 1 << 20;
+/// Cells of one job's rows that stay empty because only other rows have that column: a byte each, made in
+/// memory. What a worker prints can be a few bytes a row and thousands of columns.
+pub const EMPTY_CELLS: u64 = 64 << 20;
 /// Of a column's name in a reason, in characters.
 pub const COLUMN_SHOWN: usize = 100;
 /// Names tried (`~1`, `~2`, …) when the name of a sealed CSV is taken by another file.

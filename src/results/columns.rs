@@ -7,6 +7,8 @@
 //! - The trace columns stand last, and only we fill them.
 //! - What is decided fits into one journal line: the names together have a limit. Rows that break it by
 //!   themselves fail their job; those that break it with what others brought begin afresh.
+//! - So have the cells that are empty because other rows have that column: a few wide rows among many
+//!   narrow ones would be gigabytes of commas, made in memory while all others wait.
 //! - The work grows with the cells, whatever their names and order: while the keeper decides for one
 //!   job, all others wait.
 
@@ -82,14 +84,22 @@ fn union(open: Option<&[String]>, trace: bool, rows: &[Row]) -> Result<Vec<Strin
         refuse_trace_keys(row, trace)?;
     }
     let columns = with_further(data_columns(open.unwrap_or_default(), trace, rows), rows);
-    let columns = if is_too_long(&columns) { with_further(&[], rows) } else { columns };
+    let is_too_much = is_too_long(&columns) || empty_cells(&columns, rows) > limits::EMPTY_CELLS;
+    let columns = if is_too_much { with_further(&[], rows) } else { columns };
+    let (first, count) = (shown(columns.first().map_or("", |name| name)), columns.len());
     if is_too_long(&columns) {
         let most = bytesize::ByteSize::b(limits::COLUMNS as u64);
-        let (first, count) = (columns.first().map_or("", |name| name), columns.len());
         return Err(format!(
-            "its rows have {count} columns, \"{}\" and so on, whose names are longer than {most}; \
-             what differs from row to row belongs in the cells",
-            shown(first)
+            "its rows have {count} columns, \"{first}\" and so on, whose names are longer than {most}; \
+             what differs from row to row belongs in the cells"
+        ));
+    }
+    let empty = empty_cells(&columns, rows);
+    if empty > limits::EMPTY_CELLS {
+        let (rows, most) = (rows.len(), limits::EMPTY_CELLS);
+        return Err(format!(
+            "its {rows} rows have {count} columns, \"{first}\" and so on, of which each row fills few: \
+             {empty} cells would be empty, {most} may be; what differs from row to row belongs in the cells"
         ));
     }
     Ok(with_trace(columns.into_iter().map(str::to_owned).collect(), trace))
@@ -115,6 +125,12 @@ fn with_further<'a>(known: &'a [String], rows: &'a [Row]) -> Vec<&'a str> {
 
 fn is_too_long(columns: &[&str]) -> bool {
     columns.iter().map(|name| name.len()).sum::<usize>() > limits::COLUMNS
+}
+
+/// Cells below these columns that no row fills: a comma each.
+fn empty_cells(columns: &[&str], rows: &[Row]) -> u64 {
+    let filled = rows.iter().fold(0_usize, |sum, row| sum.saturating_add(row.0.len()));
+    columns.len().saturating_mul(rows.len()).saturating_sub(filled) as u64
 }
 
 /// The columns without the trace columns. With `trace` off, a last `_file,_job` that no row brings
@@ -252,6 +268,25 @@ mod tests {
         let further = decide(Some(&open), true, None, &[many(most, most + 1)]);
         let alone = names(&[&format!("{most:0100}"), "_file", "_job"]);
         assert_eq!(further, Ok(Decision::Begin(alone)));
+    }
+
+    /// Goal: a few wide rows among many narrow ones do not become gigabytes of commas, and wide rows of one
+    /// job do not make another's narrow ones so. Method: just as many empty cells as may be, and more, by
+    /// the job's own columns and by those of the open segment.
+    #[test]
+    fn empty_cells_have_a_limit() {
+        let wide = Row((0..1 << 13).map(|n| (n.to_string(), Vec::new())).collect());
+        let rows = |narrow: usize| {
+            let narrow = std::iter::repeat_n(row(&["0"]), narrow);
+            std::iter::once(wide.clone()).chain(narrow).collect::<Vec<_>>()
+        };
+        let most = usize::try_from(limits::EMPTY_CELLS).unwrap() / ((1 << 13) - 1);
+        let Ok(Decision::Begin(open)) = decide(None, false, None, &rows(most)) else { panic!() };
+        assert_eq!(decide(Some(&open), false, None, &rows(most)), Ok(Decision::Fits));
+        let reason = decide(None, false, None, &rows(most + 1)).unwrap_err();
+        assert!(reason.starts_with("its 8195 rows have 8192 columns, \"0\" "), "{reason}");
+        let narrow = rows(most + 1).split_off(1);
+        assert_eq!(decide(Some(&open), false, None, &narrow), Ok(Decision::Begin(names(&["0"]))));
     }
 
     /// Goal: a reason stays one that the journal can hold. Method: names of 9 MB against fixed columns.
