@@ -412,3 +412,30 @@ fn records_that_fail_are_told_to_who_waits() {
     jobs.says("1 of 2 records failed");
     assert!(daemon.end().success());
 }
+
+/// Goal: records whose rows are small, but not below the columns that another one brought, are each recorded
+/// whole. Method: one wide record, then many of which each becomes a file beside the journal; all are read back.
+#[test]
+fn a_wide_record_makes_the_others_large() {
+    let spool = Spool::new(
+        "workers = 4\n[routes.wide]\nrecords = \"lines\"\ninterpreter = \"$PYTHON\"\n\
+         python = \"wide.py:rows\"\ntrace_columns = false\n",
+    );
+    spool.write(
+        "wide.py",
+        "def rows(no: str):\n    \
+             if no == '0': return {f'c{i}': 0 for i in range(18000)}\n    \
+             return [{'c0': no}] * 60\n",
+    );
+    let lines = |from: u32, to: u32| (from..to).map(|no| no.to_string() + "\n").collect::<String>();
+    spool.drop_file("first", lines(0, 1));
+    spool.run(&["batch"]).ok();
+    spool.drop_file("list", lines(1, 17));
+    spool.run(&["batch"]).ok().says("960 rows");
+    let mut found = spool.csv("wide").column("c0");
+    found.sort_unstable();
+    let mut wanted: Vec<String> =
+        (0..17_u32).flat_map(|no| vec![no.to_string(); if no == 0 { 1 } else { 60 }]).collect();
+    wanted.sort_unstable();
+    assert_eq!(found, wanted);
+}

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Held;
-use crate::config::{Route, limits};
+use crate::config::Route;
 use crate::core::records::Tried;
 use crate::core::state::{Effect, Event, Millis};
 use crate::core::{FailClass, Failure, JobId, RelPath, Row};
@@ -110,7 +110,9 @@ impl<F: Filesystem> Keeper<F> {
             let source = io::Error::other("the job is unknown");
             return Err(KeeperError::Spool { what: format!("record {job}"), source });
         };
-        let rows_file = is_large(rows, &rel).then(|| self.next_id(now));
+        // One for each record with rows: whether they come to a file of their own is known only with the
+        // columns of the open segment, and two records must never have the same.
+        let rows_file = (!rows.is_empty()).then(|| self.next_id(now));
         let mut planned = Planned::default();
         if failure.is_none() {
             match self.plan_record_rows(&route, rows, &rel, (job, rows_file), now) {
@@ -218,13 +220,4 @@ impl<F: Filesystem> Keeper<F> {
         }
         self.step(Event::RecordRecorded { job, no, failed: false }, now)
     }
-}
-
-/// Whether its rows could be more than a journal line holds.
-fn is_large(rows: &[Row], rel: &RelPath) -> bool {
-    let trace = rel.as_bytes().len() + 2 * JobId::TEXT_LEN;
-    let size = |row: &Row| {
-        trace + row.0.iter().map(|(_, cell)| cell.len().saturating_mul(2) + 3).sum::<usize>()
-    };
-    rows.iter().map(size).sum::<usize>() > limits::ROWS_IN_LINE
 }
