@@ -483,6 +483,20 @@ fn a_runner_that_never_gets_ready_pauses_the_route() {
     assert_eq!((spool.errors(), spool.processes()), (Vec::new(), Vec::new()));
 }
 
+/// Goal: files that wait for a runner that cannot start are told so together: none holds its slot for starts
+/// of its own. Method: a runner that ends once all files are under way; it is started for one of them.
+#[test]
+fn a_runner_that_cannot_start_is_tried_for_one_of_those_who_wait() {
+    let port = free_port();
+    let script = "echo $$ >> starts.txt; until [ $(ls -d processing/*.1 | wc -l) = 2 ]; do sleep 0.1; done; \
+                  sleep 1; exit 127";
+    let spool = asking(port, &format!("start = [\"sh\", \"-c\", \"{script}\"]\n"));
+    spool.drop_file("a.json", "{}");
+    spool.drop_file("b.json", "{}");
+    spool.run(&["batch"]).code(1).says("route echo PAUSED").says("2 files wait");
+    assert_eq!((starts(&spool).len(), spool.errors()), (1, Vec::new()));
+}
+
 /// Goal: HTTPS works with certificates that the system trusts, and a runner that cannot be trusted pauses
 /// its route and gets no file. Method: an authority of our own, named by `SSL_CERT_FILE` or not.
 #[test]

@@ -11,6 +11,8 @@
 //!   for reading, a start or an end holds it for writing.
 //! - A failed start charges no job. A permanent one pauses the route, as do
 //!   [`limits::FAILED_STARTS`] in a row; a runner that dies before it answered anything counts as one.
+//! - What pauses the route is the answer to all that waited for that start: each with starts of its own
+//!   would hold its slot as long again, and with it other routes.
 //! - A job that is alone with a runner of ours when that dies is charged to *crash*. Of several nobody knows
 //!   which it was: each runs again alone, with the runner to itself, and pays for what it does there. (The
 //!   runner of such a run is not always a fresh one, as a warm worker is: it may take minutes to load.)
@@ -62,6 +64,14 @@ struct Place {
     /// Requests under way, and all that ever began.
     flying: AtomicU64,
     begun: AtomicU64,
+    refused: Mutex<Refused>,
+}
+
+/// Starts that failed for good, and what the last one said.
+#[derive(Debug, Default)]
+struct Refused {
+    times: u64,
+    last: Option<(Arc<Route>, String, Vec<u8>)>,
 }
 
 /// What a request finds when it begins: others under way, and its number.
@@ -77,6 +87,28 @@ impl Place {
     fn leave(&self, Company(had_others, number): Company) -> bool {
         self.flying.fetch_sub(1, Ordering::Relaxed);
         had_others || self.begun.load(Ordering::Relaxed) > number.saturating_add(1)
+    }
+
+    fn lock_refused(&self) -> MutexGuard<'_, Refused> {
+        // A panic under this lock has already ended a thread, which its joiner reports.
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No runner of this route can be started.
+    fn refuse(&self, route: &Arc<Route>, reason: String, detail: Vec<u8>) -> (Verdict, Vec<u8>) {
+        self.failed.store(0, Ordering::Relaxed);
+        let mut refused = self.lock_refused();
+        refused.times = refused.times.saturating_add(1);
+        refused.last = Some((Arc::clone(route), reason.clone(), detail.clone()));
+        (Verdict::Misconfigured { reason }, detail)
+    }
+
+    /// What was said to another who waited for the same start, since there were so many refusals.
+    fn refused_since(&self, before: u64, route: &Arc<Route>) -> Option<(Verdict, Vec<u8>)> {
+        let refused = self.lock_refused();
+        let (of, reason, detail) = refused.last.as_ref().filter(|_| refused.times > before)?;
+        let is_same = Arc::ptr_eq(of, route) || of.works_like(route);
+        is_same.then(|| (Verdict::Misconfigured { reason: reason.clone() }, detail.clone()))
     }
 }
 
@@ -100,6 +132,7 @@ impl HttpPool {
             return Ended { rows, ..ended(verdict, body) };
         }
         let place = self.place(&task.route.name);
+        let refused_before = place.lock_refused().times;
         loop {
             let standing = place.runner.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(runner) = standing.as_ref().filter(|runner| is_sound(runner, task)) {
@@ -113,22 +146,23 @@ impl HttpPool {
                     return concluded(asked, death, runner);
                 }
                 drop(standing);
-                return self.ask_alone(task, &client, &place);
+                return self.ask_alone(task, &client, &place, refused_before);
             }
             drop(standing);
             let mut standing = place.runner.write().unwrap_or_else(PoisonError::into_inner);
-            if let Err((verdict, detail)) = self.start(task, &place, &mut standing) {
+            let started = self.start(task, &place, &mut standing, refused_before);
+            if let Err((verdict, detail)) = started {
                 return ended(verdict, detail);
             }
         }
     }
 
     /// Asks again about a task that may have killed its runner, with nothing else under way.
-    fn ask_alone(&self, task: &Task, client: &Client, place: &Place) -> Ended {
+    fn ask_alone(&self, task: &Task, client: &Client, place: &Place, refused_before: u64) -> Ended {
         let mut standing = place.runner.write().unwrap_or_else(PoisonError::into_inner);
         // A death in company is not counted: whether this task dies again is seen now.
         drop(standing.take_if(|runner| !is_sound(runner, task)));
-        if let Err((verdict, detail)) = self.start(task, place, &mut standing) {
+        if let Err((verdict, detail)) = self.start(task, place, &mut standing, refused_before) {
             return ended(verdict, detail);
         }
         let Some(runner) = standing.as_ref() else {
@@ -193,9 +227,13 @@ impl HttpPool {
         task: &Task,
         place: &Place,
         standing: &mut Option<Runner>,
+        refused_before: u64,
     ) -> Result<(), (Verdict, Vec<u8>)> {
         if standing.as_ref().is_some_and(|runner| is_sound(runner, task)) {
             return Ok(());
+        }
+        if let Some(refused) = place.refused_since(refused_before, &task.route) {
+            return Err(refused);
         }
         // The old one is gone before the new one asks for its port.
         if let Some(old) = standing.take()
@@ -205,9 +243,8 @@ impl HttpPool {
             let detail = old.take_log();
             drop(old);
             if failed >= limits::FAILED_STARTS {
-                place.failed.store(0, Ordering::Relaxed);
                 let reason = format!("the runner died {failed} times in a row: {}", death.how);
-                return Err((Verdict::Misconfigured { reason }, detail));
+                return Err(place.refuse(&task.route, reason, detail));
             }
             self.wait(failed)?;
         }
@@ -221,8 +258,7 @@ impl HttpPool {
                 Err(NoRunner::Failed { is_permanent, reason, detail }) => {
                     let failed = place.failed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
                     if is_permanent || failed >= limits::FAILED_STARTS {
-                        place.failed.store(0, Ordering::Relaxed);
-                        return Err((Verdict::Misconfigured { reason }, detail));
+                        return Err(place.refuse(&task.route, reason, detail));
                     }
                     self.wait(failed)?;
                 }
