@@ -205,6 +205,12 @@ def f(path):
             ("line-err", "flood(err)\nraise ValueError('no')", "ValueError: no"),
             ("lines-err", "flood(err, b'\\n')", ""),
             ("reason", "raise ValueError('y' * (64 << 20))", "ValueError: yyy"),
+            ("wide-reason", "raise ValueError('\\U0001f600' * (1 << 20))", "ValueError: \u{1f600}"),
+            (
+                "mute-exit",
+                "sys.exit(type('Mute', (), {'__str__': None})())",
+                "exit 1: (its message cannot be made)",
+            ),
             (
                 "row",
                 "return {'name': 'y' * (64 << 20)}",

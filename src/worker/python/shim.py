@@ -142,8 +142,9 @@ def _inboxd():
             trace = trace.tb_next
         try:
             text = "".join(traceback.format_exception(type(error), error, trace))
-        except Exception:
+        except BaseException:
             text = ""
+        # A character may need twelve bytes in JSON, and this stands in one line with the message.
         return text[-60000:]
 
     def clean(text):
@@ -153,7 +154,7 @@ def _inboxd():
     def name_of(error):
         try:
             message = str(error)
-        except Exception:
+        except BaseException:
             message = "(its message cannot be made)"
         name = type(error).__name__
         return name + ": " + message if message else name
@@ -389,7 +390,10 @@ def _inboxd():
         if code is None:
             code = 0
         if not isinstance(code, int):
-            return {"status": "fail", "msg": "exit 1: %s" % (code,)}
+            try:
+                return {"status": "fail", "msg": "exit 1: %s" % (code,)}
+            except BaseException:
+                return {"status": "fail", "msg": "exit 1: (its message cannot be made)"}
         code &= 0xFF
         if code == 0:
             return {"status": "ok"}
@@ -426,7 +430,7 @@ def _inboxd():
         return
     except BaseException as error:
         flush()
-        msg, detail = clean(name_of(error)), clean(describe(error))
+        msg, detail = clean(name_of(error)[:20000]), clean(describe(error))
         say({"t": "init_error", "class": "permanent", "msg": msg, "detail": detail})
         return
     flush()
@@ -491,9 +495,9 @@ def _inboxd():
         linecache.checkcache()
         flush()
         answer["t"], answer["id"] = "result", job["id"]
-        for key in ("msg", "detail"):
+        for key, length in (("msg", 20000), ("detail", 60000)):
             if key in answer:
-                answer[key] = clean(answer[key][:60000])
+                answer[key] = clean(answer[key][:length])
         return json.dumps(answer) + "\n"
 
     if stdio:
