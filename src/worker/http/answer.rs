@@ -15,6 +15,7 @@
 //! Invariants
 //! - Whatever the bytes are, nothing panics.
 //! - A row is a whole row, and a number stands in its cell as it stood in the answer.
+//! - What is held of an answer's rows is bounded, also where `columns` adds to each of them.
 
 use std::time::{Duration, SystemTime};
 
@@ -26,7 +27,7 @@ use super::pointer;
 use crate::config::{Route, limits};
 use crate::core::{FailClass, Failure, Row, without_bom};
 use crate::worker::exit::one_line;
-use crate::worker::stdout::json;
+use crate::worker::stdout::{exceeds, json};
 
 /// An answer, as far as it matters.
 #[derive(Debug, Default)]
@@ -57,7 +58,8 @@ pub(super) fn read(
         let reason = format!("the answer is longer than max_output ({most})");
         return Err(Failure::new(FailClass::Permanent, reason));
     }
-    let rows = rows(&answer.body, &route.http.rows, cells);
+    let most = route.max_output.saturating_mul(limits::ROWS_GROWTH);
+    let rows = rows(&answer.body, &route.http.rows, cells, most);
     let rows = rows.map_err(|reason| Failure::new(FailClass::Fail, reason))?;
     if rows.is_empty() && route.require_output {
         return Err(Failure::new(FailClass::Fail, "no output"));
@@ -140,7 +142,13 @@ fn sentence(value: &Value) -> Option<String> {
     }
 }
 
-fn rows(body: &[u8], place: &str, cells: &[(&str, FilledCell<'_>)]) -> Result<Vec<Row>, String> {
+/// `most`: bytes of the rows with the names of their columns.
+fn rows(
+    body: &[u8],
+    place: &str,
+    cells: &[(&str, FilledCell<'_>)],
+    most: u64,
+) -> Result<Vec<Row>, String> {
     let body = without_bom(body);
     if place.is_empty() && cells.is_empty() {
         return json::rows(body).map_err(|error| not_json(&error, body));
@@ -158,7 +166,19 @@ fn rows(body: &[u8], place: &str, cells: &[(&str, FilledCell<'_>)]) -> Result<Ve
         return Ok(Vec::new());
     }
     let items = pointer::items(found).unwrap_or_else(|| vec![found]);
-    items.into_iter().map(|item| row(item, cells)).collect()
+    let mut held = 0_usize;
+    let mut rows = Vec::new();
+    for item in items {
+        let row = row(item, cells)?;
+        // A text of `columns` may be the whole file, and is in each row of an answer that is small itself.
+        let len: usize = row.0.iter().map(|(name, cell)| name.len() + cell.len()).sum();
+        held = held.saturating_add(len);
+        if exceeds(held, most) {
+            return Err("its rows, each with its `columns`, are too much for max_output".to_owned());
+        }
+        rows.push(row);
+    }
+    Ok(rows)
 }
 
 fn row(item: &RawValue, cells: &[(&str, FilledCell<'_>)]) -> Result<Row, String> {
@@ -278,7 +298,7 @@ mod tests {
         place: &str,
         cells: &[(&str, FilledCell<'_>)],
     ) -> Result<Vec<Row>, String> {
-        rows(body.as_bytes(), place, cells)
+        rows(body.as_bytes(), place, cells, limits::MAX_OUTPUT)
     }
 
     /// Goal: rows and cells are where the pointers say, 0..n of them, with numbers as they stood.
@@ -324,6 +344,18 @@ mod tests {
         }
         let long = taken(&"x".repeat(1000), "", &[]).unwrap_err();
         assert!(long.len() < 300, "{long}");
+    }
+
+    /// Goal: a small answer to a large file does not become gigabytes. Method: a text of `columns` in so many
+    /// rows as may be, and in one more.
+    #[test]
+    fn columns_do_not_multiply_without_end() {
+        let text = vec![b'x'; 1 << 20];
+        let cells = [("t", FilledCell::Text(text))];
+        let answer = |rows: usize| format!("[{}]", vec!["{}"; rows].join(","));
+        assert_eq!(taken(&answer(15), "", &cells).unwrap().len(), 15);
+        let said = taken(&answer(16), "", &cells).unwrap_err();
+        assert_eq!(said, "its rows, each with its `columns`, are too much for max_output");
     }
 
     /// Goal: what is kept of a body is bounded and says so. Method: one byte over, and cut on the way.

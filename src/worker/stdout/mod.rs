@@ -134,7 +134,8 @@ fn text(bytes: &[u8]) -> Vec<Row> {
     if cell.is_empty() { Vec::new() } else { vec![Row(vec![("text".to_owned(), cell.to_vec())])] }
 }
 
-fn exceeds(len: usize, max: u64) -> bool {
+/// Whether there is more than may be held.
+pub(in crate::worker) fn exceeds(len: usize, max: u64) -> bool {
     u64::try_from(len).map_or(true, |len| len > max)
 }
 
