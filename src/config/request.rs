@@ -186,9 +186,16 @@ pub fn origin(url: &str) -> &str {
 
 /// Whether a request, or a column, is made of members of the input.
 pub fn reads_input(url: &str, rules: &HttpRules) -> bool {
-    let of_text = |text: &str| {
-        pieces(text).is_ok_and(|all| all.iter().any(|piece| matches!(piece, Piece::Input(_))))
-    };
+    key_with(url, rules, &|piece| matches!(piece, Piece::Input(_))).is_some()
+}
+
+/// The setting with such a piece: that of the address, of the body or of the columns.
+pub fn key_with(
+    url: &str,
+    rules: &HttpRules,
+    is_it: &dyn Fn(&Piece) -> bool,
+) -> Option<&'static str> {
+    let of_text = |text: &str| pieces(text).is_ok_and(|all| all.iter().any(is_it));
     let of_body = match &rules.body {
         Body::Template(map) if rules.method.has_body() => {
             map.values().any(|value| any_text(value, &of_text))
@@ -196,8 +203,9 @@ pub fn reads_input(url: &str, rules: &HttpRules) -> bool {
         _ => false,
     };
     let of_cell = |cell: &Cell| matches!(cell, Cell::Text(text) if of_text(text));
-    let mut cells = rules.cells.iter().flatten();
-    of_text(url) || of_body || cells.any(|(_, cell)| of_cell(cell))
+    let of_cells = rules.cells.iter().flatten().any(|(_, cell)| of_cell(cell));
+    let keys = [(of_text(url), "http"), (of_body, "body"), (of_cells, "columns")];
+    keys.into_iter().find_map(|(has, key)| has.then_some(key))
 }
 
 fn any_text(value: &serde_json::Value, is_it: &dyn Fn(&str) -> bool) -> bool {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use crate::config::request::{self, Piece};
 use crate::config::setting::{self, Place};
 use crate::config::template::{self, Part};
 use crate::config::{Route, StdoutFormat, Worker, companions, retry, suggest, units};
@@ -19,15 +20,16 @@ use super::names::elsewhere;
 pub(super) const WORKERS: [&str; 4] = ["command", "python", "warm", "http"];
 
 /// Settings that mean something for some kinds of worker only.
-pub(in crate::config) const OF_KINDS: [(&str, &[&str]); 20] = [
+pub(in crate::config) const OF_KINDS: [(&str, &[&str]); 21] = [
     ("stdin", &["command"]),
     ("stdout", &["command"]),
+    ("max_output", &["command", "http"]),
     ("interpreter", &["python"]),
     ("call", &["python"]),
     ("transport", &["python", "warm"]),
-    ("config", &["python", "warm"]),
+    ("config", &["warm"]),
     ("start_timeout", &["python", "warm", "http"]),
-    ("progress_timeout", &["python", "warm"]),
+    ("progress_timeout", &["warm"]),
     ("max_jobs", &["python", "warm"]),
     ("max_age", &["python", "warm"]),
     ("max_rss", &["python", "warm"]),
@@ -40,6 +42,19 @@ pub(in crate::config) const OF_KINDS: [(&str, &[&str]); 20] = [
     ("rows", &["http"]),
     ("start", &["http"]),
     ("ready_url", &["http"]),
+];
+
+/// Settings that, with `http`, are about the process of `start`.
+const OF_START: [&str; 9] = [
+    "ready_url",
+    "start_timeout",
+    "grace",
+    "env",
+    "pass_env",
+    "nice",
+    "max_memory",
+    "max_file_size",
+    "max_open_files",
 ];
 
 /// What is wrong between two settings of a route, or missing: the key at which to say it, and what.
@@ -78,26 +93,15 @@ pub(super) fn between_settings(
             (*key, format!("`{key}` goes with {of} and does nothing for `{kind}`; take it out"))
         }));
     }
-    let argv = match &route.worker {
-        Worker::Command { argv } => argv.as_slice(),
-        Worker::Warm { .. } | Worker::Python { .. } | Worker::Http { .. } => &[],
-    };
-    let asks =
-        |argument: &String| template::parse(argument).is_ok_and(|p| p.contains(&Part::Output));
-    if argv.iter().any(asks) && !route.output {
-        let message = "`{output}` is only there with the line output = true; add it";
-        wrong.push(("command", message.to_owned()));
-    }
-    let asks = |argument: &String| template::parse(argument).is_ok_and(|p| p.contains(&Part::With));
-    if argv.iter().any(asks) && route.with.is_empty() {
-        let message = "`{with}` is only there with a line such as with = [\"{stem}.xmp\"]; add it";
-        wrong.push(("command", message.to_owned()));
-    }
-    let asks =
-        |argument: &String| template::parse(argument).is_ok_and(|p| p.contains(&Part::Record));
-    if argv.iter().any(asks) && route.records.is_none() {
-        let message = "`{record}` is only there with a line such as records = \"lines\"; add it";
-        wrong.push(("command", message.to_owned()));
+    let placeholders = [
+        (!route.output, Part::Output, "{output}", "the line output = true"),
+        (route.with.is_empty(), Part::With, "{with}", "a line such as with = [\"{stem}.xmp\"]"),
+        (route.records.is_none(), Part::Record, "{record}", "a line such as records = \"lines\""),
+    ];
+    for (is_empty, part, word, line) in placeholders {
+        if is_empty && let Some(key) = key_with(route, &part) {
+            wrong.push((key, format!("`{word}` is only there with {line}; add it")));
+        }
     }
     wrong.extend(around_http(route, given));
     wrong.extend(units::fault(route, &given));
@@ -138,6 +142,21 @@ pub(super) fn between_settings(
     wrong
 }
 
+/// The setting that asks for this, in an argument or in a request.
+fn key_with(route: &Route, part: &Part) -> Option<&'static str> {
+    match &route.worker {
+        Worker::Command { argv } => {
+            let asks = |text: &String| template::parse(text).is_ok_and(|p| p.contains(part));
+            argv.iter().any(asks).then_some("command")
+        }
+        Worker::Http { url } => {
+            let is_it = |piece: &Piece| matches!(piece, Piece::Job(asked) if asked == part);
+            request::key_with(url, &route.http, &is_it)
+        }
+        Worker::Warm { .. } | Worker::Python { .. } => None,
+    }
+}
+
 /// What is wrong between `http` and what goes with it.
 fn around_http(route: &Route, given: impl Fn(&str) -> bool) -> Option<(&'static str, String)> {
     let rules = &route.http;
@@ -151,9 +170,22 @@ fn around_http(route: &Route, given: impl Fn(&str) -> bool) -> Option<(&'static 
         let message = format!("a {method} sends no body; take out one of the two lines");
         return Some(("body", message));
     }
-    if given("http") && given("ready_url") && !given("start") {
-        let message = "`ready_url` is for a runner of `start`; add that line, or take this one out";
-        return Some(("ready_url", message.to_owned()));
+    let of_start = OF_START.into_iter().find(|key| given(key));
+    if given("http")
+        && !given("start")
+        && let Some(key) = of_start
+    {
+        let message =
+            format!("`{key}` is for a runner of `start`; add that line, or take this one out");
+        return Some((key, message));
+    }
+    if given("http") && route.output && key_with(route, &Part::Output).is_none() {
+        let key = if given("next") { "next" } else { "output" };
+        let message = format!(
+            "the runner is not told where to make files, so `{key}` does nothing: tell it, as in \
+             body = {{ file = \"{{path}}\", output = \"{{output}}\" }}, or take this line out"
+        );
+        return Some((key, message));
     }
     None
 }

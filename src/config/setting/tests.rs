@@ -133,7 +133,7 @@ fn every_setting_is_taken_over() {
     }
 }
 
-/// Settings from all lines: routes `r`, `p` and `h`, each with a worker that its lines are for.
+/// Settings from all lines: routes `r`, `p`, `w` and `h`, each with a worker that its lines are for.
 fn all_lines_at_once() -> Settings {
     // `records` cannot stand beside `output` and `call`, `unit` and `with` not beside `on_repeat`.
     let alone = ["routes", "command", "python", "warm", "http", "records", "unit", "with"];
@@ -144,7 +144,7 @@ fn all_lines_at_once() -> Settings {
         of.map(|(_, n, v)| format!("{n} = {v}")).collect::<Vec<_>>().join("\n")
     };
     let mut text = vec![lines(Place::Top, WORKERS[0])];
-    for (name, worker) in [("r", WORKERS[0]), ("p", WORKERS[1]), ("h", WORKERS[3])] {
+    for (name, worker) in ["r", "p", "w", "h"].into_iter().zip(WORKERS) {
         text.push(format!("[routes.{name}]\n{worker}\n{}", lines(Place::Route, worker)));
     }
     text.push("[routes.s]\ncommand = ['true']".to_owned());
@@ -252,9 +252,11 @@ fn every_field_has_a_setting() {
         },
     };
     assert!(want.interpreter_at.is_some() && want.next_at.is_some());
-    let [plain, python, http, _] = routes.try_into().unwrap();
+    let [plain, python, warm, http, _] = routes.try_into().unwrap();
     let interpreter_at = python.interpreter_at;
-    let got = Route { warm: python.warm, http: http.http, interpreter_at, ..plain };
+    let (config, progress_timeout) = (warm.warm.config, warm.warm.progress_timeout);
+    let warm = crate::config::WarmRules { progress_timeout, config, ..python.warm };
+    let got = Route { warm, http: http.http, interpreter_at, ..plain };
     assert_eq!(got, want);
 }
 

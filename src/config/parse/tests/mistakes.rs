@@ -195,6 +195,68 @@ fn mistakes_in_a_route_with_another_worker() {
     assert_eq!(refused(text), [message]);
 }
 
+/// Goal: no line of a route does nothing for its worker, and no placeholder is silently empty.
+/// Method: one line a mistake beside each kind of worker, the exact message; then those that mean something.
+#[test]
+fn lines_that_would_do_nothing() {
+    const HTTP: &str = "http = 'http://h/'";
+    const PYTHON: &str = "python = 'a.py:b'";
+    let of = |key: &str, of: &str, kind: &str| {
+        format!("`{key}` goes with {of} and does nothing for `{kind}`; take it out")
+    };
+    let of_start = |key: &str| {
+        format!("`{key}` is for a runner of `start`; add that line, or take this one out")
+    };
+    let untold = |key: &str| {
+        format!(
+            "the runner is not told where to make files, so `{key}` does nothing: tell it, as in \
+                 body = {{ file = \"{{path}}\", output = \"{{output}}\" }}, or take this line out"
+        )
+    };
+    let without = |word: &str, line: &str| format!("`{word}` is only there with {line}; add it");
+    for (worker, line, at, message) in [
+        (PYTHON, "config = { a = 1 }", "3:10", of("config", "`warm`", "python")),
+        (PYTHON, "progress_timeout = '1s'", "3:20", of("progress_timeout", "`warm`", "python")),
+        (PYTHON, "max_output = '1MB'", "3:14", of("max_output", "`command` or `http`", "python")),
+        (HTTP, "ready_url = 'http://h/'", "3:13", of_start("ready_url")),
+        (HTTP, "start_timeout = '1s'", "3:17", of_start("start_timeout")),
+        (HTTP, "grace = '1s'", "3:9", of_start("grace")),
+        (HTTP, "env = { A = 'b' }", "3:7", of_start("env")),
+        (HTTP, "pass_env = ['A']", "3:12", of_start("pass_env")),
+        (HTTP, "nice = 5", "3:8", of_start("nice")),
+        (HTTP, "max_memory = '1GiB'", "3:14", of_start("max_memory")),
+        (HTTP, "max_file_size = '1GiB'", "3:17", of_start("max_file_size")),
+        (HTTP, "max_open_files = 64", "3:18", of_start("max_open_files")),
+        (HTTP, "output = true", "3:10", untold("output")),
+        (HTTP, "start = ['x']\noutput = true", "4:10", untold("output")),
+        (HTTP, "body = { a = ['{output}'] }", "3:8", without("{output}", "the line output = true")),
+        (
+            "http = 'http://h/{record}'",
+            "",
+            "2:8",
+            without("{record}", "a line such as records = \"lines\""),
+        ),
+        (
+            HTTP,
+            "columns = { a = '{output}' }",
+            "3:11",
+            without("{output}", "the line output = true"),
+        ),
+    ] {
+        let text = format!("[routes.r]\n{worker}\n{line}");
+        assert_eq!(refused(&text), [format!("inboxd.toml:{at}: {message}")], "{text}");
+    }
+    for sound in [
+        "start = ['x']\nenv = { A = 'b' }\nnice = 5\ngrace = '1s'\nmax_memory = '1GiB'",
+        "output = true\nbody = { a = { b = ['{output}/x'] } }",
+        "max_output = '1MB'\nrecords = 'lines'\nbody = { a = '{record}' }",
+    ] {
+        accepted(&format!("[routes.r]\n{HTTP}\n{sound}"));
+    }
+    let chain = "[routes.r]\nhttp = 'http://h'\nnext = 's'\n[routes.s]\ncommand = ['true']";
+    assert_eq!(refused(chain), [format!("inboxd.toml:3:8: {}", untold("next"))]);
+}
+
 /// Goal: what is said of further attempts and of the pace is what can be kept.
 /// Method: one line a mistake, the exact message.
 #[test]
