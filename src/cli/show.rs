@@ -164,7 +164,8 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
         Notice::Mended { route } => format!("route {route} goes on: a worker did not crash"),
         Notice::HasRoom(_) => "there is room again".to_owned(),
         Notice::CsvTouched { route } => format!(
-            "results/{route}.csv was changed by someone else: it is left alone, a new one begins"
+            "results/{route}.csv is not as inboxd wrote it (edited, or copied with the spool): it is left \
+             alone, a new one begins"
         ),
         Notice::ClaimRefused { rel, reason, folder: None } => {
             format!("cannot claim incoming/{rel}: {reason}")

@@ -99,13 +99,7 @@ impl<F: Filesystem> Input<F> {
         records: Records,
         block_len: usize,
     ) -> io::Result<(Self, Option<Split>)> {
-        let stat = fs.stat_file(&file)?;
-        let mark = InputMark {
-            ino: stat.ino,
-            btime_ns: stat.btime_ns,
-            size: stat.size,
-            mtime_ns: stat.mtime_ns,
-        };
+        let mark = mark_of(&fs, &file)?;
         let zero = Position::default();
         let (block, at) = (Vec::new(), 0);
         let mut input =
@@ -132,8 +126,7 @@ impl<F: Filesystem> Input<F> {
 
     /// Whether it is not any more what it was when it was opened; says how.
     pub fn change(&self) -> io::Result<Option<String>> {
-        let stat = self.fs.stat_file(&self.file)?;
-        Ok(change(&self.mark, stat.size, stat.mtime_ns))
+        Ok(change(&self.mark, &mark_of(&self.fs, &self.file)?))
     }
 
     /// Where the next record begins.
@@ -252,12 +245,28 @@ impl<F: Filesystem> Input<F> {
     }
 }
 
+fn mark_of<F: Filesystem>(fs: &F, file: &F::File) -> io::Result<InputMark> {
+    let stat = fs.stat_file(file)?;
+    let (ino, btime_ns) = (stat.ino, stat.btime_ns);
+    Ok(InputMark { ino, btime_ns, size: stat.size, mtime_ns: stat.mtime_ns })
+}
+
 /// How a file differs from what it was.
-pub fn change(was: &InputMark, size: u64, mtime_ns: i64) -> Option<String> {
-    if was.size != size {
-        return Some(format!("it had {} bytes and has {size}", was.size));
+///
+/// Another one with the same size and time came here with its spool, by `cp -a` or from a backup: only the
+/// daemon's user can put a file below `processing/`. `tar` keeps whole seconds.
+pub fn change(was: &InputMark, is: &InputMark) -> Option<String> {
+    let is_other = (was.ino, was.btime_ns) != (is.ino, is.btime_ns);
+    let seconds = was.mtime_ns.div_euclid(1_000_000_000).saturating_mul(1_000_000_000);
+    let same_time = was.mtime_ns == is.mtime_ns || (is_other && is.mtime_ns == seconds);
+    if was.size == is.size && same_time {
+        return None;
     }
-    (was.mtime_ns != mtime_ns).then(|| "it was written into".to_owned())
+    Some(match was.size == is.size {
+        _ if is_other => "another file stands in its place".to_owned(),
+        true => "it was written into".to_owned(),
+        false => format!("it had {} bytes and has {}", was.size, is.size),
+    })
 }
 
 /// The file that [`Input::copy`] makes.
@@ -469,7 +478,8 @@ mod tests {
         assert_eq!((split.unfit, split.end), (Some(Unfit::OpenQuote), 10));
     }
 
-    /// Goal: an input that is written into is noticed. Method: it grows; its time changes.
+    /// Goal: an input that is written into, or replaced, is noticed, and one that was copied with its spool is
+    /// the same. Method: it grows; its time changes; another inode, with the time in full, in seconds, another.
     #[test]
     fn changes_are_noticed() {
         let file = made(b"a\n");
@@ -477,7 +487,15 @@ mod tests {
         assert_eq!(input.change().unwrap(), None);
         std::fs::write(file.path.join("x"), b"a\nb\n").unwrap();
         assert_eq!(input.change().unwrap().unwrap(), "it had 2 bytes and has 4");
-        let mark = InputMark { size: 4, mtime_ns: 1, ..input.mark() };
-        assert_eq!(change(&mark, 4, 2).unwrap(), "it was written into");
+        let was = InputMark { ino: 3, btime_ns: 5, size: 4, mtime_ns: 7_000_000_001 };
+        let later = InputMark { mtime_ns: 7_000_000_000, ..was };
+        assert_eq!(change(&was, &later).unwrap(), "it was written into");
+        for copy in [InputMark { ino: 4, ..was }, InputMark { btime_ns: 6, ..later }] {
+            assert_eq!(change(&was, &copy), None);
+        }
+        for other in [(5, 7_000_000_001), (4, 7_000_000_002), (4, 8_000_000_000)] {
+            let other = InputMark { ino: 4, size: other.0, mtime_ns: other.1, ..was };
+            assert_eq!(change(&was, &other).unwrap(), "another file stands in its place");
+        }
     }
 }

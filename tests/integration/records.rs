@@ -348,6 +348,10 @@ fn cells_are_converted_as_annotated() {
     assert_eq!(failed, "id,n,x,yes\n8,one,1,0\n9,1\n");
 }
 
+fn recorded_lines(spool: &Spool) -> usize {
+    std::fs::read_to_string(spool.path("results/r.csv")).unwrap_or_default().lines().count()
+}
+
 /// Goal: a drain in the middle costs nothing and loses nothing. Method: TERM while records run; the next
 /// run does the rest, and no record has a second attempt.
 #[test]
@@ -356,16 +360,40 @@ fn a_drained_run_goes_on() {
     let lines: Vec<String> = (0..300).map(|n| format!("{n:03}")).collect();
     spool.drop_file("x", lines.join("\n"));
     let batch = spool.start(&["batch"]);
-    spool.wait_until("some are recorded", || {
-        std::fs::read_to_string(spool.path("results/r.csv")).unwrap_or_default().lines().count()
-            > 20
-    });
+    spool.wait_until("some are recorded", || recorded_lines(&spool) > 20);
     assert_eq!(batch.end().code(), Some(1), "{}", spool.report());
     let claim = spool.names("processing");
     assert!(claim.iter().all(|name| name.contains(".0/")), "{claim:?}");
     spool.run(&["batch"]).ok();
     let expected: Vec<String> = lines.iter().map(|line| format!("1 {line}")).collect();
     assert_eq!(spool.csv("r").sorted(), expected);
+}
+
+/// Goal: a spool that was copied elsewhere while nothing ran, or comes from a backup, goes on at the record where
+/// it was. Method: TERM while records run; a copy takes its place; once with times in whole seconds, as of `tar`.
+#[test]
+fn a_copied_spool_goes_on_at_its_record() {
+    for copy in ["cp -a was inbox", "mkdir inbox; tar -C was -cf - . | tar -C inbox -xf -"] {
+        let script = "echo \"$1\"; case $1 in *7) exit 65;; esac";
+        let spool = scripted("records = \"lines\"\n", script);
+        let lines: Vec<String> = (0..300).map(|n| format!("{n:03}")).collect();
+        spool.drop_file("x", lines.join("\n"));
+        let batch = spool.start(&["batch"]);
+        spool.wait_until("some are recorded", || recorded_lines(&spool) > 20);
+        batch.end();
+        assert!(recorded_lines(&spool) < 200, "{}", spool.report());
+        rustix::fs::rename(spool.root(), spool.home().join("was")).unwrap();
+        let copied = Command::new("sh").args(["-ec", copy]).current_dir(spool.home()).status();
+        assert!(copied.unwrap().success());
+        spool.run(&["batch"]).code(3);
+        let table = spool.run(&["results", "r"]).ok().stdout();
+        let mut rows: Vec<&str> = table.lines().skip(1).collect();
+        rows.sort_unstable();
+        let (bad, good): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.ends_with('7'));
+        assert_eq!(rows, good, "{copy}");
+        let failed = String::from_utf8(spool.files("error")[&b"x"[..]].clone()).unwrap();
+        assert_eq!(failed.lines().collect::<Vec<_>>(), bad, "{copy}");
+    }
 }
 
 /// Goal: an input that is written into while its records run ends in `error/`, and what is recorded

@@ -229,12 +229,7 @@ impl<F: Filesystem> Keeper<F> {
         })?;
         let mark = input.mark();
         if let Some(info) = known {
-            let how = if mark.ino == info.mark.ino {
-                change(&info.mark, mark.size, mark.mtime_ns)
-            } else {
-                Some("another file stands in its place".to_owned())
-            };
-            if let Some(how) = how {
+            if let Some(how) = change(&info.mark, &mark) {
                 return Err(OpenError::Wrong(changed(&how)));
             }
             input.seek(info.position);

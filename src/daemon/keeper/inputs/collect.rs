@@ -47,12 +47,7 @@ impl Collecting {
     pub fn run<F: Filesystem>(&self, spool: &Spool<F>) -> Result<u64, CollectError> {
         let (mut input, _) =
             Input::open(spool, &self.path, self.format).map_err(CollectError::Io)?;
-        let was = |found: InputMark| {
-            let other = "another file stands in its place".to_owned();
-            let moved = (found.ino != self.mark.ino).then_some(other);
-            moved.or_else(|| change(&self.mark, found.size, found.mtime_ns))
-        };
-        if let Some(how) = was(input.mark()) {
+        if let Some(how) = change(&self.mark, &input.mark()) {
             return Err(CollectError::Changed(how));
         }
         let name = Place::Failed(self.job).name();
