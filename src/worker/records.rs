@@ -8,13 +8,15 @@
 //!   the order of the header and are text, always.
 //! - Text is UTF-8: bytes that are not fail their record, since a record, unlike a path, goes into JSON
 //!   whole, and what a function makes of half a character would be a wrong row.
+//! - The work of a header grows with its names: while the keeper reads it, all other jobs wait.
 
+use std::collections::HashSet;
 use std::io::Read as _;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use crate::config::Records;
+use crate::config::{Records, limits};
 use crate::core::{BYTE_ORDER_MARK, without_bom};
 
 /// A record that a worker can be given.
@@ -111,7 +113,7 @@ impl RecordFormat {
     }
 
     fn why(&self, unfit: Unfit) -> String {
-        let most = bytesize::ByteSize::b(crate::config::limits::RECORD);
+        let most = bytesize::ByteSize::b(limits::RECORD);
         match (unfit, self.records) {
             (Unfit::OpenQuote, _) => "a quote is not closed".to_owned(),
             (Unfit::TooLong, Records::Csv) => {
@@ -151,11 +153,12 @@ pub fn columns(header: &[u8]) -> Result<Vec<String>, String> {
         return Err("its header is not UTF-8".to_owned());
     }
     let names = cells(header).map_err(|why| format!("its header has {why}"))?;
-    for (at, name) in names.iter().enumerate() {
-        if names.iter().take(at).any(|other| other == name) {
-            return Err(format!("its header has the column {name:?} twice"));
-        }
+    let mut seen = HashSet::with_capacity(names.len());
+    if let Some(name) = names.iter().find(|name| !seen.insert(name.as_str())) {
+        let shown: String = name.chars().take(limits::COLUMN_SHOWN).collect();
+        return Err(format!("its header has the column {shown:?} twice"));
     }
+    drop(seen);
     Ok(names)
 }
 

@@ -369,6 +369,30 @@ fn a_drained_run_goes_on() {
     assert_eq!(spool.csv("r").sorted(), expected);
 }
 
+/// Goal: a header of very many columns holds up nobody, and one that is too long says so. Method: the most names
+/// that fit, all different, then once more with the last one twice; another route's file behind them.
+#[test]
+fn a_wide_header_holds_up_nobody() {
+    let spool = scripted(
+        "records = \"csv\"\nglob = \"*.csv\"\n[routes.s]\ncommand = [\"true\"]\n",
+        "exit 65",
+    );
+    let names: Vec<String> = (100_000..240_000).map(|n| format!("{n:x}")).collect();
+    let header = names.join(",");
+    spool.drop_file("wide.csv", format!("{header}\n1\n"));
+    spool.drop_file("twice.csv", format!("{header},3a97f\n1\n"));
+    spool.drop_file("long.csv", format!("{header},{header}\n1\n"));
+    spool.drop_file("other", "");
+    let batch = spool.run(&["batch"]).code(3);
+    batch.says("line 2: 1 field, and the header has 140000");
+    assert!(spool.has("done/other"), "{}", spool.report());
+    assert_eq!(spool.reason("twice.csv"), "its header has the column \"3a97f\" twice");
+    assert_eq!(
+        spool.reason("long.csv"),
+        "its header is longer than 1.0 MiB; is a quote not closed?"
+    );
+}
+
 /// Goal: a spool that was copied elsewhere while nothing ran, or comes from a backup, goes on at the record where
 /// it was. Method: TERM while records run; a copy takes its place; once with times in whole seconds, as of `tar`.
 #[test]

@@ -23,7 +23,7 @@ use crate::core::state::{Event, Millis};
 use crate::core::{FailClass, Failure, JobId, Verdict};
 use crate::fs::Filesystem;
 use crate::journal::record::{Input as InputLine, InputSet, InputTried, Record, Tally};
-use crate::spool::records::{Input, Unfit as SplitUnfit, change};
+use crate::spool::records::{Input, Split, Unfit as SplitUnfit, change};
 use crate::spool::{Claimed, Place};
 use crate::worker::records::{Lot, RawRecord, RecordFormat, Unfit, columns};
 use crate::worker::{Ended, Task};
@@ -234,13 +234,8 @@ impl<F: Filesystem> Keeper<F> {
             }
             input.seek(info.position);
         }
-        let columns = match header {
-            None => Vec::new(),
-            Some(header) if header.unfit.is_some() => {
-                return Err(OpenError::Wrong("its header does not end".to_owned()));
-            }
-            Some(header) => columns(&header.bytes).map_err(OpenError::Wrong)?,
-        };
+        let columns =
+            header.as_ref().map_or(Ok(Vec::new()), columns_of).map_err(OpenError::Wrong)?;
         if known.is_none() {
             // Durable after it: where the file stands now, and that it is no longer in `incoming/`.
             self.spool.sync_claim(claimed, &task.rel).map_err(|source| {
@@ -427,6 +422,18 @@ impl<F: Filesystem> Open<F> {
             numbers.push(no);
         }
         Ok(Read { numbers, is_full: false, at_end: false })
+    }
+}
+
+/// The names in a header; the error is why there are none.
+fn columns_of(header: &Split) -> Result<Vec<String>, String> {
+    match header.unfit {
+        None => columns(&header.bytes),
+        Some(SplitUnfit::OpenQuote) => Err("its header has a quote that is not closed".to_owned()),
+        Some(SplitUnfit::TooLong) => {
+            let most = bytesize::ByteSize::b(limits::RECORD);
+            Err(format!("its header is longer than {most}; is a quote not closed?"))
+        }
     }
 }
 
