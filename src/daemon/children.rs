@@ -53,9 +53,12 @@ pub fn end_all_children() -> io::Result<usize> {
     }
 }
 
-/// Ends what escaped from workers that are over: children whose `INBOXD_JOB` does not run. Returns
-/// how many. For the daemon, now and then; its own workers are left to their slots.
-pub fn sweep(is_running: &dyn Fn(&[u8]) -> bool) -> io::Result<usize> {
+/// Whether this `INBOXD_JOB` runs, or of it the record of this `INBOXD_RECORD_NO`.
+type IsRunning<'a> = &'a dyn Fn(&[u8], Option<&[u8]>) -> bool;
+
+/// Ends what escaped from workers that are over: children whose job, or whose record of it, does not
+/// run. Returns how many. For the daemon, now and then; its own workers are left to their slots.
+pub fn sweep(is_running: IsRunning<'_>) -> io::Result<usize> {
     let own = own_stat()?;
     let mut killed = 0usize;
     for child in children()? {
@@ -70,7 +73,8 @@ pub fn sweep(is_running: &dyn Fn(&[u8]) -> bool) -> io::Result<usize> {
             continue;
         }
         let job = proc::variable(child.pid, "INBOXD_JOB");
-        if job.is_some_and(|job| !is_running(&job)) {
+        let record = proc::variable(child.pid, "INBOXD_RECORD_NO");
+        if job.is_some_and(|job| !is_running(&job, record.as_deref())) {
             end(&child, &own);
             killed = killed.saturating_add(1);
         }

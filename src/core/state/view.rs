@@ -5,6 +5,7 @@
 //! Invariants
 //! - A question changes nothing.
 
+use super::super::records::{Phase as SlipPhase, Slip};
 use super::super::{JobId, RelPath};
 use super::{Core, Millis, Phase, RouteState};
 
@@ -34,9 +35,16 @@ pub struct Counts {
 }
 
 impl Core {
-    /// Whether a slot has this job, or takes it next.
-    pub fn is_running(&self, job: JobId) -> bool {
-        self.jobs.get(&job).is_some_and(|job| job.phase == Phase::Running)
+    /// Whether a slot has this job, or takes it next; of one whose records are tasks of their own, this
+    /// record, or any of them.
+    pub fn is_running(&self, job: JobId, record: Option<u64>) -> bool {
+        let Some(job) = self.jobs.get(&job) else { return false };
+        let runs = |no: &u64, slip: &Slip| {
+            slip.phase == SlipPhase::Running && record.is_none_or(|record| record == *no)
+        };
+        let window = job.records.as_ref();
+        job.phase == Phase::Running
+            || window.is_some_and(|window| window.slips.iter().any(|(no, slip)| runs(no, slip)))
     }
 
     /// Jobs that a slot has, or takes next.

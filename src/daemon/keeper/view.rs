@@ -117,10 +117,11 @@ impl<F: Filesystem> Keeper<F> {
         route.map_or(0, |route| self.core.waiting_for(route))
     }
 
-    /// Whether a slot has the job of this id, as text.
-    pub fn is_running(&self, job: &[u8]) -> bool {
+    /// Whether a slot has the job of this id, or the record of this number of it, both as text.
+    pub fn is_running(&self, job: &[u8], record: Option<&[u8]>) -> bool {
         let job = std::str::from_utf8(job).ok().and_then(|text| text.parse().ok());
-        job.is_some_and(|job| self.core.is_running(job))
+        let record = record.and_then(|no| std::str::from_utf8(no).ok()?.parse().ok());
+        job.is_some_and(|job| self.core.is_running(job, record))
     }
 
     /// What is known of a job that is on its way.

@@ -85,7 +85,7 @@ impl<L: Listener> Service<RealFs, L> {
         self.state.swept = ended;
         self.state.next_sweep = now + SWEEP_EVERY;
         let keeper = &self.keeper;
-        let swept = children::sweep(&|job| keeper.is_running(job));
+        let swept = children::sweep(&|job, record| keeper.is_running(job, record));
         if let Err(error) = swept {
             self.listener.notice(Notice::SweepFailed { reason: error.to_string() });
         }

@@ -86,11 +86,11 @@ fn sweeping_program() {
     let mut of_slot = Command::new("true").process_group(0).spawn().unwrap();
     let pidfd = pidfd_open(is_over, PidfdFlags::empty()).unwrap();
 
-    assert_eq!(sweep(&|job| job == b"runs").unwrap(), 1);
+    assert_eq!(sweep(&|job, _| job == b"runs").unwrap(), 1);
     assert!(proc::await_ends(&[pidfd], in_time()));
     assert!(alive(runs) && !alive(is_over));
     // The second sweep takes the zombie of the first away.
-    assert_eq!(sweep(&|job| job == b"runs").unwrap(), 0);
+    assert_eq!(sweep(&|job, _| job == b"runs").unwrap(), 0);
     assert_eq!(proc::stat(is_over), None);
     assert!(of_slot.wait().unwrap().success());
 
