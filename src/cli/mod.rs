@@ -229,14 +229,15 @@ impl SpoolArg {
         if is_plain { format!("./{text}") } else { text }
     }
 
-    /// The settings, or why they cannot be used. `note` follows the errors.
+    /// The settings, or why they cannot be used.
     pub(crate) fn load(&self) -> Result<Loaded, Failed> {
+        self.load_or("Nothing was started.")
+    }
+
+    /// The same; `note` follows the errors.
+    pub(crate) fn load_or(&self, note: &str) -> Result<Loaded, Failed> {
         self.must_be_folder()?;
-        load(&self.path).map_err(|errors| {
-            let mut message = join(&errors);
-            message.push_str("\n  Nothing was started.");
-            Failed::usage(message)
-        })
+        load(&self.path).map_err(|errors| Failed::usage(format!("{}\n  {note}", join(&errors))))
     }
 
     fn must_be_folder(&self) -> Result<(), Failed> {

@@ -5,10 +5,9 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use super::retry::{Move, move_back};
+use super::retry::{Move, Routes, move_back};
 use super::target::{Target, Tree, path_in, unknown};
 use super::{Failed, SpoolArg, below};
-use crate::config::RouteTable;
 use crate::core::RelPath;
 use crate::daemon::history::JobLine;
 use crate::spool::put_back::{From, What};
@@ -36,13 +35,13 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     spool.must_exist()?;
-    let table = spool.load().ok().and_then(|it| RouteTable::new(&it.settings).ok());
-    let moves = args.jobs.iter().map(|typed| find(spool, typed, table.as_ref()));
+    let routes = Routes::read(spool)?;
+    let moves = args.jobs.iter().map(|typed| find(spool, typed, &routes));
     let moves = moves.collect::<Result<Vec<_>, Failed>>()?;
     move_back(spool, moves, From::Done, args.wait, args.json)
 }
 
-fn find(spool: &SpoolArg, typed: &OsString, table: Option<&RouteTable>) -> Result<Move, Failed> {
+fn find(spool: &SpoolArg, typed: &OsString, routes: &Routes) -> Result<Move, Failed> {
     let target = Target::new(spool, typed);
     let line = target.line(spool)?;
     let named = match &target.place {
@@ -56,9 +55,8 @@ fn find(spool: &SpoolArg, typed: &OsString, table: Option<&RouteTable>) -> Resul
         path.symlink_metadata().ok().map(|meta| meta.is_dir())
     };
     // A folder only where a job went there as one, or goes by the settings.
-    let is_job = |at: &RelPath| {
-        logged.as_ref() == Some(at) || table.is_some_and(|table| table.find_folder(at).is_some())
-    };
+    let is_job =
+        |at: &RelPath| logged.as_ref() == Some(at) || routes.table.find_folder(at).is_some();
     let is_there = |at: &RelPath| is_dir(at).is_some_and(|is_dir| !is_dir || is_job(at));
     // The very job that an id or a log line names goes before a file of the same name.
     let at = [logged.clone(), named].into_iter().flatten().find(is_there);
@@ -80,7 +78,7 @@ fn find(spool: &SpoolArg, typed: &OsString, table: Option<&RouteTable>) -> Resul
     let job = line.as_ref().map(|line| line.job);
     let to = line.map_or_else(|| at.clone(), |line| line.rel.0);
     let what = if is_dir(&at) == Some(true) { What::Folder } else { What::File };
-    Ok(Move::rerun(what, at, to, job, table))
+    Ok(Move::rerun(what, at, to, job, routes))
 }
 
 /// Where a done job's file went, below `done/`.

@@ -64,9 +64,9 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
         let failure = target.failure(spool, line.as_ref());
         found.push(failure.ok_or_else(|| not_failed(spool, &target, line.is_some()))?);
     }
-    let table = spool.load().ok().and_then(|it| RouteTable::new(&it.settings).ok());
+    let routes = Routes::read(spool)?;
     let mut moves: Vec<Move> =
-        found.into_iter().map(|failure| Move::retry(failure, table.as_ref())).collect();
+        found.into_iter().map(|failure| Move::retry(failure, &routes)).collect();
     if args.all {
         // What goes along with another one is no failure of its own.
         let beside: HashSet<RelPath> = moves.iter().flat_map(Move::beside_at).collect();
@@ -122,6 +122,30 @@ fn all(spool: &SpoolArg) -> Result<Vec<Failure>, Failed> {
     }
 }
 
+/// What the settings say of what goes along with a file. Without them it would be left behind, and the file
+/// would wait for it.
+pub(crate) struct Routes {
+    pub(crate) table: RouteTable,
+    /// Why a route is not among them.
+    broken: Option<String>,
+}
+
+impl Routes {
+    pub(crate) fn read(spool: &SpoolArg) -> Result<Self, Failed> {
+        let loaded = spool.load_or("Nothing was moved.")?;
+        let table = RouteTable::new(&loaded.settings);
+        let table = table.map_err(|error| Failed::usage(error.to_string()))?;
+        Ok(Self { table, broken: loaded.broken.first().map(ToString::to_string) })
+    }
+
+    /// Why nobody knows what goes along with a file.
+    fn doubt(&self, what: What, to: &RelPath) -> Option<String> {
+        let broken = self.broken.as_ref()?;
+        let is_taken = what == What::Folder || self.table.find(to).is_some();
+        (!is_taken).then(|| format!("no route takes {to} now, and one cannot be read: {broken}"))
+    }
+}
+
 /// A file that is to stand in `incoming/` again.
 pub(crate) struct Move {
     /// Below `error/` or `done/`.
@@ -135,17 +159,16 @@ pub(crate) struct Move {
     sidecar: Option<(PathBuf, u64)>,
     /// The pattern for which it is no input there, such as a hidden name that a worker made for `next`.
     ignored: Option<String>,
+    /// Why it is not known what goes along.
+    doubt: Option<String>,
 }
 
 impl Move {
-    fn retry(failure: Failure, table: Option<&RouteTable>) -> Self {
+    fn retry(failure: Failure, routes: &Routes) -> Self {
         let what = if failure.is_folder() { What::Folder } else { What::File };
         let job = failure.why.as_ref().map(|why| why.job);
         let to = failure.original();
-        let beside = table.map(|table| beside(table, what, (&failure.at, &to), job));
-        let beside = beside.unwrap_or_default();
-        let ignored = ignored(table, &to);
-        Self { to, at: failure.at, what, beside, sidecar: failure.sidecar, ignored }
+        Self { sidecar: failure.sidecar, ..Self::rerun(what, failure.at, to, job, routes) }
     }
 
     pub(crate) fn rerun(
@@ -153,11 +176,12 @@ impl Move {
         at: RelPath,
         to: RelPath,
         job: Option<JobId>,
-        table: Option<&RouteTable>,
+        routes: &Routes,
     ) -> Self {
-        let beside = table.map(|table| beside(table, what, (&at, &to), job)).unwrap_or_default();
-        let ignored = ignored(table, &to);
-        Self { at, to, what, beside, sidecar: None, ignored }
+        let beside = beside(&routes.table, what, (&at, &to), job);
+        let ignored = routes.table.ignored(&to).map(str::to_owned);
+        let doubt = routes.doubt(what, &to);
+        Self { at, to, what, beside, sidecar: None, ignored, doubt }
     }
 
     /// Why it would stay in `incoming/` for good.
@@ -166,8 +190,13 @@ impl Move {
             // Its files would be jobs of their own.
             return Some(format!("no route takes {} as one job now (unit = \"folder\")", self.to));
         }
-        let pattern = self.ignored.as_ref()?;
-        Some(format!("{} would be ignored in incoming/: {pattern} is no input", self.to))
+        if let Some(pattern) = &self.ignored {
+            return Some(format!(
+                "{} would be ignored in incoming/: {pattern} is no input",
+                self.to
+            ));
+        }
+        self.doubt.clone()
     }
 
     /// Where what goes along may stand, beside it.
@@ -178,10 +207,6 @@ impl Move {
         };
         self.beside.iter().flat_map(|it| it.went_as.iter().filter_map(beside)).collect()
     }
-}
-
-fn ignored(table: Option<&RouteTable>, to: &RelPath) -> Option<String> {
-    table?.ignored(to).map(str::to_owned)
 }
 
 /// What goes along with a job's file: companions first, and then what says that it is complete.

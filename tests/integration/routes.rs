@@ -352,3 +352,32 @@ fn chains_that_cannot_work_are_refused() {
     spool.run(&["batch"]).ok().says("routes.d/p.toml:3:1").says("is no route");
     assert_eq!(spool.names("done"), ["x.a"]);
 }
+
+/// Goal: a retry while settings cannot be read takes no file without what goes along with it: it would wait for
+/// that for good. Method: a file with a sentinel; `inboxd.toml` broken, then its route's own file.
+#[test]
+fn a_retry_moves_nothing_that_unreadable_settings_speak_of() {
+    let spool = Spool::new("workers = 1\n");
+    let settings = std::fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    let route = "glob = \"*.d\"\ndone_file = \"{name}.ok\"\ncommand = [\"false\"]\n";
+    std::fs::create_dir_all(spool.path("routes.d")).unwrap();
+    spool.write("routes.d/sent.toml", route);
+    spool.drop_file("x.d", "x");
+    spool.drop_file("x.d.ok", "");
+    spool.run(&["batch"]).code(3);
+    let stays = || {
+        assert_eq!(spool.names("error"), [".why/x.d.json", "x.d", "x.d.ok"], "{}", spool.report());
+    };
+    spool.write("inboxd.toml", "workers = one\n");
+    spool.run(&["retry", "--all"]).code(2).says("inboxd.toml:1:11").says("Nothing was moved.");
+    stays();
+    spool.write("inboxd.toml", &settings);
+    spool.write("routes.d/sent.toml", &route.replace("glob", "globe"));
+    let said = spool.run(&["retry", "--all"]).code(1);
+    said.says("no route takes x.d now, and one cannot be read").says("stays where it is");
+    stays();
+    spool.run(&["rerun", "x.d"]).fails();
+    spool.write("routes.d/sent.toml", route);
+    spool.run(&["retry", "--all", "--wait"]).code(3).says("exit 1");
+    stays();
+}
