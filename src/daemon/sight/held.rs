@@ -145,7 +145,14 @@ impl<F: Filesystem> Keeper<F> {
             Reason::Why(Why::Quiet) => ("changed a moment ago".to_owned(), None),
             Reason::Why(Why::Sentinel) => {
                 let name = self.table.sentinel(rel).unwrap_or_default();
-                (format!("waits for {}", String::from_utf8_lossy(&name)), None)
+                let is_older = self.sentinel_stat(rel, &name).is_ok();
+                let name = String::from_utf8_lossy(&name);
+                let reason = if is_older {
+                    format!("{name} is older than the file: make it anew once the file is complete")
+                } else {
+                    format!("waits for {name}")
+                };
+                (reason, None)
             }
         };
         Held {
