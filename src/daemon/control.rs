@@ -358,8 +358,19 @@ impl Client {
         };
         let mut line = serde_json::to_vec(ask)?;
         line.push(b'\n');
-        (&stream).write_all(&line)?;
-        Ok(Some(Self { reader: BufReader::new(stream), line: Vec::new() }))
+        match (&stream).write_all(&line) {
+            // It ended in this moment, and has not read it.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+            Ok(()) => Ok(Some(Self { reader: BufReader::new(stream), line: Vec::new() })),
+        }
     }
 
     /// From now on an answer is waited for so long, and then [`Answer::NotYet`].
@@ -416,5 +427,19 @@ mod tests {
         assert_eq!(client.next_answer().unwrap_err().kind(), io::ErrorKind::TimedOut);
         drop(daemon);
         assert_eq!(client.next_answer().unwrap(), None);
+    }
+
+    /// Goal: a daemon that ends while it is asked is one that does not listen, no other kind of trouble.
+    /// Method: a question that no buffer takes whole, to who hangs up unheard.
+    #[test]
+    fn a_daemon_that_ends_unasked_does_not_listen() {
+        let spool = tempfile::tempdir().unwrap();
+        let folder = std::fs::File::open(spool.path()).unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(short_path(&folder)).unwrap();
+        let name = AnyPath(std::path::PathBuf::from("x".repeat(4 << 20)));
+        let ask = Ask::Batch { named: vec![name], link: false, again: false, seal: false };
+        let daemon = std::thread::spawn(move || drop(listener.accept().unwrap()));
+        assert!(Client::ask(spool.path(), &ask).unwrap().is_none());
+        daemon.join().unwrap();
     }
 }
