@@ -5,6 +5,7 @@
 //!
 //! Must not know: what the files mean. On the slot's thread: the keeper need not wait for a large set.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,19 +23,44 @@ pub(super) fn check(task: &Task) -> Option<Ended> {
     if task.route.unit != Unit::Folder {
         return None;
     }
-    let reason = fault(&task.path)?;
-    let verdict = Verdict::Failed(Failure::new(FailClass::Permanent, reason));
+    let verdict = match fault(&task.path)? {
+        Fault::Folder(reason) => Verdict::Failed(Failure::new(FailClass::Permanent, reason)),
+        Fault::Ours(error) => {
+            let reason = format!("cannot look through {}: {error}", shown(&task.path));
+            Verdict::Misconfigured { reason }
+        }
+    };
     let (rows, log, stderr) = (Vec::new(), Vec::new(), Vec::new());
     Some(Ended { verdict, rows, log, stderr, took: Duration::ZERO })
 }
 
+/// Why a folder is not handed over.
+#[derive(Debug)]
+enum Fault {
+    /// Something in it.
+    Folder(String),
+    /// We are short of descriptors or memory: it can pass by itself, and the folder has not failed.
+    Ours(io::Error),
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+}
+
 /// What is wrong with a folder. Of what is no folder, or is gone, the worker says it.
-fn fault(path: &Path) -> Option<String> {
-    let root = RealFs.open_root(path).ok()?;
-    let cannot = |path: &Path, what: &dyn std::fmt::Display| format!("{}: {what}", shown(path));
+fn fault(path: &Path) -> Option<Fault> {
+    let wrong = |path: &Path, what: &str| Fault::Folder(format!("{}: {what}", shown(path)));
+    let cannot = |path: &Path, error: io::Error| {
+        if is_shortage(&error) { Fault::Ours(error) } else { wrong(path, &error.to_string()) }
+    };
+    let root = match RealFs.open_root(path) {
+        Err(error) if is_shortage(&error) => return Some(Fault::Ours(error)),
+        opened => opened.ok()?,
+    };
     let mut levels = match RealFs.list(&root) {
         Ok(list) => vec![(PathBuf::new(), root, list)],
-        Err(error) => return Some(format!("it cannot be looked through: {error}")),
+        Err(error) => return Some(cannot(Path::new("it cannot be looked through"), error)),
     };
     loop {
         let depth = levels.len();
@@ -44,7 +70,7 @@ fn fault(path: &Path) -> Option<String> {
                 levels.pop();
                 continue;
             }
-            Some(Err(error)) => return Some(cannot(prefix, &error)),
+            Some(Err(error)) => return Some(cannot(prefix, error)),
             Some(Ok(entry)) => entry,
         };
         let name = PathBuf::from(entry.name);
@@ -55,18 +81,18 @@ fn fault(path: &Path) -> Option<String> {
         };
         match file_type {
             Ok(FileType::File) => {}
-            Ok(FileType::Other) => return Some(cannot(&path, &"not a regular file")),
+            Ok(FileType::Other) => return Some(wrong(&path, "not a regular file")),
             Ok(FileType::Dir) if depth == DEPTH_MAX => {
-                return Some(cannot(&path, &format!("more than {DEPTH_MAX} folders deep")));
+                return Some(wrong(&path, &format!("more than {DEPTH_MAX} folders deep")));
             }
             Ok(FileType::Dir) => {
                 let opened = RealFs.open_dir(dir, &name);
                 match opened.and_then(|dir| RealFs.list(&dir).map(|list| (dir, list))) {
                     Ok((dir, list)) => levels.push((path, dir, list)),
-                    Err(error) => return Some(cannot(&path, &error)),
+                    Err(error) => return Some(cannot(&path, error)),
                 }
             }
-            Err(error) => return Some(cannot(&path, &error)),
+            Err(error) => return Some(cannot(&path, error)),
         }
     }
 }
@@ -93,6 +119,12 @@ mod tests {
             std::fs::create_dir_all(path.join("sub/more")).unwrap();
             std::fs::write(path.join("sub/page"), "x").unwrap();
             path
+        };
+        let fault = |path: &Path| {
+            fault(path).map(|fault| match fault {
+                Fault::Folder(reason) => reason,
+                Fault::Ours(error) => panic!("{error}"),
+            })
         };
         assert_eq!(fault(&folder("sound")), None);
         assert_eq!(fault(&home.path().join("gone")), None);

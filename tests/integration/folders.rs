@@ -468,3 +468,20 @@ fn a_folder_is_tried_whole() {
         .code(2)
         .says("route files takes files: name one of them");
 }
+
+/// Goal: a folder does not fail because the daemon is short of descriptors: its route pauses, and the folder
+/// runs once there are enough. Method: a folder deeper than the daemon may open files; then a new start.
+#[test]
+fn a_folder_does_not_fail_for_want_of_descriptors() {
+    let spool = Spool::new(SCANS);
+    let daemon = spool.start_under(&["prlimit", "--nofile=64:64"], &["run"]);
+    daemon.wait_for_log("ready");
+    let deep = vec!["d"; 90].join("/") + "/page";
+    spool.drop_folder("scan-1", &[(&deep, "x")]);
+    spool.seal("scan-1");
+    daemon.wait_for_log("route paused");
+    assert!(daemon.log().contains("Too many open files"), "{}", daemon.log());
+    daemon.end_well();
+    spool.run(&["batch"]).ok();
+    assert!(spool.has(&format!("done/scan-1/{deep}")), "{}", spool.report());
+}
