@@ -267,3 +267,24 @@ fn something_in_place_of_the_output_folder_fails_its_job() {
     assert_eq!(spool.names("output"), ["c.sh/x"]);
     assert_eq!(spool.names("kept"), ["x"]);
 }
+
+/// Goal: CSVs that are taken away after a clean end do not come back. Method: sealed at the end of a run, and
+/// sealed since they were full; the next run has nothing to do.
+#[test]
+fn a_csv_that_was_taken_away_stays_away() {
+    for (settings, args) in [("", &["batch", "--seal"][..]), ("segment_rows = 1\n", &["batch"])] {
+        let spool = Spool::new(&format!(
+            "workers = 1\n[routes.r]\ncommand = [\"cat\", \"{{path}}\"]\n{settings}"
+        ));
+        for name in ["a", "b", "c"] {
+            spool.drop_file(name, name);
+        }
+        spool.run(args).ok();
+        let taken = spool.home().join("taken");
+        rustix::fs::rename(spool.path("results"), &taken).unwrap();
+        assert!(std::fs::read_dir(&taken).unwrap().count() > 0);
+        spool.run(&["batch"]).ok().says("nothing to do");
+        let back = spool.names("results");
+        assert!(back.is_empty(), "{back:?}");
+    }
+}

@@ -73,14 +73,15 @@ impl<L: Listener> Service<RealFs, L> {
         let summary = Summary { status: self.status(), sources: self.state.sources.clone() };
         self.tell();
         self.keeper.tidy()?;
-        if self.keeper.has_news() {
-            // A checkpoint still under way must return first: one at a time.
-            while self.keeper.is_checkpointing() {
-                match messages.recv() {
-                    Ok(message) => self.handle(message)?,
-                    Err(_) => break,
-                }
+        // A checkpoint still under way must return, also where it leaves nothing to do: the next start would
+        // go by a journal that speaks of CSVs which were taken away meanwhile, and write them once more.
+        while self.keeper.is_checkpointing() {
+            match messages.recv() {
+                Ok(message) => self.handle(message)?,
+                Err(_) => break,
             }
+        }
+        if self.keeper.has_news() {
             self.keeper.checkpoint(now_ms())?;
             for output in self.keeper.take_outputs() {
                 if let Output::Sync { before } = output {
