@@ -18,7 +18,7 @@ const BLOCK: usize = 1000;
 /// The latest jobs, newest first
 ///
 /// The log keeps the last 64 MiB, about a hundred thousand jobs. Everything that ever ran is in
-/// results/: done in ROUTE.csv, failed in errors.csv.
+/// results/: done in ROUTE.csv, failed in errors.csv. After a crash the last second may be missing here.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   inboxd jobs

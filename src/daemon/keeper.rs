@@ -62,7 +62,6 @@ mod staged;
 pub(in crate::daemon) mod tests;
 mod view;
 
-pub(super) use error::is_shortage;
 pub use error::{KeeperError, Shortage};
 pub use inputs::OpenInputs;
 pub(super) use job::JobInfo;

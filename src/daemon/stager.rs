@@ -206,7 +206,7 @@ impl Stager {
         loop {
             match import::stage(&self.processing, job, source, self.how, &mut |_| ()) {
                 Ok(()) => return true,
-                Err(error) if super::keeper::is_shortage(&error) => {
+                Err(error) if crate::fs::is_shortage(&error) => {
                     self.remove(job, source.shape);
                     self.hand_over();
                     std::thread::park_timeout(FULL_AGAIN);

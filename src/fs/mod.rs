@@ -25,6 +25,22 @@ pub mod tree;
 pub use real::RealFs;
 pub use tree::{is_gone_or_closed, make_dirs, open_up_tree, remove_tree, sync_tree, walk_files};
 
+/// Too little of something that comes back by itself: space, quota, descriptors, memory.
+pub fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        Errno::from_io_error(error),
+        Some(
+            Errno::NOSPC
+                | Errno::DQUOT
+                | Errno::MFILE
+                | Errno::NFILE
+                | Errno::NOMEM
+                | Errno::NOBUFS
+        )
+    )
+}
+
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileType {

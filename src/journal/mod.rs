@@ -90,7 +90,7 @@ pub use record::Record;
 pub use sources::Sources;
 pub use writer::{Group, Writer};
 
-use crate::fs::Filesystem;
+use crate::fs::{Filesystem, is_shortage};
 
 /// The format this program writes, and the only one it reads.
 pub const VERSION: u32 = 1;
@@ -210,15 +210,6 @@ impl CommitError {
     fn after_sync(operation: &'static str, name: &OsStr, source: io::Error) -> Self {
         Self::Poisoned { operation, path: path_of(name), source }
     }
-}
-
-/// ENOSPC, EDQUOT, EMFILE, ENFILE, ENOMEM: it can pass by itself.
-pub(crate) fn is_shortage(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::NOSPC | Errno::DQUOT | Errno::MFILE | Errno::NFILE | Errno::NOMEM)
-    )
 }
 
 /// How a file of the journal is named in messages: below the spool.

@@ -49,7 +49,7 @@ impl<F: Filesystem> Waiting<F> {
             Ok(Self { fs: fs.clone(), file, boot: boot.to_owned() })
         });
         match written {
-            Err(error) if super::is_shortage(&error) => Ok(None),
+            Err(error) if crate::fs::is_shortage(&error) => Ok(None),
             other => other.map(Some),
         }
     }

@@ -30,7 +30,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::journal::is_shortage;
+use crate::fs::is_shortage;
 
 pub mod columns;
 pub mod encode;

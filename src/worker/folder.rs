@@ -13,7 +13,7 @@ use super::{Ended, Task};
 use crate::config::Unit;
 use crate::core::rel::escape_bytes;
 use crate::core::{FailClass, Failure, Verdict};
-use crate::fs::{FileType, Filesystem, RealFs};
+use crate::fs::{FileType, Filesystem, RealFs, is_shortage};
 
 /// Folders in folders that are looked through, each with a descriptor of its own.
 const DEPTH_MAX: usize = 128;
@@ -41,11 +41,6 @@ enum Fault {
     Folder(String),
     /// We are short of descriptors or memory: it can pass by itself, and the folder has not failed.
     Ours(io::Error),
-}
-
-fn is_shortage(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }
 
 /// What is wrong with a folder. Of what is no folder, or is gone, the worker says it.

@@ -193,7 +193,10 @@ fn around_http(route: &Route, given: impl Fn(&str) -> bool) -> Option<(&'static 
 /// What cannot go with `records`.
 fn against_records(route: &Route, given: &dyn Fn(&str) -> bool) -> Option<String> {
     route.records?;
-    let message = if route.output {
+    let message = if given("next") {
+        "`next` hands on what is made of a whole file, and with `records` each record is a task of its \
+         own; take one of the two lines out"
+    } else if route.output {
         "`output` is made of a whole file, and with `records` each record is a task of its own; \
          take one of the two lines out"
     } else if given("fields") {

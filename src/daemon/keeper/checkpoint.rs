@@ -7,11 +7,11 @@
 
 use std::collections::HashSet;
 
-use super::{Keeper, KeeperError, Output, Shortage, is_shortage};
+use super::{Keeper, KeeperError, Output, Shortage};
 use crate::config::limits;
 use crate::core::JobId;
 use crate::core::state::Millis;
-use crate::fs::Filesystem;
+use crate::fs::{Filesystem, is_shortage};
 use crate::journal::CommitError;
 use crate::journal::record::Record;
 

@@ -10,11 +10,11 @@
 
 use std::io;
 
-use super::{Keeper, KeeperError, Output, Shortage, is_shortage, settle_outcome};
+use super::{Keeper, KeeperError, Output, Shortage, settle_outcome};
 use crate::config::limits;
 use crate::core::state::{Event, Millis};
 use crate::daemon::notice::{Finished, Notice};
-use crate::fs::Filesystem;
+use crate::fs::{Filesystem, is_shortage};
 use crate::journal::record::{Attempt, FileMark, Outcome, Record, Take};
 use crate::journal::{CommitError, Group};
 use crate::results::{ResultsError, Touched};

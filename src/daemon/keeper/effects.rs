@@ -8,13 +8,13 @@
 use std::io;
 use std::sync::Arc;
 
-use super::{JobInfo, Keeper, KeeperError, Output, Shortage, is_shortage, settle_outcome};
+use super::{JobInfo, Keeper, KeeperError, Output, Shortage, settle_outcome};
 use crate::config::OnRepeat;
 use crate::core::state::{Candidate, Effect, Event, Millis};
 use crate::core::{FailClass, Failure, JobId, RelPath, Verdict};
 use crate::daemon::notice::{Notice, Paused};
 use crate::daemon::sight::{Companions, Judged};
-use crate::fs::{FileType, Filesystem};
+use crate::fs::{FileType, Filesystem, is_shortage};
 use crate::journal::record::{Attempt, FileMark, Outcome, Record};
 use crate::spool::claim::Claim;
 use crate::spool::{Claimed, Place, Shape};

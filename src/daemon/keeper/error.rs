@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::GlobError;
+use crate::fs::is_shortage;
 use crate::journal::{CommitError, EncodeError, JournalError};
 use crate::results::ResultsError;
 
@@ -139,13 +140,4 @@ impl Shortage {
             Self::Memory => ("the kernel has no memory left", None),
         }
     }
-}
-
-/// Too little of something that comes back: space, quota, descriptors, memory.
-pub(in crate::daemon) fn is_shortage(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let errno = Errno::from_io_error(error);
-    let shortages =
-        [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
-    errno.is_some_and(|errno| shortages.contains(&errno))
 }

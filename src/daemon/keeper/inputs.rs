@@ -16,12 +16,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Keeper, KeeperError, Output, is_shortage};
+use super::{Keeper, KeeperError, Output};
 use crate::config::{Records, limits};
 use crate::core::records::{InputMark, Past, Position};
 use crate::core::state::{Event, Millis};
 use crate::core::{FailClass, Failure, JobId, Verdict};
-use crate::fs::Filesystem;
+use crate::fs::{Filesystem, is_shortage};
 use crate::journal::record::{Input as InputLine, InputSet, InputTried, Record, Tally};
 use crate::spool::records::{Input, Split, Unfit as SplitUnfit, change};
 use crate::spool::{Claimed, Place};

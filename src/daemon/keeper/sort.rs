@@ -14,12 +14,12 @@
 
 use std::path::Path;
 
-use super::{Keeper, is_shortage};
+use super::Keeper;
 use crate::config::selection::fit;
 use crate::config::{Route, Unit, limits};
 use crate::core::state::{Candidate, Event, Millis, RouteRules};
 use crate::core::{FailClass, Failure, JobId, RelPath};
-use crate::fs::Filesystem;
+use crate::fs::{Filesystem, is_shortage};
 use crate::spool::{Claimed, Place};
 
 /// A file that cannot be read for want of something is tried again after this long, in milliseconds.

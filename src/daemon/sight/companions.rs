@@ -21,9 +21,9 @@ use crate::core::complete::{Arrival, Facts, Judgement, Why, Writer, again, judge
 use crate::core::state::{Candidate, Millis};
 use crate::core::{FailClass, Failure, JobId, RelPath};
 use crate::daemon::keeper::scan::has_time;
-use crate::daemon::keeper::{Keeper, KeeperError, Output, is_shortage};
+use crate::daemon::keeper::{Keeper, KeeperError, Output};
 use crate::daemon::notice::Notice;
-use crate::fs::{FileType, Filesystem};
+use crate::fs::{FileType, Filesystem, is_shortage};
 use crate::spool::scan::Sighting;
 use crate::spool::{Place, Shape};
 

@@ -119,6 +119,11 @@ fn mistakes_in_a_route() {
                  its own; take one of the two lines out",
         ),
         (
+            "records = 'lines'\nnext = 's'",
+            "3:11: `next` hands on what is made of a whole file, and with `records` each record is a \
+                 task of its own; take one of the two lines out",
+        ),
+        (
             "fields = { a = 'b' }\nrecords = 'ndjson'",
             "4:11: `fields` are those of one JSON file, and with `records` a file holds many; take \
                  one of the two lines out",

@@ -16,8 +16,8 @@ use crate::config::Records;
 use crate::core::records::{InputMark, Progress};
 use crate::core::state::{Effect, Event, Millis};
 use crate::core::{FailClass, Failure, JobId, Verdict};
-use crate::daemon::keeper::{Keeper, KeeperError, Output, Shortage, is_shortage};
-use crate::fs::Filesystem;
+use crate::daemon::keeper::{Keeper, KeeperError, Output, Shortage};
+use crate::fs::{Filesystem, is_shortage};
 use crate::spool::records::{Input, change};
 use crate::spool::{Place, Spool};
 
