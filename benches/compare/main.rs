@@ -20,7 +20,8 @@
 //!
 //! - `/bin/true`, 10,000 files, twelve runs on four days: a `posix_spawn` loop 1850 to 2630/s; xargs 0.72 to 0.80 of it,
 //!   GNU parallel 0.11 to 0.14, inboxd 0.78 to 0.86: 1.04 to 1.13 × xargs (wanted: 1.0), 5.8 to 8.0 × GNU parallel
-//!   (wanted: 7; the last six runs 7.2, 6.9, 8.0, 7.2, 8.0 and 7.6; the loop itself is at 7.0 to 10.6 of it). With two jobs in line before each slot instead of eight, and a keeper that took in each end at
+//!   (wanted: 7; the last nine runs 7.2, 6.9, 8.0, 7.2, 8.0, 7.6, 7.3, 6.9 and 6.0; the loop itself is at 7.0 to 10.6 of it).
+//!   Who runs right after GNU parallel pays 2 to 8 % for what that left: the first build of several does. With two jobs in line before each slot instead of eight, and a keeper that took in each end at
 //!   once, it was 0.96 and 6.3. A job costs 845 µs of two cores where the loop has 718: of what is more the keeper
 //!   is nearly all, and three renames of 20 µs (ext4 looks through the names of a block at each) are half of that.
 //!   Beside two busy loops of others it is 2.3 to 2.9 × xargs, 0.85 to 0.9 of what it was with two in line: who
