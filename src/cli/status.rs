@@ -78,7 +78,7 @@ fn refused_places(spool: &Path) -> Option<String> {
     let path = std::fs::canonicalize(spool).ok()?;
     let owner = std::fs::metadata(path.join("journal")).ok()?.uid();
     let is_ours = owner == rustix::process::geteuid().as_raw();
-    is_ours.then(|| check_places(&path).err()).flatten().map(|error| error.to_string())
+    is_ours.then(|| check_places(&path).err()).flatten().map(|error| super::chain(&error))
 }
 
 /// Files below a folder.

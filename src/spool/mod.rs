@@ -15,7 +15,7 @@
 //! - [`claim`]: S1 → S2, by one rename; and the attempt in the name.
 //! - [`whole_folder`]: the same for a folder that is one job.
 //! - [`folders`]: folders that are used again.
-//! - [`settle`]: S3 → S4, by one rename; the sidecar of a failure goes before it.
+//! - [`job_files`]: what stands in a job's folder. [`settle`]: S3 → S4, by one rename; the sidecar of a failure goes before it.
 //! - [`put_back`]: S4 → S1, when the user asks for another run.
 //! - [`import`]: a source of `batch` becomes S2 without being touched.
 //! - [`lock`]: one daemon a spool.
@@ -27,6 +27,7 @@ pub mod claim;
 pub mod folders;
 pub mod hand_over;
 pub mod import;
+pub mod job_files;
 pub mod layout;
 pub mod lock;
 pub mod names;

@@ -262,11 +262,13 @@ pub fn change(was: &InputMark, is: &InputMark) -> Option<String> {
     if was.size == is.size && same_time {
         return None;
     }
-    Some(match was.size == is.size {
-        _ if is_other => "another file stands in its place".to_owned(),
-        true => "it was written into".to_owned(),
-        false => format!("it had {} bytes and has {}", was.size, is.size),
-    })
+    if is_other {
+        return Some("another file stands in its place".to_owned());
+    }
+    if was.size != is.size {
+        return Some(format!("it had {} bytes and has {}", was.size, is.size));
+    }
+    Some("it was written into".to_owned())
 }
 
 /// The file that [`Input::copy`] makes.

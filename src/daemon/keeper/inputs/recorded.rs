@@ -11,10 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Held;
-use crate::config::Route;
 use crate::core::records::Tried;
 use crate::core::state::{Effect, Event, Millis};
-use crate::core::{FailClass, Failure, JobId, RelPath, Row};
+use crate::core::{FailClass, Failure, JobId, Row};
 use crate::daemon::keeper::outcome::{error_row, route_spec};
 use crate::daemon::keeper::{Keeper, KeeperError, Output, Shortage};
 use crate::daemon::notice::{FailedRecord, Notice};
@@ -110,12 +109,13 @@ impl<F: Filesystem> Keeper<F> {
             let source = io::Error::other("the job is unknown");
             return Err(KeeperError::Spool { what: format!("record {job}"), source });
         };
-        // One for each record with rows: whether they come to a file of their own is known only with the
-        // columns of the open segment, and two records must never have the same.
-        let rows_file = (!rows.is_empty()).then(|| self.next_id(now));
+        // One for each record: whether its rows come to a file of their own is known only with the columns of
+        // the open segment, and two records must never have the same.
+        let rows_file = self.next_id(now);
         let mut planned = Planned::default();
         if failure.is_none() {
-            match self.plan_record_rows(&route, rows, &rel, (job, rows_file), now) {
+            let spec = route_spec(&route);
+            match self.results.plan_beside(&spec, rows, &rel, (job, rows_file), now) {
                 Ok(done) => planned = done,
                 Err(PlanError::Columns(reason)) => {
                     failure = Some(Failure::new(FailClass::Permanent, reason));
@@ -132,27 +132,10 @@ impl<F: Filesystem> Keeper<F> {
             csv.extend(errors.piece);
         }
         let is_big = csv.iter().any(|piece| matches!(piece.bytes, PieceBytes::File { .. }));
-        let rows_file = rows_file.filter(|_| is_big);
+        let rows_file = is_big.then_some(rows_file);
         let rows = planned.rows;
         let outcome = InputOutcome { job, no, attempts, failure, rows, csv, rows_file };
         Ok((before, outcome))
-    }
-
-    fn plan_record_rows(
-        &mut self,
-        route: &Route,
-        rows: &[Row],
-        rel: &RelPath,
-        (job, rows_file): (JobId, Option<JobId>),
-        now: Millis,
-    ) -> Result<Planned, PlanError> {
-        self.results.plan_beside(
-            &route_spec(route),
-            rows,
-            rel,
-            (job, rows_file.unwrap_or(job)),
-            now,
-        )
     }
 
     /// A record's line is durable and applied.
