@@ -27,7 +27,7 @@ pub mod row;
 pub mod state;
 pub mod verdict;
 
-pub use byte_order_mark::{BYTE_ORDER_MARK, without_bom};
+pub use byte_order_mark::{BYTE_ORDER_MARK, not_utf8, without_bom};
 pub use id::JobId;
 pub use rel::RelPath;
 pub use row::{Cells, Row};

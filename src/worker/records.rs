@@ -17,7 +17,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use crate::config::{Records, limits};
-use crate::core::{BYTE_ORDER_MARK, without_bom};
+use crate::core::{BYTE_ORDER_MARK, not_utf8, without_bom};
 
 /// A record that a worker can be given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl RecordFormat {
         let said = |why: String| format!("line {}: {why}", raw.line);
         let bytes = raw.bytes.as_ref().map_err(|unfit| said(self.why(*unfit)))?;
         let text = std::str::from_utf8(bytes).map_err(|error| {
-            said(format!("not UTF-8 at byte {} of the record", error.valid_up_to()))
+            said(format!("{} at byte {} of the record", not_utf8(bytes), error.valid_up_to()))
         })?;
         let value = match self.records {
             Records::Lines => RecordValue::Line(text.to_owned()),
@@ -150,7 +150,7 @@ pub fn columns(header: &[u8]) -> Result<Vec<String>, String> {
     // The mark is of the file and not of its first column.
     let header = without_bom(header);
     if std::str::from_utf8(header).is_err() {
-        return Err("its header is not UTF-8".to_owned());
+        return Err(format!("its header is {}", not_utf8(header)));
     }
     let names = cells(header).map_err(|why| format!("its header has {why}"))?;
     let mut seen = HashSet::with_capacity(names.len());
@@ -230,6 +230,7 @@ mod tests {
         ] {
             assert_eq!(read(records, header, text).unwrap_err(), why);
         }
+        assert_eq!(columns(b"\xff\xfea\0").unwrap_err(), "its header is UTF-16, not UTF-8");
         let cut = read(Records::Ndjson, "", b"{\"a\":").unwrap_err();
         assert!(cut.starts_with("line 7: not valid JSON: EOF"), "{cut}");
         let two = read(Records::Ndjson, "", b"{} {}").unwrap_err();

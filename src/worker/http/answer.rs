@@ -81,7 +81,8 @@ fn called(answer: &Answer) -> String {
 fn refusal(answer: &Answer, now: SystemTime) -> Failure {
     let status = answer.status;
     let mut reason = called(answer);
-    if (300..400).contains(&status) {
+    // 304 answers a question that was not asked: there is nowhere to go.
+    if (300..400).contains(&status) && status != 304 {
         let to = answer.location.as_deref().map(|to| one_line(to.as_bytes()));
         let to = to.map_or_else(String::new, |to| format!(" to {to}"));
         reason =
@@ -100,8 +101,9 @@ fn refusal(answer: &Answer, now: SystemTime) -> Failure {
 /// Seconds, or a date (RFC 9110, 10.2.3); what is neither asks for nothing.
 fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // What no number holds is long, and bounded as what is long.
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
     let date = jiff::fmt::rfc2822::parse(text).ok()?;
     SystemTime::from(date.timestamp()).duration_since(now).ok()
@@ -273,6 +275,7 @@ mod tests {
             "HTTP 307 Temporary Redirect: a redirect to /x, not followed; put the right address \
              into `http`"
         );
+        assert_eq!(refused(304, "").reason, "HTTP 304 Not Modified");
         assert_eq!(refused(599, "").reason, "HTTP 599");
     }
 
@@ -291,6 +294,7 @@ mod tests {
         assert_eq!(wait(503, "soon"), None);
         assert_eq!(wait(404, "2"), None);
         assert_eq!(wait(503, "99999999999"), Some(86_400_000));
+        assert_eq!(wait(503, "99999999999999999999999"), Some(86_400_000));
     }
 
     fn taken(

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use crate::config::limits;
-use crate::core::Row;
+use crate::core::{Row, not_utf8};
 
 /// All rows, or what is wrong and where. `max_output` bounds what the rows, each with the names of
 /// its columns, may hold in memory.
@@ -15,7 +15,8 @@ pub(super) fn rows(bytes: &[u8], max_output: u64) -> Result<Vec<Row>, String> {
     let mut names = Vec::new();
     let mut seen = HashSet::new();
     for name in header {
-        let name = std::str::from_utf8(name).map_err(|_| "line 1: a column is not UTF-8")?;
+        let name = std::str::from_utf8(name)
+            .map_err(|_| format!("line 1: a column is {}", not_utf8(name)))?;
         if !seen.insert(name.to_owned()) {
             // The reason stands in a journal line.
             let shown: String = name.chars().take(limits::COLUMN_SHOWN).collect();
