@@ -339,7 +339,9 @@ impl Route {
             (_, Worker::Http { .. }) if reason.starts_with("cannot start ") => {
                 format!("`start`, beside `http` at {}", self.origin)
             }
-            (_, Worker::Http { .. }) if reason.starts_with("header ") => {
+            (_, Worker::Http { .. })
+                if reason.starts_with("header ") || reason.starts_with("HTTP 401 ") =>
+            {
                 format!("`headers`, beside `http` at {}", self.origin)
             }
             _ => format!("`{key}` at {}", self.origin),

@@ -196,7 +196,8 @@ fn a_worker_is_mended_where_it_is_named() {
     for (reason, key) in [
         ("cannot start x: exit 1 before it was ready", "`start`, beside `http`"),
         ("header X-Key: the environment of inboxd has no KEY", "`headers`, beside `http`"),
-        ("HTTP 401 Unauthorized", "`http`"),
+        ("HTTP 401 Unauthorized", "`headers`, beside `http`"),
+        ("cannot connect", "`http`"),
     ] {
         let place = settings.routes[0].place_to_mend(reason);
         assert_eq!(place, format!("{key} at inboxd.toml:2"));
