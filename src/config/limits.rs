@@ -137,6 +137,8 @@ pub const JOB_LOG_FILE: u64 = 16 << 20;
 pub const JOB_LOG_FILES: usize = 4;
 /// CSV bytes kept in memory before they are written, over all routes; a commit writes them anyway.
 pub const RESULTS_BUFFER: usize = 1 << 20;
+/// CSVs that are kept open for their next rows, over all routes; twice as many for a moment.
+pub const RESULTS_OPEN: usize = 16;
 /// Block in which a CSV is read back for its checksum, in bytes.
 pub const RESULTS_READ: usize = 1 << 20;
 /// The names of a CSV's columns together, in bytes: they stand in one journal line, where each byte may

@@ -133,6 +133,16 @@ impl<F: Filesystem> Segment<F> {
         Ok(true)
     }
 
+    /// Its file is held open.
+    pub(super) fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Lets go of its file; the next write finds it again.
+    pub(super) fn close(&mut self) {
+        self.file = None;
+    }
+
     /// Gives up a file that never got more than its header.
     pub(super) fn abandon(&mut self) {
         self.pending.clear();

@@ -93,14 +93,16 @@ fn failed(
     folder: &str,
     name: &str,
 ) -> impl FnOnce(io::Error) -> ResultsError {
+    let is_csv = folder == "results";
     let path = PathBuf::from(folder).join(name);
     move |source| match source.kind() {
         // A sync that failed is never tried again, whatever its reason.
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded if operation != "sync" => {
             ResultsError::Full { operation, path, source }
         }
-        // Nothing is planned yet: it can be made later.
-        _ if operation == "create" && is_shortage(&source) => {
+        // Nothing is planned yet: it can be made later. Nor is anything written of a CSV that cannot be
+        // opened; without its file of rows, though, a record would count as applied and not be.
+        _ if (operation == "create" || (operation == "open" && is_csv)) && is_shortage(&source) => {
             ResultsError::Full { operation, path, source }
         }
         _ => ResultsError::Io { operation, path, source },

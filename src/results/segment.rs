@@ -7,6 +7,7 @@
 //!   so that at most one holds the route's name. At most the last is not sealed.
 //! - `apply` only takes note; all writing is in `flush`, each step of which may be repeated.
 //! - A record applied twice changes nothing.
+//! - Few files are held open, however many routes there are or ever were.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
@@ -17,7 +18,7 @@ use super::file::Segment;
 use super::plan::Ahead;
 use super::recover::Expected;
 use super::{ResultsError, failed};
-use crate::config::limits::RESULTS_BUFFER;
+use crate::config::limits::{RESULTS_BUFFER, RESULTS_OPEN};
 use crate::core::JobId;
 use crate::fs::Filesystem;
 use crate::journal::record::{CsvMoved, CsvOpen, CsvSeal, Piece, PieceBytes, Record};
@@ -124,9 +125,19 @@ impl<F: Filesystem> Results<F> {
     /// journal its records, apply them, flush again.
     pub fn flush(&mut self) -> Result<Vec<Touched>, ResultsError> {
         let mut touched = Vec::new();
+        let are_many = self.routes.values().filter(|book| book.is_open()).count() > RESULTS_OPEN;
+        let mut written = 0;
         for (route, book) in &mut self.routes {
+            let has_news = book.buffered() > 0;
+            if are_many && !has_news {
+                book.close();
+            }
             if let Some(seg) = book.flush(&self.fs, &self.dir)? {
                 touched.push(Touched { route: route.clone(), seg });
+            }
+            written += usize::from(has_news && book.is_open());
+            if has_news && written > RESULTS_OPEN {
+                book.close();
             }
         }
         self.buffered = self.routes.values().map(Book::buffered).sum();
@@ -292,6 +303,15 @@ impl<F: Filesystem> Book<F> {
 
     fn buffered(&self) -> usize {
         self.queue.iter().map(|s| s.pending.len() + s.held.len()).sum()
+    }
+
+    fn is_open(&self) -> bool {
+        self.queue.iter().any(Segment::is_open)
+    }
+
+    /// Its next rows open its file anew.
+    fn close(&mut self) {
+        self.queue.iter_mut().for_each(Segment::close);
     }
 
     /// Writes and names in order; stops before a segment that someone touched and returns its number.

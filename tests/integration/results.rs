@@ -288,3 +288,22 @@ fn a_csv_that_was_taken_away_stays_away() {
         assert!(back.is_empty(), "{back:?}");
     }
 }
+
+/// Goal: any number of CSVs can be appended to, also by one that starts with all of them: over the years
+/// routes come and go, and each leaves one. Method: more routes than descriptors, two files for each in
+/// two runs.
+#[test]
+fn more_csvs_than_descriptors() {
+    const ROUTES: usize = 150;
+    let route = |n| format!("[routes.r{n}]\nglob = \"*.{n}\"\ncommand = [\"echo\", \"hi\"]\n");
+    let spool = Spool::new(&format!("workers = 2\n{}", (0..ROUTES).map(route).collect::<String>()));
+    for run in ["a", "b"] {
+        for n in 0..ROUTES {
+            spool.drop_file(format!("{run}.{n}"), "x");
+        }
+        spool.run_under(&["prlimit", "--nofile=100:100"], &["batch"], b"").ok();
+    }
+    for n in 0..ROUTES {
+        assert_eq!(spool.csv(&format!("r{n}")).rows.len(), 2, "r{n}");
+    }
+}
