@@ -236,6 +236,8 @@ pub const WATCHES_ADVISED: usize = 65_536;
 pub const LONE_SENTINEL: Duration = Duration::from_secs(60);
 /// Old files are looked for this often, where jobs have ended or files have come of age since.
 pub const RETENTION_EVERY: Duration = Duration::from_secs(60);
+/// By size, what was moved further in the future than this goes first: the clock was ahead. In milliseconds.
+pub const RETENTION_AHEAD_MS: u64 = 24 * 60 * 60 * 1000;
 /// Without an age, an empty folder of `done/` and `output/` goes after this.
 pub const RETENTION_EMPTY: Duration = Duration::from_secs(60 * 60);
 /// The shortest and the longest age that may be asked for.

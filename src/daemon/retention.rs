@@ -145,13 +145,16 @@ impl<L: Listener> Service<RealFs, L> {
         if !retention.rules.is_on() {
             return;
         }
-        if retention.phase == Phase::Idle && retention.is_due(ended, now) {
+        // One that is older was made by a clock that has been set back since.
+        let is_set_back = matches!(retention.phase, Phase::Waits(since) if since > now);
+        if is_set_back || retention.phase == Phase::Idle && retention.is_due(ended, now) {
             retention.ended = ended;
             retention.phase = Phase::Waits(now);
             self.keeper.ask_checkpoint();
         }
         if let Phase::Waits(since) = self.retention.phase
-            && let Some(safe) = self.keeper.checkpointed_ms().filter(|at| *at >= since)
+            && let Some(safe) =
+                self.keeper.checkpointed_ms().filter(|at| (since..=now).contains(at))
         {
             self.retention.phase = Phase::Runs(Instant::now());
             if self.begin_sweep(safe).is_err() {
@@ -187,6 +190,8 @@ impl<L: Listener> Service<RealFs, L> {
             now_ms().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
         };
         let limits = Limits {
+            // Not so near that a pass of many files could meet what was moved while it went on.
+            ahead_ns: ns(now_ms().saturating_add(limits::RETENTION_AHEAD_MS)),
             older_than_ns: rules.age.map(|age| ns(before(age))),
             bytes: rules.bytes,
             // The clock of the files may lag behind ours by a tick.

@@ -6,7 +6,10 @@
 //! - Only regular files go, each by its name in a folder opened without following a link, and only below
 //!   the trees that are given. `error/` is never one of them.
 //! - A file's age is its ctime: the last move is the last thing that happens to it, and nobody can set it.
-//! - Oldest first: by size, a file goes only if every file that is older by a second goes too.
+//!   What was moved in its folder, as made files are, is as young as that move: the folder's ctime, where that
+//!   is later than its mtime, so that nothing came or went since.
+//! - Oldest first: by size, a file goes only if every file that is older by a second goes too. What was moved
+//!   while the clock was ahead is older than all else; its age is not known, so by age it stays.
 //! - A folder that is one job goes whole or not at all: it is as old as its last move, whatever the age
 //!   of what is in it, and as long as all of that.
 //! - Memory is bounded whatever the number of files: a table of [`BUCKETS`] sums instead of a list.
@@ -43,6 +46,8 @@ pub struct Tree<F: Filesystem> {
 /// What may go.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// What was moved later than this was moved while the clock was ahead, in Unix nanoseconds.
+    pub ahead_ns: i64,
     /// Files whose last move was before this go, in Unix nanoseconds.
     pub older_than_ns: Option<i64>,
     /// The oldest go until no more than so many bytes are left.
@@ -51,6 +56,19 @@ pub struct Limits {
     pub before_ns: i64,
     /// Empty folders that nobody has touched since go, in Unix nanoseconds.
     pub empty_before_ns: i64,
+}
+
+/// More than any two files are apart, and few enough that a clock can say twice as much.
+const CENTURY_NS: i64 = 100 * 365 * 86_400 * SECOND_NS;
+
+impl Limits {
+    /// Where a file stands in the order in which they go; `None`: it is too young to go.
+    fn in_order(&self, stat: &Stat) -> Option<i64> {
+        if stat.ctime_ns > self.ahead_ns {
+            return Some(stat.ctime_ns.saturating_sub(CENTURY_NS));
+        }
+        Some(stat.ctime_ns).filter(|at| *at < self.before_ns)
+    }
 }
 
 /// What is left of a tree.
@@ -99,8 +117,8 @@ pub fn sweep<F: Filesystem>(
     let old = limits.older_than_ns.unwrap_or(i64::MIN).min(limits.before_ns);
     pass.walk(emptied, &mut |stat| {
         let goes = stat.ctime_ns < old;
-        if !goes && stat.ctime_ns < limits.before_ns {
-            sums.add(stat.ctime_ns, stat.size);
+        if let Some(at_ns) = limits.in_order(stat).filter(|_| !goes) {
+            sums.add(at_ns, stat.size);
         }
         goes
     });
@@ -113,15 +131,18 @@ pub fn sweep<F: Filesystem>(
     while edge.width_ns > SECOND_NS && !pass.ends {
         let mut finer = Sums::within(&edge);
         pass.walk(&mut |_, _| true, &mut |stat| {
-            finer.add_within(stat.ctime_ns, stat.size);
+            if let Some(at_ns) = limits.in_order(stat) {
+                finer.add_within(at_ns, stat.size);
+            }
             false
         });
         edge = finer.edge(edge.bytes);
     }
     pass.walk(emptied, &mut |stat| {
-        let is_older = stat.ctime_ns < edge.from_ns;
-        let is_edge = !is_older && stat.ctime_ns < edge.from_ns.saturating_add(edge.width_ns);
-        let goes = stat.ctime_ns < limits.before_ns && (is_older || is_edge && edge.bytes > 0);
+        let Some(at_ns) = limits.in_order(stat) else { return false };
+        let is_older = at_ns < edge.from_ns;
+        let is_edge = !is_older && at_ns < edge.from_ns.saturating_add(edge.width_ns);
+        let goes = is_older || is_edge && edge.bytes > 0;
         if goes && is_edge {
             edge.bytes = edge.bytes.saturating_sub(stat.size.max(1));
         }
@@ -148,6 +169,8 @@ struct Level<F: Filesystem> {
     is_kept: bool,
     /// Something in it went.
     is_swept: bool,
+    /// When it was moved with all that is in it; before everything where it was not.
+    moved_ns: i64,
     /// It is one job, or part of one: whether that goes, and when its last move was.
     unit: Option<(bool, i64)>,
 }
@@ -193,13 +216,16 @@ impl<F: Filesystem> Pass<'_, F> {
                         }
                     };
                     match stat.file_type {
-                        FileType::File if (tree.takes)(&entry.name) => match level.unit {
-                            Some((goes, ctime_ns)) => {
+                        FileType::File if (tree.takes)(&entry.name) => {
+                            if let Some((goes, ctime_ns)) = level.unit {
                                 let stat = Stat { ctime_ns, ..stat };
                                 self.file(tree.name, level, name, &stat, kept, &mut |_| goes);
+                            } else {
+                                let ctime_ns = stat.ctime_ns.max(level.moved_ns);
+                                let stat = Stat { ctime_ns, ..stat };
+                                self.file(tree.name, level, name, &stat, kept, goes);
                             }
-                            None => self.file(tree.name, level, name, &stat, kept, goes),
-                        },
+                        }
                         FileType::Dir if tree.is_deep => {
                             let path = level.path.join(name);
                             let opened = self.fs.open_dir(&level.dir, name);
@@ -211,7 +237,10 @@ impl<F: Filesystem> Pass<'_, F> {
                                 _ => level.unit,
                             };
                             let below = self.open(tree.name, path, opened).filter(|_| has_room);
-                            let below = below.map(|below| Level { unit, ..below });
+                            let moved = stat.ctime_ns > stat.mtime_ns;
+                            let moved_ns = if moved { stat.ctime_ns } else { i64::MIN };
+                            let moved_ns = moved_ns.max(level.moved_ns);
+                            let below = below.map(|below| Level { moved_ns, unit, ..below });
                             level.is_kept |= below.is_none();
                             levels.extend(below);
                         }
@@ -244,7 +273,8 @@ impl<F: Filesystem> Pass<'_, F> {
     fn open(&mut self, tree: &str, path: PathBuf, opened: io::Result<F::Dir>) -> Option<Level<F>> {
         match opened.and_then(|dir| Ok((self.fs.list(&dir)?, dir))) {
             Ok((list, dir)) => {
-                Some(Level { path, dir, list, is_kept: false, is_swept: false, unit: None })
+                let (is_kept, is_swept, moved_ns) = (false, false, i64::MIN);
+                Some(Level { path, dir, list, is_kept, is_swept, moved_ns, unit: None })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {

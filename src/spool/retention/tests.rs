@@ -64,7 +64,13 @@ fn a_folder_that_is_one_job_goes_whole() {
         rustix::fs::rename(home.join("done/set"), home.join("elsewhere")).unwrap();
         std::thread::park_timeout(std::time::Duration::from_millis(50));
     };
-    let none = Limits { older_than_ns: None, bytes: None, before_ns: FAR, empty_before_ns: 0 };
+    let none = Limits {
+        older_than_ns: None,
+        bytes: None,
+        before_ns: FAR,
+        ahead_ns: FAR,
+        empty_before_ns: 0,
+    };
     let all = ["done/set/a", "done/set/b", "done/set/sub/c"].map(|it| home.join(it));
     let left = || all.iter().filter(|path| path.exists()).count();
     let aged = run(home, Limits { older_than_ns: Some(moved), ..none });
@@ -74,6 +80,75 @@ fn a_folder_that_is_one_job_goes_whole() {
     let sized = run(home, Limits { bytes: Some(14), ..none });
     assert_eq!((sized.files, left()), (3, 0), "{sized:?}");
     assert!(!home.join("done/set").exists());
+}
+
+/// Goal: what came in a folder is as young as that folder's move: a long job's first files have not stood in
+/// `output/` for as long as it ran. Method: old files in a folder that is moved; a limit between; then a
+/// file that comes later, and its folder is one like any other.
+#[test]
+fn what_came_in_a_folder_is_as_young_as_its_move() {
+    let temp = tempfile::tempdir().unwrap();
+    let home = temp.path();
+    std::fs::create_dir_all(home.join("output/a")).unwrap();
+    std::fs::create_dir_all(home.join("made/sub")).unwrap();
+    for file in ["made/x", "made/sub/y", "output/a/z"] {
+        std::fs::write(home.join(file), "12345").unwrap();
+    }
+    let files = ctime(&home.join("output/a/z"));
+    let moved = loop {
+        rustix::fs::rename(home.join("made"), home.join("output/a/job")).unwrap();
+        let moved = ctime(&home.join("output/a/job"));
+        if moved > files {
+            break moved;
+        }
+        rustix::fs::rename(home.join("output/a/job"), home.join("made")).unwrap();
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+    };
+    let limits = Limits {
+        older_than_ns: Some(moved),
+        bytes: None,
+        before_ns: FAR,
+        ahead_ns: FAR,
+        empty_before_ns: 0,
+    };
+    let swept = run(home, limits);
+    assert_eq!((swept.files, swept.oldest_ns), (1, Some(moved)), "{swept:?}");
+    assert!(!home.join("output/a/z").exists());
+    let later = loop {
+        std::fs::write(home.join("output/a/job/new"), "12345").unwrap();
+        let later = ctime(&home.join("output/a/job/new"));
+        if later > moved {
+            break later;
+        }
+        rustix::fs::unlink(home.join("output/a/job/new")).unwrap();
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+    };
+    let swept = run(home, Limits { older_than_ns: Some(later), ..limits });
+    assert_eq!((swept.files, swept.oldest_ns), (2, Some(later)), "{swept:?}");
+}
+
+/// Goal: files that were moved while the clock was ahead do not cost those that came since: by size they go first,
+/// by age they stay. Method: two files, of which a limit between says that the second is from then.
+#[test]
+fn what_a_clock_that_was_ahead_has_moved_goes_first() {
+    let temp = tempfile::tempdir().unwrap();
+    let home = temp.path();
+    std::fs::create_dir_all(home.join("done")).unwrap();
+    while ctime_of_write(&home.join("done/old")) >= ctime_of_write(&home.join("done/ahead")) {}
+    let old = ctime(&home.join("done/old"));
+    let limits = Limits {
+        older_than_ns: Some(old),
+        bytes: Some(1),
+        before_ns: old + 1,
+        ahead_ns: old,
+        empty_before_ns: 0,
+    };
+    let size = std::fs::metadata(home.join("done/old")).unwrap().len();
+    let aged = run(home, Limits { bytes: None, ..limits });
+    assert_eq!(aged.files, 0, "{aged:?}");
+    let sized = run(home, Limits { bytes: Some(size), ..limits });
+    assert_eq!(sized.files, 1, "{sized:?}");
+    assert!(home.join("done/old").exists() && !home.join("done/ahead").exists());
 }
 
 /// Goal: what is old goes with the folders it emptied, and nothing else: no link and nothing behind it,
@@ -103,8 +178,13 @@ fn only_old_regular_files_go() {
     std::os::unix::fs::symlink(home.join("beside"), home.join("done/c/link")).unwrap();
     std::os::unix::fs::symlink(home.join("beside/d/secret"), home.join("done/s")).unwrap();
     let before = names(home);
-    let limits =
-        Limits { older_than_ns: Some(FAR), bytes: Some(0), before_ns: 0, empty_before_ns: FAR };
+    let limits = Limits {
+        older_than_ns: Some(FAR),
+        bytes: Some(0),
+        before_ns: 0,
+        ahead_ns: FAR,
+        empty_before_ns: FAR,
+    };
     let swept = run(home, limits);
     assert_eq!((swept.files, names(home)), (0, before), "nothing was safe to remove");
     assert!(swept.removing.is_zero(), "{swept:?}");
@@ -146,8 +226,13 @@ fn by_size_the_oldest_go() {
         while last >= ctime_of_write(&home.join(file)) {}
         last = ctime(&home.join(file));
     }
-    let limits =
-        Limits { older_than_ns: None, bytes: Some(1000), before_ns: FAR, empty_before_ns: 0 };
+    let limits = Limits {
+        older_than_ns: None,
+        bytes: Some(1000),
+        before_ns: FAR,
+        ahead_ns: FAR,
+        empty_before_ns: 0,
+    };
     assert_eq!(run(home, limits).files, 0);
     // All of them lie within one second, where their order need not hold: only their number does.
     let swept = run(home, Limits { bytes: Some(25), ..limits });
