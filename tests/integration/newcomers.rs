@@ -182,3 +182,20 @@ fn explain_and_log_tell_of_the_same_job() {
     tells(&first, &["first", &format!("inboxd log {first}")]);
     tells("x.sh", &["third", "inboxd log x.sh"]);
 }
+
+/// Goal: times are those of the place that `TZ` names, as everywhere else. Method: one by its name and as its
+/// rule; skipped where the system does not have it.
+#[test]
+fn a_time_zone_may_be_named() {
+    if !std::path::Path::new("/usr/share/zoneinfo/Asia/Kathmandu").exists() {
+        eprintln!("skipped: no zone of that name here");
+        return;
+    }
+    let spool = Spool::new("[routes.main]\nstdout = \"none\"\ncommand = [\"true\"]\n");
+    spool.drop_file("x", "x");
+    spool.run(&["batch"]).ok();
+    let jobs =
+        |zone: &str| spool.run_under(&["env", &format!("TZ={zone}")], &["jobs"], b"").ok().stdout();
+    assert_eq!(jobs("Asia/Kathmandu"), jobs("NPT-5:45"));
+    assert_ne!(jobs("Asia/Kathmandu"), jobs("UTC"));
+}
