@@ -1,8 +1,11 @@
 //! Rows from CSV (RFC 4180): the first record is the header.
 //!
 //! Must not know: what the columns are for.
+//!
+//! Invariant: a quote that is not closed is refused: all rows after it would be one cell.
 
 use std::collections::HashSet;
+use std::io::Read as _;
 
 use crate::config::limits;
 use crate::core::{Row, not_utf8};
@@ -28,8 +31,10 @@ pub(super) fn rows(bytes: &[u8], max_output: u64) -> Result<Vec<Row>, String> {
     let most = max_output.saturating_mul(limits::ROWS_GROWTH);
     let mut held = 0usize;
     let mut rows = Vec::new();
+    let mut last = (1, 0);
     for record in reader.byte_records() {
         let record = record.map_err(|error| sentence(&error))?;
+        last = record.position().map_or(last, |at| (at.line(), at.byte()));
         held = held.saturating_add(names_len).saturating_add(record.as_slice().len());
         if super::exceeds(held, most) {
             return Err("its rows, each with its column names, are too much for max_output".into());
@@ -37,7 +42,19 @@ pub(super) fn rows(bytes: &[u8], max_output: u64) -> Result<Vec<Row>, String> {
         let cells = record.iter().map(<[u8]>::to_vec);
         rows.push(Row(names.iter().cloned().zip(cells).collect()));
     }
+    let (line, at) = last;
+    if is_open(usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default()) {
+        return Err(format!("line {line}: a quote is not closed"));
+    }
     Ok(rows)
+}
+
+/// Whether the last record ends within quotes: then a quote that follows it closes them, else it is text.
+fn is_open(record: &[u8]) -> bool {
+    let mut reader = ::csv::ReaderBuilder::new();
+    let reader = reader.has_headers(false).flexible(true).from_reader(record.chain(&b"\0\""[..]));
+    let last = reader.into_byte_records().last().and_then(Result::ok);
+    last.is_some_and(|last| last.iter().next_back().is_some_and(|cell| cell.ends_with(b"\0")))
 }
 
 fn sentence(error: &::csv::Error) -> String {

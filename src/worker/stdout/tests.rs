@@ -148,6 +148,11 @@ fn csv_rows() {
     assert_eq!(csv("a,b\n"), [""; 0]);
     assert_eq!(csv(""), [""; 0]);
     assert_eq!(csv("a,b\n1,2\n3\n"), ["stdout is not CSV: line 3: 1 cells, the header has 2"]);
+    for (open, line) in [("a,b\n1,\"x\n2,y\n", 2), ("a,\"b\n1,2\n", 1), ("a\n\"1\"\n\"x\"\"", 3)] {
+        let reason = format!("stdout is not CSV: line {line}: a quote is not closed");
+        assert_eq!(csv(open), [reason], "{open:?}");
+    }
+    assert_eq!(csv("a\n5\"\n\"x\"y\n\"\"\"\""), ["a=5\"", "a=xy", "a=\""]);
     assert_eq!(csv("a,b\n1,2,3\n"), ["stdout is not CSV: line 2: 3 cells, the header has 2"]);
     assert_eq!(csv("a,a\n1,2\n"), ["stdout is not CSV: line 1: the column \"a\" stands twice"]);
     let said = read(StdoutFormat::Csv, b"n\n\xff\n");
