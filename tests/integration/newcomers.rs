@@ -199,3 +199,33 @@ fn a_time_zone_may_be_named() {
     assert_eq!(jobs("Asia/Kathmandu"), jobs("NPT-5:45"));
     assert_ne!(jobs("Asia/Kathmandu"), jobs("UTC"));
 }
+
+/// Goal: a file that its producer lets nobody read fails, of any kind of route, and is not tried for ever: a batch
+/// would never end. Method: the daemon as `nobody`, files of root's with no right for others.
+#[test]
+fn a_file_that_nobody_may_read_fails() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("left out: root may read all");
+        return;
+    }
+    let route = |name: &str, lines: &str| format!("[routes.{name}]\nglob = \"{name}*\"\n{lines}\n");
+    let cat = "command = [\"cat\", \"{record}\"]";
+    let spool = Spool::verbatim(&format!(
+        "{}{}{}",
+        route("csv", &format!("records = \"csv\"\n{cat}")),
+        route("lines", &format!("records = \"lines\"\n{cat}")),
+        route("file", "command = [\"cat\"]\nstdin = true"),
+    ));
+    let daemon = spool.daemon_as_nobody();
+    for name in ["csv", "lines", "file"] {
+        spool.write_home(name, "a\n1\n");
+        fs::set_permissions(spool.home().join(name), PermissionsExt::from_mode(0o600)).unwrap();
+        rustix::fs::rename(spool.home().join(name), spool.path("incoming").join(name)).unwrap();
+    }
+    spool.wait_until("all have failed", || spool.errors().len() == 3);
+    for name in ["csv", "lines", "file"] {
+        let reason = spool.reason(name);
+        assert!(reason.contains("Permission denied"), "{reason}");
+    }
+    daemon.end_well();
+}

@@ -225,7 +225,10 @@ impl<F: Filesystem> Keeper<F> {
         let opened = Input::open(&self.spool, &path, format);
         let (mut input, header) = opened.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => OpenError::Wrong("its file vanished".to_owned()),
-            _ => OpenError::Later(error),
+            io::ErrorKind::Interrupted => OpenError::Later(error),
+            _ if is_shortage(&error) => OpenError::Later(error),
+            // Waiting does not help, and a batch would wait for ever.
+            _ => OpenError::Wrong(format!("it cannot be read: {error}")),
         })?;
         let mark = input.mark();
         if let Some(info) = known {
