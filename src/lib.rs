@@ -9,7 +9,6 @@
 //! - [`journal`]: the truth about what is recorded.
 //! - [`results`]: the CSVs, derived from the journal.
 //! - [`spool`]: the folders, and the only moves a file makes in them.
-//! - [`daemon`]: the shell around all of it.
 //! - [`worker`]: how a worker is started, spoken to and ended.
 //! - [`daemon`]: the shell around all of them.
 

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use super::progress::Bar;
-use super::target::escaped;
+use super::target::{escaped, quoted};
 use super::{Failed, SpoolArg, below, eprint_line, print_line, show};
 use crate::config::Route;
 use crate::daemon::control::{Ask, Refusal};
@@ -84,6 +84,7 @@ fn beside(args: &Args, spool: &SpoolArg) -> Result<Option<ExitCode>, Failed> {
         show::routes(&loaded.settings.routes)
     );
     let mut screen = Screen::new(!args.sources.is_empty(), header);
+    screen.then = "; it is picked up by itself.";
     screen.before = tables(spool, &loaded.settings.routes);
     let mut shown = 0;
     let mut has_answered = false;
@@ -110,7 +111,7 @@ fn beside(args: &Args, spool: &SpoolArg) -> Result<Option<ExitCode>, Failed> {
             screen.say(&show::failed_line(line));
             shown += 1;
             if shown == 1 {
-                screen.say(&format!("        inboxd explain {}", line.rel.0));
+                screen.say(&format!("        inboxd explain {}", quoted(&line.rel.0)));
             }
         }
         screen.bar.finished(seen.done + seen.failed);
@@ -170,6 +171,11 @@ fn serve_batch(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, 
     };
     let began = Instant::now();
     let mut screen = Screen::new(!args.sources.is_empty(), header);
+    screen.then = match (args.sources.is_empty(), args.again) {
+        (true, _) => " and run inboxd batch.",
+        (false, false) => " and run the same command again.",
+        (false, true) => " and run the same command again, without --again.",
+    };
     screen.before = tables(spool, &routes);
     let summary = serve(options, &mut |told| screen.tell(&told)).map_err(|e| spool.failed(e))?;
     screen.end();
@@ -184,6 +190,8 @@ struct Screen {
     records_failed: u64,
     with_sources: bool,
     drained: bool,
+    /// What makes a paused route's files run once it is mended: nothing that would hand them in again.
+    then: &'static str,
     /// Printed once there is something to do.
     header: Option<String>,
     /// The CSVs of the routes as they were before.
@@ -202,6 +210,7 @@ impl Screen {
             records_failed: 0,
             with_sources,
             drained: false,
+            then: "",
             header: Some(header),
             before: Vec::new(),
         }
@@ -250,7 +259,8 @@ impl Screen {
                         self.say(&show::failed(&finished.outcome));
                     }
                     if self.failures == 1 {
-                        self.say(&format!("        inboxd explain {}", finished.outcome.rel.0));
+                        let rel = quoted(&finished.outcome.rel.0);
+                        self.say(&format!("        inboxd explain {rel}"));
                     }
                 }
             }
@@ -349,9 +359,9 @@ fn conclude(
         eprint_line(&format!("route {route} PAUSED: {}", why.reason));
         let waiting = status.routes.get(route).map_or(status.stuck, |load| load.waiting);
         let files = show::plural(waiting as u64, "file waits", "files wait");
-        let fix = &why.fix;
+        let (fix, then) = (&why.fix, screen.then);
         let none = if why.is_tried { "" } else { ", none failed" };
-        eprint_line(&format!("  {files}{none}. Fix {fix} and run the same command again."));
+        eprint_line(&format!("  {files}{none}. Fix {fix}{then}"));
     }
     if !status.paused.is_empty() || screen.drained {
         ExitCode::from(1)

@@ -17,6 +17,8 @@ use crate::daemon::shell::{check_places, check_user};
 use crate::fs::real;
 use crate::worker::{Stop, find_program, find_runner, missing_variables, schema_fault};
 
+mod words;
+
 /// Look for what is wrong with settings, folders, permissions and limits
 ///
 /// Exit code 0: nothing keeps inboxd from running; warnings say what will be slow, late or unsafe.
@@ -175,6 +177,7 @@ fn check_routes(spool: &SpoolArg, settings: &Settings, report: &mut Report) {
             report.add(Level::Error, "route", message);
             continue;
         }
+        words::check_globs(route, report);
         check_function(spool, route, report);
         match find_program(route, &root) {
             Err(reason) => {
@@ -187,7 +190,7 @@ fn check_routes(spool: &SpoolArg, settings: &Settings, report: &mut Report) {
             Ok(None) if matches!(route.worker, Worker::Http { .. }) => {}
             Ok(None) => report.add(Level::Ok, "route", format!("{name}, a program for each file")),
         }
-        check_words(route, report);
+        words::check(route, &root, report);
         check_runner(route, report);
         if let Some(reason) = schema_fault(route, &root) {
             let fix = route.place_to_mend(&reason);
@@ -218,38 +221,6 @@ fn check_function(spool: &SpoolArg, route: &Route, report: &mut Report) {
             route.name,
             below(spool, file),
             route.origin
-        );
-        report.add(Level::Warning, "route", message);
-    }
-}
-
-/// What people write who come from a shell: its signs among the arguments, where no shell reads them, and
-/// a name within its text, where it reads the name as text, too.
-fn check_words(route: &Route, report: &mut Report) {
-    let Worker::Command { argv } = &route.worker else { return };
-    let Some((program, words)) = argv.split_first() else { return };
-    let name = &route.name;
-    let instead = "command = [\"sh\", \"-c\", \"… \\\"$1\\\" …\", \"sh\", \"{path}\"]";
-    let signs = ["|", ">", ">>", "<", "&&", "||", ";", "2>&1"];
-    if let Some(sign) = words.iter().find(|word| signs.contains(&word.as_str())) {
-        let message = format!(
-            "{name}: no shell reads {sign:?}, it is an argument like the others\nWith a shell: {instead}"
-        );
-        report.add(Level::Warning, "route", message);
-    }
-    let program = program.rsplit('/').next().unwrap_or_default();
-    if !["sh", "bash", "dash", "zsh", "ksh", "ash"].contains(&program) {
-        return;
-    }
-    let is_option = |word: &&String| word.starts_with('-') && word.ends_with('c');
-    let Some(at) = words.iter().position(|word| is_option(&word)) else { return };
-    let names = ["{path}", "{name}", "{stem}", "{ext}", "{rel}", "{dir}", "{record}"];
-    let text = words.get(at.saturating_add(1));
-    let within = |text: &String| names.into_iter().find(|name| text.contains(name));
-    if let Some(placeholder) = text.and_then(within) {
-        let message = format!(
-            "{name}: {placeholder} stands within the text of {program} -c, which reads a space, a quote \
-             or a `;` in it as its own\nHand it over as an argument: {instead}"
         );
         report.add(Level::Warning, "route", message);
     }
@@ -367,7 +338,7 @@ fn check_incoming(spool: &SpoolArg, report: &mut Report) {
         let message = format!(
             "files in {n} cannot be claimed, such as {}\n\
              once: chgrp -R GROUP {place} && chmod -R g+rwX,g+s {place}\n\
-             for good: rsync --chmod=D2775,F664",
+             for good: rsync -rtpO --chmod=D2770,F660",
             example.display()
         );
         report.add(Level::Warning, "incoming", message);

@@ -175,9 +175,7 @@ pub fn main() -> ExitCode {
         Command::Man(args) => man::run(args),
     };
     let done = done.and_then(|code| match UNPRINTED.get() {
-        Some(error) if code == ExitCode::SUCCESS => {
-            Err(Failed::runtime(format!("cannot write to standard output: {error}")))
-        }
+        Some(error) if code == ExitCode::SUCCESS => Err(unprinted(error)),
         _ => Ok(code),
     });
     match done {
@@ -445,9 +443,13 @@ pub(crate) fn print_json(value: &impl serde::Serialize) {
 /// A reader that has gone away (`| head`) is no error.
 pub(crate) fn unless_gone(written: io::Result<()>) -> Result<(), Failed> {
     match written {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(unprinted(&error)),
+        _ => Ok(()),
     }
+}
+
+fn unprinted(error: &io::Error) -> Failed {
+    Failed::runtime(format!("cannot write to standard output: {error}"))
 }
 
 /// Prints a line on stderr.

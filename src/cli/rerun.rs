@@ -64,7 +64,8 @@ fn find(spool: &SpoolArg, typed: &OsString, routes: &Routes) -> Result<Move, Fai
         return Err(match line {
             Some(line) if line.reason.is_some() => Failed::runtime(format!(
                 "{} has failed, it is not done\n  To run it again: inboxd retry {}",
-                target.shown, target.shown
+                target.shown,
+                target.typed()
             )),
             Some(_) => Failed::runtime(format!(
                 "the file of {} is no longer in {}",

@@ -3,6 +3,7 @@
 //! Must not know: CSV.
 
 use std::collections::BTreeSet;
+use std::io::{self, StdoutLock, Write};
 use std::process::ExitCode;
 
 use super::{Failed, SpoolArg, below, eprint_line, unless_gone};
@@ -52,11 +53,17 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
             known.join(", ")
         )));
     }
-    let mut is_whole = true;
-    let read = read::read_all(&folder, &args.route, &mut std::io::stdout().lock(), args.json);
-    unless_gone(read.map(|whole| is_whole = whole)).map_err(|failed| {
-        Failed::runtime(format!("{}: {}", below(spool, "results"), failed.message))
-    })?;
+    let mut out = Out { out: io::stdout().lock(), has_failed: false };
+    let is_whole = match read::read_all(&folder, &args.route, &mut out, args.json) {
+        Ok(is_whole) => is_whole,
+        Err(error) if out.has_failed => {
+            unless_gone(Err(error))?;
+            true
+        }
+        Err(error) => {
+            return Err(Failed::runtime(format!("{}: {error}", below(spool, "results"))));
+        }
+    };
     if !is_whole {
         let name = below(spool, format!("results/{}.csv", args.route));
         eprint_line(&format!(
@@ -64,6 +71,31 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
         ));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Standard output, and whether it was this that failed and not what is read.
+struct Out {
+    out: StdoutLock<'static>,
+    has_failed: bool,
+}
+
+impl Out {
+    fn note<T>(&mut self, written: io::Result<T>) -> io::Result<T> {
+        self.has_failed |= written.is_err();
+        written
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes);
+        self.note(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.out.flush();
+        self.note(flushed)
+    }
 }
 
 /// Routes of the settings, and those whose rows are there although they are in no settings any more.

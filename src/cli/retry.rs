@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::failure::Failure;
-use super::target::{Target, Tree, path_in, shown_in, unknown};
+use super::target::{Target, Tree, path_in, quoted, shown_in, unknown};
 use super::wait::{Awaited, Waiter};
 use super::{Failed, SpoolArg, below, eprint_line, print_json, print_line, show};
 use crate::config::RouteTable;
@@ -79,14 +79,15 @@ fn not_failed(spool: &SpoolArg, target: &Target, is_known: bool) -> Failed {
     let done = target.rel.as_ref().filter(|rel| path_in(spool, Tree::Done, rel).exists());
     match done {
         Some(rel) => Failed::runtime(format!(
-            "{} is done, it has not failed\n  To run it once more: inboxd rerun {rel}",
-            target.shown
+            "{} is done, it has not failed\n  To run it once more: inboxd rerun {}",
+            target.shown,
+            quoted(rel)
         )),
         None if is_known => Failed::runtime(format!(
             "the file of {} is no longer in {}\n  inboxd explain {}",
             target.shown,
             below(spool, "error"),
-            target.shown
+            target.typed()
         )),
         None => unknown(spool, target),
     }

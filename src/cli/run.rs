@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use super::target::quoted;
 use super::teller::Teller;
 use super::{Failed, SpoolArg, eprint_line, print_line, show};
 use crate::daemon::log;
@@ -147,7 +148,8 @@ impl Screen {
                     self.hidden += 1;
                 } else if finished.outcome.failure.is_some() {
                     print_line(&show::failed(&finished.outcome));
-                    print_line(&format!("        inboxd explain {}", finished.outcome.rel.0));
+                    let rel = quoted(&finished.outcome.rel.0);
+                    print_line(&format!("        inboxd explain {rel}"));
                 } else {
                     print_line(&show::done(finished));
                 }

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::target::quoted;
 use super::wait::{Awaited, Waiter};
 use super::{Failed, SpoolArg, print_json, print_line, show};
 use crate::config::{RouteTable, Settings};
@@ -69,7 +70,8 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     // A daemon says it itself; without one nothing should be copied in vain.
     let is_taken = |bytes: &Bytes, rel: &RelPath| is_folder(bytes) || table.find(rel).is_some();
     if !has_daemon && let Some((_, rel)) = inputs.iter().find(|(it, rel)| !is_taken(it, rel)) {
-        return Err(Failed::usage(format!("no route takes {rel}")));
+        let typed = quoted(rel);
+        return Err(Failed::usage(format!("no route takes {rel}\n  Why: inboxd routes {typed}")));
     }
     // It would run, but could not come back: `retry` puts a file into incoming/, where it is no input.
     let ignored = |(_, rel): &(Bytes, RelPath)| Some((rel.clone(), table.ignored(rel)?.to_owned()));

@@ -205,6 +205,11 @@ impl Target {
         }
     }
 
+    /// It as the shell takes it.
+    pub(crate) fn typed(&self) -> String {
+        self.rel.as_ref().map_or_else(|| self.shown.clone(), quoted)
+    }
+
     /// The question to a daemon.
     pub(crate) fn question(&self, claimed: Option<JobId>) -> Option<Ask> {
         match (claimed, &self.rel) {
@@ -327,11 +332,21 @@ fn split(path: &Path) -> Option<(Tree, RelPath)> {
 
 /// Says that nothing is known of a name, and what to do.
 pub(crate) fn unknown(spool: &SpoolArg, target: &Target) -> Failed {
-    let waits = |rel: &RelPath| path_in(spool, Tree::Incoming, rel).symlink_metadata().is_ok();
+    let there = |rel: &RelPath| path_in(spool, Tree::Incoming, rel).symlink_metadata();
+    let is_hidden = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    if target.rel.as_ref().is_some_and(|rel| there(rel).is_err_and(|it| is_hidden(&it))) {
+        return Failed::runtime(format!(
+            "{} cannot be seen: a folder above it is closed to this user\n  Its owner: chmod -R \
+             g+rwX,g+s FOLDER; inboxd status names it.",
+            below(spool, "incoming") + "/" + &target.shown
+        ));
+    }
+    let waits = |rel: &RelPath| there(rel).is_ok();
     if target.rel.as_ref().is_some_and(waits) || matches!(target.claimed(spool), Ok(Some(_))) {
         return Failed::runtime(format!(
-            "{0} has not ended yet\n  Where it stands: inboxd explain {0}",
-            target.shown
+            "{} has not ended yet\n  Where it stands: inboxd explain {}",
+            target.shown,
+            target.typed()
         ));
     }
     Failed::runtime(format!(

@@ -173,10 +173,15 @@ impl<'a> Waiter<'a> {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&batch.stderr);
-        let said = said.trim_end().trim_start_matches("error: ");
-        Err(Failed::runtime(match said {
-            "" => "it is not over yet; inboxd status says what stands in the way".to_owned(),
-            said => format!("it is not over yet\n  {}", said.replace('\n', "\n  ")),
-        }))
+        let said: Vec<&str> = said.trim_end().trim_start_matches("error: ").lines().collect();
+        if said.is_empty() {
+            let message = "it is not over yet; inboxd status says what stands in the way";
+            return Err(Failed::runtime(message));
+        }
+        // A pause is said when it begins and again, with what to do, at the end.
+        let again = |at: usize, line| said.iter().skip(at.saturating_add(1)).any(|it| *it == line);
+        let once = said.iter().enumerate().filter(|(at, line)| !again(*at, **line));
+        let once: Vec<&str> = once.map(|(_, line)| *line).collect();
+        Err(Failed::runtime(format!("it is not over yet\n  {}", once.join("\n  "))))
     }
 }

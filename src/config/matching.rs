@@ -19,14 +19,17 @@ use crate::core::RelPath;
 ///
 /// `.*` covers the `.NAME.XXXXXX` and `.~tmp~/` of rsync, what SFTP servers, NFS, vim, Syncthing
 /// and office programs hide, `._*` and `.DS_Store`; `*.tmp` also `~syncthing~NAME.tmp` and
-/// `luXXXX.tmp`; `*.part` also Nextcloud's `*.ocTransferId*.part`.
+/// `luXXXX.tmp`; `*.part` also Nextcloud's `*.ocTransferId*.part`; `*.partial` is rclone's, and `~$*` what
+/// Microsoft's office programs lay beside a document that is open.
 ///
 /// Each is plain but for one star, at its start or its end: see [`is_shipped`].
-const IGNORED: [&str; 10] = [
+const IGNORED: [&str; 12] = [
     ".*",
     "*~",
+    "~$*",
     "*.tmp",
     "*.part",
+    "*.partial",
     "*.filepart",
     "*.crdownload",
     "__MACOSX",
@@ -373,6 +376,8 @@ mod tests {
             ("x.filepart", "*.filepart"),
             ("x.ocTransferId123.part", "*.part"),
             ("f.mkv.part", "*.part"),
+            ("x.json.1a2b3c4d.partial", "*.partial"),
+            ("~$report.docx", "~$*"),
             ("a/b.crdownload", "*.crdownload"),
             ("__MACOSX/x", "__MACOSX"),
             ("a/@eaDir/x", "@eaDir"),
@@ -429,7 +434,7 @@ mod tests {
         #[test]
         fn what_is_shipped_is_read_like_any_glob(
             words in proptest::collection::vec(
-                r"(\.|x|~)?(\.tmp|\.part|\.filepart|\.crdownload|__MACOSX|@eaDir|Thumbs\.db|[.~x]{1,3})(x|~)?",
+                r"(\.|x|~|~\$)?(\.tmp|\.part|\.partial|\.filepart|\.crdownload|__MACOSX|@eaDir|Thumbs\.db|[.~x]{1,3})(x|~)?",
                 1..4,
             ),
         ) {

@@ -96,7 +96,7 @@ impl Refusal {
             reason: format!("the folder is {owner}:{group} {mode:04o}, inboxd runs as {us}"),
             fix: Some(format!(
                 "once: chgrp -R {our_group} {folder} && chmod -R g+rwX,g+s{sticky} {folder}      \
-                 for good: rsync --chmod=D2775,F664"
+                 for good: rsync -rtpO --chmod=D2770,F660"
             )),
         }
     }
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(refusal.reason, format!("the folder is root:root 0755, inboxd runs as {us}"));
         let fix = format!(
             "once: chgrp -R {group} siteA && chmod -R g+rwX,g+s siteA      for good: rsync \
-             --chmod=D2775,F664"
+             -rtpO --chmod=D2770,F660"
         );
         assert_eq!(refusal.fix, Some(fix));
         let own = Refusal::of_own_folder(&rel, &stat);

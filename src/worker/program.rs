@@ -8,8 +8,8 @@
 //! Invariant: nothing of our environment reaches a worker that is not named here or by its route.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::Metadata;
-use std::io;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -41,7 +41,7 @@ pub(super) fn find(program: &OsStr, spool: &Path, search: &OsStr) -> Result<Path
     } else {
         let (name, program, search) = (program, shown(program), one_line(search.as_bytes()));
         let is_ours = spool.join(name).is_file();
-        let hint = if is_ours { "; one in the spool begins with ./" } else { "" };
+        let hint = if is_ours { "; one in the spool begins with ./" } else { shell_hint(name) };
         format!("cannot start {program}: not found in PATH={search}{hint}")
     })
 }
@@ -86,15 +86,48 @@ pub(super) fn start_error(program: &OsStr, path: &Path, error: &io::Error) -> St
     let (name, place) = (shown(program), one_line(path.as_os_str().as_bytes()));
     match error.kind() {
         io::ErrorKind::NotFound if path.exists() => {
+            let hint = if first_line(path).ends_with(b"\r") {
+                "; that line ends as on Windows, with a carriage return: take those away (dos2unix)"
+            } else {
+                ""
+            };
             format!(
-                "cannot start {name}: the interpreter in the first line of {place} is not there"
+                "cannot start {name}: the interpreter in the first line of {place} is not there{hint}"
             )
         }
         io::ErrorKind::NotFound => cannot_run(program, path),
-        _ if is_not_a_program(error) => format!(
-            "cannot start {name}: {place} is neither a program nor a script that begins with #!"
-        ),
+        _ if is_not_a_program(error) => {
+            let hint = if first_line(path).starts_with(b"\xEF\xBB\xBF#!") {
+                "; a byte order mark stands before its #!: save it without one"
+            } else {
+                ""
+            };
+            format!(
+                "cannot start {name}: {place} is neither a program nor a script that begins with \
+                 #!{hint}"
+            )
+        }
         _ => format!("cannot start {name}: {error} ({place})"),
+    }
+}
+
+/// The beginning of a script, up to its first line's end; empty where it cannot be read.
+fn first_line(path: &Path) -> Vec<u8> {
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(256).read_to_end(&mut text));
+    let line = text.split(|&b| b == b'\n').next().filter(|_| read.is_ok());
+    line.unwrap_or_default().to_vec()
+}
+
+/// What is amiss where a program's name was written for a shell.
+fn shell_hint(program: &OsStr) -> &'static str {
+    match program.as_bytes() {
+        [b'~', b'/', ..] => "; no shell reads ~: write the whole path",
+        name if name.contains(&b'$') => "; no shell reads $: write what it stands for",
+        name if name.contains(&b' ') => {
+            "; no shell takes it apart: each word is a string of its own"
+        }
+        _ => "",
     }
 }
 
@@ -107,7 +140,9 @@ fn cannot_run(program: &OsStr, path: &Path) -> String {
     let why = match path.metadata() {
         Ok(there) if there.is_dir() => "is a folder".to_owned(),
         Ok(_) => "is not executable for us".to_owned(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => "is not there".to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            format!("is not there{}", shell_hint(program))
+        }
         Err(error) => format!("cannot be read: {error}"),
     };
     let place = one_line(path.as_os_str().as_bytes());
@@ -178,5 +213,14 @@ mod tests {
         );
         assert!(find("./none", "").unwrap_err().ends_with("is not there"));
         assert!(find("decoy/tool", "").unwrap_err().ends_with("is a folder"));
+        // As for a shell, which is not there.
+        for (program, hint) in [
+            ("~/tool", "is not there; no shell reads ~: write the whole path"),
+            ("$HOME/tool", "is not there; no shell reads $: write what it stands for"),
+            ("sort x", "=none; no shell takes it apart: each word is a string of its own"),
+        ] {
+            let error = find(program, "none").unwrap_err();
+            assert!(error.ends_with(hint), "{error}");
+        }
     }
 }

@@ -28,7 +28,7 @@ printf '{"name":"%s","content":"%s"}\n' "$(printf %s "$2" | hex)" "$(hex < "$1")
 /// dropped here must be input beyond doubt.
 fn may_be_ignored(name: &[u8]) -> bool {
     let lower = name.to_ascii_lowercase();
-    let ends = [&b"~"[..], b".tmp", b".part", b".filepart", b".crdownload"];
+    let ends = [&b"~"[..], b".tmp", b".part", b".partial", b".filepart", b".crdownload"];
     let starts = [&b"."[..], b"~", b"__macosx", b"thumbs.db", b"desktop.ini", b"@eadir"];
     ends.iter().any(|e| lower.ends_with(e)) || starts.iter().any(|s| lower.starts_with(s))
 }

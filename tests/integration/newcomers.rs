@@ -3,9 +3,15 @@
 //! Must not know: how the messages are made.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::process::Command;
 
 use crate::harness::{BINARY, Output, Spool};
+
+const README: &str = include_str!("../../README.md");
+
+/// Whose group is root's, and not the first of their own.
+const PRODUCER: u32 = 61_234;
 
 /// Runs a command of ours as `nobody`, who gets to the program by a copy of it.
 fn as_nobody(spool: &Spool, args: &[&str]) -> Output {
@@ -58,6 +64,59 @@ fn words_of_a_shell_are_warned_of() {
     assert!(said.contains("{path} stands within the text of bash -c"), "{said}");
     let said = check(r#""sh", "-c", "wc \"$1\" | sort > {output}/x; exit", "sh", "{path}""#.replace("{output}", "/dev/null").as_str());
     assert!(!said.contains("warning   route"), "{said}");
+}
+
+/// Goal: a glob that takes nothing, since it is of other paths than those below `incoming/`, is warned of.
+/// Method: what people write; and what looks like it and is sound.
+#[test]
+fn globs_that_take_nothing_are_warned_of() {
+    let check = |glob: &str| {
+        let lines = format!("[routes.main]\nglob = {glob}\ncommand = [\"cat\", \"{{path}}\"]\n");
+        Spool::new(&lines).run(&["check"]).ok().stdout()
+    };
+    for (glob, instead) in [
+        (r#""incoming/*.json""#, r#"Write "*.json""#),
+        (r#""/srv/jobs/incoming/*.json""#, r#"Write "*.json""#),
+        (r#"["*.txt", "a/.json"]"#, r#"Write "a/*.json" for all"#),
+        (r#""*.json, *.txt""#, r#"Write glob = ["*.json", "*.txt"]"#),
+    ] {
+        let said = check(glob);
+        assert!(said.contains("warning   route") && said.contains(instead), "{said}");
+    }
+    for glob in [r#""a/incoming/*.json""#, r#""*.{json,txt}""#, r#""**/*.json""#, r#""/*.json""#] {
+        let said = check(glob);
+        assert!(!said.contains("warning   route"), "{said}");
+    }
+}
+
+/// Goal: a command that is not told its file, which would find nothing in each and be done, is warned of.
+/// Method: each way to be told, and none, for files and for records.
+#[test]
+fn a_command_that_gets_nothing_is_warned_of() {
+    let check = |lines: &str| {
+        let spool = Spool::new(&format!("[routes.main]\n{lines}\n"));
+        spool.write("knows.sh", "#!/bin/sh\nwc -l \"$INBOXD_PATH\" $INBOXD_RECORD\n");
+        spool.run(&["check"]).ok().stdout()
+    };
+    for lines in [
+        r#"command = ["wc", "-l"]"#,
+        "command = [\"wc\", \"{path}\"]\nrecords = \"lines\"",
+        r#"command = ["sh", "-c", "wc $1"]"#,
+    ] {
+        let said = check(lines);
+        assert!(said.contains("warning   route          main: no argument has the "), "{said}");
+    }
+    for lines in [
+        "command = [\"wc\", \"-l\"]\nstdin = true",
+        r#"command = ["sh", "knows.sh"]"#,
+        "command = [\"sh\", \"./knows.sh\"]\nrecords = \"lines\"",
+        r#"command = ["sh", "-c", "wc $INBOXD_REL"]"#,
+        r#"command = ["wc", "--files={rel}"]"#,
+        "command = [\"wc\", \"--files={record}\"]\nrecords = \"lines\"",
+    ] {
+        let said = check(lines);
+        assert!(!said.contains("warning   route"), "{said}");
+    }
 }
 
 /// Goal: a file that no route took is said to have failed, without a worker that never was.
@@ -198,6 +257,104 @@ fn a_time_zone_may_be_named() {
         |zone: &str| spool.run_under(&["env", &format!("TZ={zone}")], &["jobs"], b"").ok().stdout();
     assert_eq!(jobs("Asia/Kathmandu"), jobs("NPT-5:45"));
     assert_ne!(jobs("Asia/Kathmandu"), jobs("UTC"));
+}
+
+/// Goal: who does what is said next hands nothing in twice. Method: a route that cannot start; what each way in
+/// says to do, and how often it says why; then that is done, and each file ran once.
+#[test]
+fn what_to_do_about_a_pause_hands_in_nothing_again() {
+    let route = "[routes.main]\ncommand = [\"./later.sh\", \"{path}\"]\n";
+    let spool = Spool::new(route);
+    spool.write_home("a b", "x");
+    let said = spool.run(&["submit", "--wait", "a b"]).code(1).says("and run inboxd batch.");
+    assert_eq!(said.both().matches("PAUSED").count(), 1, "{said}");
+    spool.write_home("source/c", "x");
+    spool.run(&["batch", "source"]).code(1).says("and run the same command again.");
+    spool.run(&["batch", "--again", "source"]).code(1).says("again, without --again.");
+    let daemon = spool.daemon();
+    spool.run(&["batch", "--again", "source"]).code(1).says("it is picked up by itself.");
+    daemon.end_well();
+    spool.write("later.sh", "#!/bin/sh\necho it ran\n");
+    let bits = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(spool.path("later.sh"), bits).unwrap();
+    spool.run(&["batch", "source"]).ok();
+    spool.run(&["batch"]).ok();
+    let mut ran = spool.csv("main").column("_file");
+    ran.sort();
+    assert_eq!(ran, ["a b", "c", "c", "c"]);
+}
+
+/// Goal: the command that is said to explain a failure can be pasted. Method: a name that a shell would take
+/// apart, by each command that says it.
+#[test]
+fn the_name_of_what_failed_can_be_pasted() {
+    let spool = Spool::new("[routes.main]\ncommand = [\"false\"]\n");
+    spool.drop_file("a b", "x");
+    spool.run(&["batch"]).code(3).says("inboxd explain 'a b'");
+    spool.run(&["rerun", "a b"]).code(1).says("inboxd retry 'a b'");
+    spool.write_home("source/c $d", "x");
+    let daemon = spool.daemon();
+    spool.run(&["batch", "source"]).code(3).says("inboxd explain 'c $d'");
+    daemon.end_well();
+    let screen = spool.start_on_terminal(&["run"]);
+    spool.drop_file("it's", "x");
+    screen.wait_for_log(r"inboxd explain 'it'\''s'");
+    screen.end_well();
+}
+
+/// Goal: what is full is named. Method: rows into a device that takes none.
+#[test]
+fn what_cannot_be_written_to_is_named() {
+    let spool = Spool::new("[routes.main]\ncommand = [\"echo\", \"{name}\"]\n");
+    spool.drop_file("a", "x");
+    spool.run(&["batch"]).ok();
+    let full = ["sh", "-c", "exec \"$0\" \"$@\" > /dev/full"];
+    for args in [&["results", "main"][..], &["results", "--json", "main"], &["jobs"], &["status"]] {
+        let said = spool.run_under(&full, args, b"").code(1);
+        assert!(
+            said.both().starts_with("error: cannot write to standard output: No space"),
+            "{said}"
+        );
+    }
+}
+
+/// Goal: what README says to type brings folders, too, from who is in the group as the pages say, and ends well; a
+/// file in a folder that nobody else may see is told of as such. Method: three users of whom none is root; rsync
+/// as README has it.
+#[test]
+fn the_rsync_of_the_readme_is_for_producers_in_the_group() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("left out: only root can be several users");
+        return;
+    }
+    let spool = Spool::verbatim("[routes.main]\ncommand = [\"cat\", \"{path}\"]\n");
+    let daemon = spool.daemon_as_nobody();
+    for name in ["out/a", "out/sub/b", "shut/c"] {
+        spool.write_home(name, "x");
+    }
+    for made in ["out", "out/sub", "out/a", "out/sub/b", "shut", "shut/c"] {
+        chown(spool.home().join(made), Some(PRODUCER), Some(PRODUCER)).unwrap();
+    }
+    let as_producer = |words: &[&str]| {
+        let ids = [format!("--reuid={PRODUCER}"), format!("--regid={PRODUCER}")];
+        let mut command = Command::new("setpriv");
+        command.args(ids).arg("--groups=0").args(words).current_dir(spool.home());
+        assert!(command.status().unwrap().success(), "{words:?}\n{}", spool.report());
+    };
+    let (options, _) = README.split_once(" out/ host:").unwrap();
+    let (_, options) = options.rsplit_once("`rsync ").unwrap();
+    let mut words = vec!["rsync"];
+    words.extend(options.split(' '));
+    words.extend(["out/", "inbox/incoming/"]);
+    as_producer(&words);
+    spool.wait_until("both are done", || spool.files("done").len() == 2);
+    assert_eq!(spool.names("done"), ["a", "sub/b"]);
+
+    as_producer(&["mkdir", "-m", "0700", "inbox/incoming/shut"]);
+    as_producer(&["cp", "shut/c", "inbox/incoming/shut/"]);
+    let said = as_nobody(&spool, &["explain", "shut/c"]).code(1);
+    said.says("incoming/shut/c cannot be seen").says("chmod -R g+rwX,g+s FOLDER");
+    daemon.end_well();
 }
 
 /// Goal: a file that its producer lets nobody read fails, of any kind of route, and is not tried for ever: a batch

@@ -165,10 +165,13 @@ pub(super) fn command(v: &Value<'_>) -> Checked<Vec<String>> {
         }
         // Who may drop a file must not be able to choose what runs.
         if argv.is_empty() && !matches!(parts.as_slice(), [Part::Literal(_)]) {
-            return Err(value.problem(
+            let words: Vec<&str> = text.split_whitespace().collect();
+            return Err(value.problem(if words.len() > 1 {
+                format!("no shell takes an element apart: write {key} = {words:?}")
+            } else {
                 "the first element is the program and has no placeholder: write its name or path"
-                    .to_owned(),
-            ));
+                    .to_owned()
+            }));
         }
         argv.push(text.to_owned());
     }

@@ -332,8 +332,12 @@ fn what_cannot_start_says_why() {
     };
     write("lost.sh", "#!/usr/nowhere/python\n");
     assert!(reason(&start(&["./lost.sh"])).contains("the interpreter in the first line of"));
+    write("windows.sh", "#!/bin/sh\r\necho hi\r\n");
+    assert!(reason(&start(&["./windows.sh"])).ends_with("take those away (dos2unix)"));
     write("text", "echo hi\n");
-    assert!(reason(&start(&["./text"])).contains("neither a program nor a script"));
+    assert!(reason(&start(&["./text"])).ends_with("nor a script that begins with #!"));
+    write("marked.sh", "\u{feff}#!/bin/sh\n");
+    assert!(reason(&start(&["./marked.sh"])).ends_with("before its #!: save it without one"));
     assert!(reason(&start(&["./none"])).ends_with("none is not there"));
     let mut with_stdin = route(&["cat"]);
     with_stdin.stdin = true;

@@ -323,6 +323,10 @@ fn mistakes_in_a_command() {
                  name or path",
         ),
         (
+            "['wc -l {path}']",
+            "2:12: no shell takes an element apart: write command = [\"wc\", \"-l\", \"{path}\"]",
+        ),
+        (
             "['']",
             "2:12: the first element is the program and has no placeholder: write its \
                  name or path",
