@@ -301,3 +301,39 @@ Server(("127.0.0.1", int(sys.argv[1])), Runner).serve_forever()
         ],
     );
 }
+
+/// Goal: a worker that takes away the input of its records, or puts something else there, fails that input and
+/// ends nothing else, although the failed records can no longer be put together. Method: what a script does that
+/// once moved its own file, and worse; each with failed records, beside a job that is sound.
+#[test]
+fn the_input_of_failed_records_may_be_gone() {
+    let ways = [
+        "rm -f \"$1\"",
+        "mv \"$1\" \"$1.x\"",
+        "rm -rf \"$(dirname \"$1\")\"",
+        "rm -f \"$1\"; mkdir \"$1\"",
+        "rm -f \"$1\"; ln -s /etc/passwd \"$1\"",
+        "rm -f \"$1\"; mkfifo \"$1\"",
+        "chmod 000 \"$1\"",
+    ];
+    let mut settings = "workers = 1\n".to_owned();
+    for (n, way) in ways.iter().enumerate() {
+        let route = format!("[routes.r{n}]\nglob = \"r{n}\"\nrecords = \"lines\"");
+        let command =
+            format!("[\"sh\", \"-c\", '{way}; exit 1', \"sh\", \"{{path}}\", \"{{record}}\"]");
+        writeln!(settings, "{route}\ncommand = {command}").unwrap();
+    }
+    settings.push_str("[routes.good]\ncommand = [\"true\"]\n");
+    let spool = Spool::new(&settings);
+    let daemon = spool.daemon();
+    for n in 0..ways.len() {
+        spool.drop_file(format!("r{n}"), "1\n2\n");
+        spool.drop_file(format!("good{n}"), "x");
+    }
+    let jobs = || spool.run(&["jobs", "--json", "-n", "0"]).ok().stdout();
+    let ends = |jobs: &str| jobs.lines().filter(|it| !it.contains("\"record\":")).count();
+    spool.wait_until("all are over", || ends(&jobs()) == 2 * ways.len());
+    assert_eq!(spool.names("done").iter().filter(|it| it.starts_with("good")).count(), ways.len());
+    daemon.end_well();
+    spool.run(&["batch"]).ok();
+}

@@ -45,8 +45,14 @@ pub enum CollectError {
 impl Collecting {
     /// Does it: the file is durable under its name in `processing/` when this returns its inode.
     pub fn run<F: Filesystem>(&self, spool: &Spool<F>) -> Result<u64, CollectError> {
-        let (mut input, _) =
-            Input::open(spool, &self.path, self.format).map_err(CollectError::Io)?;
+        // What is no file any more that can be read is a worker's doing, and no reason to end.
+        let opened = Input::open(spool, &self.path, self.format);
+        let (mut input, _) = opened.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => CollectError::Changed("it is gone".to_owned()),
+            io::ErrorKind::Interrupted => CollectError::Io(error),
+            _ if is_shortage(&error) => CollectError::Io(error),
+            _ => CollectError::Changed(format!("it cannot be read: {error}")),
+        })?;
         if let Some(how) = change(&self.mark, &input.mark()) {
             return Err(CollectError::Changed(how));
         }
