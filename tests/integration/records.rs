@@ -420,6 +420,36 @@ fn a_copied_spool_goes_on_at_its_record() {
     }
 }
 
+/// Goal: an input whose route is not there for a while goes on at its record once it is back, and nothing is
+/// recorded twice. Method: TERM while records run; a whole run without the route; then with it.
+#[test]
+fn an_input_outlives_its_route() {
+    let script = "echo \"$1\"; case $1 in *7) exit 65;; esac";
+    let spool = scripted("records = \"lines\"\n", script);
+    let lines: Vec<String> = (0..300).map(|n| format!("{n:03}")).collect();
+    spool.drop_file("x", lines.join("\n"));
+    let batch = spool.start(&["batch"]);
+    spool.wait_until("some are recorded", || recorded_lines(&spool) > 20);
+    batch.end();
+    assert!(recorded_lines(&spool) < 200, "{}", spool.report());
+    let settings = std::fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    spool.write("inboxd.toml", settings.split_once("[routes").unwrap().0);
+    // The second one knows only what the first one wrote.
+    for _ in 0..2 {
+        spool.daemon().end_well();
+    }
+    spool.write("inboxd.toml", &settings);
+    spool.run(&["batch"]).code(3);
+    let (bad, good): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.ends_with('7'));
+    let table = spool.run(&["results", "r"]).ok().stdout();
+    let mut rows: Vec<&str> = table.lines().skip(1).collect();
+    rows.sort_unstable();
+    assert_eq!(rows, good);
+    let failed = String::from_utf8(spool.files("error")[&b"x"[..]].clone()).unwrap();
+    assert_eq!(failed.lines().collect::<Vec<_>>(), bad);
+    assert_eq!(errors(&spool).values().map(BTreeSet::len).sum::<usize>(), bad.len());
+}
+
 /// Goal: an input that is written into while its records run ends in `error/`, and what is recorded
 /// stays. Method: a line is added to the claimed file by the worker of its first record.
 #[test]

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use super::{Keeper, KeeperError, Output};
 use crate::config::{Records, limits};
-use crate::core::records::{InputMark, Past, Position};
+use crate::core::records::{InputMark, Past, Position, Progress};
 use crate::core::state::{Event, Millis};
 use crate::core::{FailClass, Failure, JobId, Verdict};
 use crate::fs::{Filesystem, is_shortage};
@@ -170,10 +170,10 @@ impl<F: Filesystem> Keeper<F> {
     /// How far a job with records is.
     pub(super) fn records_found(&self, job: JobId) -> Option<RecordsFound> {
         let info = self.inputs.get(&job)?;
-        let progress = self.core.progress(job);
+        let progress = self.progress(job);
         Some(RecordsFound {
-            recorded: progress.map_or(0, crate::core::records::Progress::recorded),
-            failed: progress.map_or(0, crate::core::records::Progress::failed),
+            recorded: progress.map_or(0, Progress::recorded),
+            failed: progress.map_or(0, Progress::failed),
             bytes: info.at().offset,
             size: info.mark.size,
         })
@@ -262,20 +262,26 @@ impl<F: Filesystem> Keeper<F> {
         Ok(())
     }
 
+    /// Which records of an input are over. The core knows nothing of one that no route takes since the start.
+    fn progress(&self, job: JobId) -> Option<&Progress> {
+        let past = || self.inputs.get(&job)?.past.as_ref().map(|past| &past.progress);
+        self.core.progress(job).or_else(past)
+    }
+
     /// What stands for all that is recorded of an input so far.
     fn input_line(&self, job: JobId) -> Vec<Record> {
         let Some(info) = self.inputs.get(&job) else { return Vec::new() };
-        let progress = self.core.progress(job);
+        let progress = self.progress(job);
         let line = InputLine {
             job,
             format: info.format,
             mark: info.mark,
-            low: progress.map_or(0, crate::core::records::Progress::low),
+            low: progress.map_or(0, Progress::low),
             position: info.at(),
             rows: info.rows,
             reasons: info.most_frequent(),
         };
-        let sets = progress.map_or_else(Vec::new, crate::core::records::Progress::sets);
+        let sets = progress.map_or_else(Vec::new, Progress::sets);
         let sets = sets.into_iter().map(|(failed, set)| InputSet { job, failed, set });
         let tried = info.tried.values().cloned().map(Record::InputTried);
         [Record::Input(line)].into_iter().chain(sets.map(Record::InputSet)).chain(tried).collect()
