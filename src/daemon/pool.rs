@@ -17,7 +17,7 @@
 //! - A slot whose attempt may pause its route takes back what waits in line for that route before it reports:
 //!   the keeper would be too late, and the files of a whole line would follow the one that crashed.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -314,14 +314,13 @@ impl Pool {
     /// From now on only these routes have warm workers and runners, each those of its kind: one that was
     /// of another before must not hold its model until the daemon ends.
     pub fn keep_warm(&self, routes: &[Arc<Route>]) {
-        let of = |has: fn(&Route) -> bool| -> BTreeSet<String> {
-            routes.iter().filter(|route| has(route)).map(|route| route.name.clone()).collect()
-        };
-        self.http.keep_only(&of(|it| {
-            matches!(it.worker, Worker::Http { .. }) && it.http.start.is_some()
-        }));
-        self.warm
-            .keep_only(of(|it| matches!(it.worker, Worker::Python { .. } | Worker::Warm { .. })));
+        let has_runner =
+            |it: &&Arc<Route>| matches!(it.worker, Worker::Http { .. }) && it.http.start.is_some();
+        let runners = routes.iter().filter(has_runner).map(|route| route.name.clone()).collect();
+        self.http.keep_only(&runners);
+        let is_warm =
+            |it: &&Arc<Route>| matches!(it.worker, Worker::Python { .. } | Worker::Warm { .. });
+        self.warm.keep_only(routes.iter().filter(is_warm).map(Arc::clone).collect());
     }
 
     /// Gives a task to the next slot that is free. The core bounds how many wait.

@@ -308,6 +308,79 @@ fn idle_workers_end() {
     }
 }
 
+/// What happens to a route while its worker, ready or not, has no job, or its last one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Change {
+    /// It has other settings; the worker is idle.
+    Other,
+    /// It is removed while a successor is being started.
+    Successor,
+    /// It is removed while a worker is being started for a job.
+    LastJob,
+}
+
+/// Such a change with a worker that takes so many jobs; in the end there is none. A start waits as long as
+/// there is a file `slow`.
+fn outlived(change: Change, at_once: usize) {
+    let most = if change == Change::Successor { "max_jobs = 1\n" } else { "" };
+    let begin = if change == Change::Successor { "open('slow', 'w').close()\n" } else { "" };
+    let spool = worker(&format!("{begin}done(m)"), most);
+    let slow = "import os, time\nif os.path.exists('slow'):\n    open('begun', 'w').close()\n    \
+                while os.path.exists('slow'): time.sleep(0.01)\n";
+    let code = fs::read_to_string(spool.path("w.py")).unwrap();
+    let code = code.replace("v=1,", &format!("v=1, concurrency={at_once},"));
+    spool.write("w.py", &format!("{slow}{code}"));
+    let text = fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    let (top, route) = text.split_once("[routes.r]\n").unwrap();
+    spool.write("inboxd.toml", top);
+    spool.write("routes.d/r.toml", route);
+    if change == Change::LastJob {
+        spool.write("slow", "");
+    }
+    let daemon = spool.daemon();
+    spool.drop_file("a", "x");
+    if change != Change::LastJob {
+        spool.wait_until("a is done", || spool.names("done").len() == 1);
+    }
+    if change == Change::Other {
+        spool.write("routes.d/r.toml", &format!("{route}max_age = \"1h\"\n"));
+    } else {
+        spool.wait_until("a worker is on its way", || spool.has("begun"));
+        rustix::fs::unlink(spool.path("routes.d/r.toml")).unwrap();
+    }
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log("settings reloaded");
+    if change != Change::Other {
+        rustix::fs::unlink(spool.path("slow")).unwrap();
+    }
+    let workers = || spool.processes().iter().filter(|p| p.contains("w.py")).count();
+    spool.wait_until("a is done", || spool.names("done").len() == 1);
+    spool.wait_until(&format!("{change:?}, {at_once}: no worker"), || workers() == 0);
+    daemon.end_well();
+}
+
+/// Goal: a worker that was started with other settings does not keep its memory until the next job. Method:
+/// an idle worker, of one job or several; its route's settings change.
+#[test]
+fn no_worker_outlives_its_settings() {
+    outlived(Change::Other, 1);
+    outlived(Change::Other, 3);
+}
+
+/// Goal: a successor that becomes ready when its route is gone goes, too. Method: a start that waits.
+#[test]
+fn no_successor_outlives_its_route() {
+    outlived(Change::Successor, 1);
+    outlived(Change::Successor, 3);
+}
+
+/// Goal: a worker that becomes ready when its route is gone does its job and goes. Method: a start that waits.
+#[test]
+fn no_new_worker_outlives_its_route() {
+    outlived(Change::LastJob, 1);
+    outlived(Change::LastJob, 3);
+}
+
 /// Goal: `cancel` gives a worker the chance to stop a job without dying. Method: a worker that answers
 /// it; a file that takes too long; the same worker does the next.
 #[test]

@@ -18,6 +18,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+use super::session::Files;
 use crate::config::{Route, Transport, Worker};
 use crate::worker::{orphans, program, python};
 
@@ -30,8 +31,8 @@ pub(super) struct Launched {
     pub(super) child: Child,
     pub(super) to: OwnedFd,
     pub(super) from: OwnedFd,
-    /// Files whose change makes the worker an old one.
-    pub(super) files: Vec<PathBuf>,
+    /// As they were before it began to read them.
+    pub(super) files: Files,
 }
 
 /// Starts the worker of a route. The error is one line for a person: it cannot be started at all.
@@ -65,6 +66,7 @@ pub(super) fn launch(route: &Route, spool: &Path) -> Result<Launched, String> {
     let mut files: Vec<PathBuf> = files.iter().map(|file| spool.join(file)).collect();
     files.retain(|file| file.is_file());
     files.push(path.clone());
+    let files = Files::new(&files);
     let is_socket = route.warm.transport == Transport::Fd;
     let started = if is_socket {
         args.splice(0..0, [HELPER.into(), path.clone().into(), name.to_owned()]);

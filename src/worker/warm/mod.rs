@@ -15,6 +15,8 @@
 //!   being replaced, and one for a job that runs alone. Jobs at once are slots, whatever a worker takes.
 //! - A failed start charges no job. A permanent one pauses the route, others [`limits::FAILED_STARTS`]
 //!   in a row.
+//! - No worker stays without a job that was started for a route as it is no more (with `overlap = false`:
+//!   until its next job).
 //! - The pool's lock is held for no wait and no start.
 //!
 //! A worker whose program's file changed is not replaced in the background but ended before the next
@@ -65,8 +67,8 @@ struct State {
     is_over: bool,
     next_number: u64,
     routes: BTreeMap<String, Workers>,
-    /// After a reload: the routes that there are. Others keep no worker between jobs.
-    kept: Option<BTreeSet<String>>,
+    /// After a reload: the routes that there are, as they are. Others keep no worker between jobs.
+    kept: Option<Vec<Arc<Route>>>,
     housekeeper: Option<JoinHandle<()>>,
     /// Ends of old workers and starts of new ones that are under way.
     threads: Vec<JoinHandle<()>>,
@@ -99,6 +101,13 @@ struct Workers {
 impl State {
     fn workers(&mut self, route: &str) -> &mut Workers {
         self.routes.entry(route.to_owned()).or_default()
+    }
+
+    /// Whether a worker of this route may stay between jobs.
+    fn is_kept(&self, route: &Arc<Route>) -> bool {
+        let Some(kept) = &self.kept else { return true };
+        let mut same = kept.iter().filter(|it| it.name == route.name);
+        same.any(|it| Arc::ptr_eq(it, route) || it.works_like(route))
     }
 
     /// Runs something that waits, on a thread that [`WarmPool::end`] joins. `false`: there is no thread.
@@ -150,7 +159,7 @@ impl WarmPool {
                 Ok(Place::Shared(number, answer)) => (number, answer),
             };
             let answer = answer.recv();
-            self.free_place(&task.route.name, number);
+            self.free_place(&task.route, number);
             is_alone = match answer {
                 Ok(Answer::Over(ended)) => return *ended,
                 Ok(Answer::Again) => false,
@@ -176,17 +185,23 @@ impl WarmPool {
         self.0.stop.clone()
     }
 
-    /// Ends idle workers of all other routes, and those that are at work once they are not.
-    pub fn keep_only(&self, routes: BTreeSet<String>) {
+    /// Ends idle workers of all other routes, also of those that were as these are not, and those that are
+    /// at work once they are not. Where a route may have one only, its next job ends the old one, and waits
+    /// for that.
+    pub fn keep_only(&self, routes: Vec<Arc<Route>>) {
         let mut state = self.lock();
         let mut gone = Vec::new();
-        for (name, workers) in &mut state.routes {
-            if !routes.contains(name) {
-                gone.append(&mut workers.idle);
-                workers.crew.iter_mut().for_each(Member::close);
-            }
-        }
+        let names: BTreeSet<String> = routes.iter().map(|route| route.name.clone()).collect();
         state.kept = Some(routes);
+        let mut all = std::mem::take(&mut state.routes);
+        for (name, workers) in &mut all {
+            let stays = |route: &Arc<Route>| {
+                state.is_kept(route) || !route.warm.overlap && names.contains(name)
+            };
+            gone.extend(workers.idle.extract_if(.., |session| !stays(&session.route)));
+            workers.crew.iter_mut().filter(|it| !stays(&it.route)).for_each(Member::close);
+        }
+        state.routes = all;
         drop(state);
         for session in gone {
             self.in_thread("worker-end", move || session.end());
@@ -233,7 +248,7 @@ impl WarmPool {
         let route = Arc::clone(&session.route);
         let number = session.number;
         let mut state = self.lock();
-        let is_gone = state.kept.as_ref().is_some_and(|kept| !kept.contains(&route.name));
+        let is_gone = !state.is_kept(&route);
         let workers = state.routes.entry(route.name.clone()).or_default();
         let has_successor = is_gone || workers.replaced.contains(&number);
         workers.replaced.retain(|n| *n != number);
@@ -263,7 +278,8 @@ impl WarmPool {
         self.in_thread("worker-start", move || {
             let started = start(&route, &spool, pool.number(), &pool.0.stop);
             let mut state = pool.lock();
-            let is_over = state.is_over;
+            // Also where its route went meanwhile: nobody would end it.
+            let is_over = state.is_over || !state.is_kept(&route);
             let workers = state.routes.entry(route.name.clone()).or_default();
             workers.replacing.retain(|n| *n != old);
             let mut ends = None;

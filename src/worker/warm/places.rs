@@ -241,10 +241,17 @@ impl WarmPool {
     }
 
     /// A slot's job in a worker with others is over.
-    pub(super) fn free_place(&self, route: &str, number: u64) {
-        if let Some(member) = self.lock().workers(route).member(number) {
+    pub(super) fn free_place(&self, route: &Arc<Route>, number: u64) {
+        let mut state = self.lock();
+        // It may have become ready when its route was no more.
+        let is_kept = state.is_kept(route);
+        if let Some(member) = state.workers(&route.name).member(number) {
             member.taken = member.taken.saturating_sub(1);
+            if !is_kept {
+                member.close();
+            }
         }
+        drop(state);
         self.0.free.notify_all();
     }
 
@@ -253,7 +260,8 @@ impl WarmPool {
         let name = session.route.name.clone();
         let mut state = self.lock();
         let has_other = state.workers(&name).crew.iter().any(|member| !member.is_closed);
-        let is_of_use = *after == After::Alive && session.leaves.is_none() && session.places() > 1;
+        let is_leaving = session.leaves.is_some() || !state.is_kept(&session.route);
+        let is_of_use = *after == After::Alive && !is_leaving && session.places() > 1;
         if is_of_use && !has_other {
             self.join_crew(&mut state, session, spool);
         } else if *after == After::Alive {
@@ -289,7 +297,7 @@ impl WarmPool {
         if state.is_over {
             return;
         }
-        let is_kept = state.kept.as_ref().is_none_or(|kept| kept.contains(&route.name));
+        let is_kept = state.is_kept(route);
         let workers = state.workers(&route.name);
         if !is_kept || !route.warm.overlap {
             workers.crew.iter_mut().filter(|m| m.number == number).for_each(Member::close);

@@ -20,7 +20,6 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::crew::Bell;
 use super::framing::{Frame, Frames};
-use super::launch::Launched;
 use crate::config::{Route, Transport, limits};
 use crate::worker::proc::time_until;
 use crate::worker::process::{ResourceLimits, await_group_end, signal_group};
@@ -65,8 +64,12 @@ pub(super) struct Process {
 
 impl Process {
     /// Takes over what was launched and sets its limits.
-    pub(super) fn new(launched: Launched, route: &Route) -> io::Result<Self> {
-        let Launched { mut child, to, from, .. } = launched;
+    pub(super) fn new(
+        mut child: Child,
+        to: OwnedFd,
+        from: OwnedFd,
+        route: &Route,
+    ) -> io::Result<Self> {
         let group = Pid::from_child(&child);
         let limited = ResourceLimits::of(route).set(group);
         let nonblocking = rustix::io::ioctl_fionbio(&to, true);

@@ -68,7 +68,7 @@ type Seen = (i64, i64, u64, u64);
 pub(super) struct Files(Vec<(PathBuf, Option<Seen>)>);
 
 impl Files {
-    fn new(paths: &[PathBuf]) -> Self {
+    pub(super) fn new(paths: &[PathBuf]) -> Self {
         Self(paths.iter().map(|path| (path.clone(), seen(path))).collect())
     }
 

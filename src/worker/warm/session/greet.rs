@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::job::log_line;
-use super::super::launch::launch;
+use super::super::launch::{Launched, launch};
 use super::super::message::{InitClass, Message, Ready, Say, read, write};
 use super::super::process::Process;
-use super::{Files, Session, quoted, take, up_to_a_tenth, whole};
+use super::{Session, quoted, take, up_to_a_tenth, whole};
 use crate::config::{Route, Worker, limits};
 use crate::worker::Stop;
 use crate::worker::exit::{self, one_line};
@@ -53,8 +53,8 @@ pub(in crate::worker::warm) fn start(
         Ok(launched) => launched,
         Err(reason) => return permanent(reason),
     };
-    let files = Arc::new(Files::new(&launched.files));
-    let mut process = match Process::new(launched, route) {
+    let Launched { child, to, from, files } = launched;
+    let mut process = match Process::new(child, to, from, route) {
         Ok(process) => process,
         Err(error) => return permanent(format!("cannot watch or limit the worker: {error}")),
     };
@@ -66,7 +66,7 @@ pub(in crate::worker::warm) fn start(
                 route: Arc::clone(route),
                 number,
                 process,
-                files,
+                files: Arc::new(files),
                 born: now,
                 idle_since: now,
                 next_ping: now + limits::PING_EVERY,
