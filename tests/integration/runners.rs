@@ -314,6 +314,34 @@ fn a_runners_killer_is_found() {
     assert!(requests(&spool).iter().all(|(_, line)| line.ends_with(" 1")), "{}", spool.report());
 }
 
+/// Goal: a route that is called otherwise has its runner at once: the old one's port is free first. Method: a
+/// runner that takes its time to end; its route's file is renamed, with a file for the new name there.
+#[test]
+fn a_renamed_route_has_its_runner() {
+    let port = free_port();
+    let spool = asking(port, "");
+    let text = fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    let (top, route) = text.split_once("[routes.echo]\n").unwrap();
+    spool.write("inboxd.toml", top);
+    let start = starting(port).replace("300ms", "20s");
+    spool.write("routes.d/echo.toml", &format!("{route}{start}"));
+    let slow =
+        "import signal\nsignal.signal(signal.SIGTERM, lambda *a: (time.sleep(1), os._exit(0)))\n";
+    spool.write("runner.py", &RUNNER.replace("class Runner", &format!("{slow}class Runner")));
+    let daemon = spool.daemon();
+    spool.drop_file("a.json", "{}");
+    spool.wait_until("a is done", || spool.names("done").len() == 1);
+    let (old, new) = (spool.path("routes.d/echo.toml"), spool.path("routes.d/other.toml"));
+    rustix::fs::rename(old, new).unwrap();
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log("settings reloaded");
+    spool.drop_file("b.json", "{}");
+    let is_told = || spool.names("done").len() == 2 || daemon.log().contains("paused");
+    spool.wait_until("b is done", is_told);
+    assert_eq!(spool.names("done").len(), 2, "{}", daemon.log());
+    daemon.end_well();
+}
+
 /// Goal: wrong credentials cost no file: the route pauses and says where they belong. Method: a runner that
 /// wants a token; without it, with a wrong one, with the right one.
 #[test]

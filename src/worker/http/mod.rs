@@ -11,6 +11,7 @@
 //!   for reading, a start or an end holds it for writing.
 //! - A failed start charges no job. A permanent one pauses the route, as do
 //!   [`limits::FAILED_STARTS`] in a row; a runner that dies before it answered anything counts as one.
+//! - A runner is not started before that of a route that is no more has left its address.
 //! - What pauses the route is the answer to all that waited for that start: each with starts of its own
 //!   would hold its slot as long again, and with it other routes.
 //! - A job that is alone with a runner of ours when that dies is charged to *crash*. Of several nobody knows
@@ -28,13 +29,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::client::{Asked, Client};
 use self::runner::{Death, NoRunner, Runner};
 use super::warm::start_backoff;
 use super::{Ended, Stop, Task};
-use crate::config::{Route, limits};
+use crate::config::request::origin;
+use crate::config::{Route, Worker, limits};
 use crate::core::{FailClass, Failure, Verdict};
 
 /// The runners of all routes and the connections to them; clones are the same, one a slot.
@@ -51,15 +53,16 @@ struct Shared {
 struct State {
     clients: BTreeMap<String, Arc<Client>>,
     runners: BTreeMap<String, Arc<Place>>,
-    /// Ends of runners that are under way.
-    threads: Vec<JoinHandle<()>>,
+    /// Ends of runners that are under way, with the address that each still serves.
+    threads: Vec<(String, JoinHandle<()>)>,
 }
 
 /// Where the runner of a route stands.
 #[derive(Debug, Default)]
 struct Place {
     runner: RwLock<Option<Runner>>,
-    /// Starts that failed and deaths, in a row.
+    /// Starts that failed and deaths, in a row. After a pause one start more is tried: several would hold
+    /// the slot of the one job that looks, and with it other routes, for most of the time.
     failed: AtomicU32,
     /// Requests under way, and all that ever began.
     flying: AtomicU64,
@@ -96,7 +99,6 @@ impl Place {
 
     /// No runner of this route can be started.
     fn refuse(&self, route: &Arc<Route>, reason: String, detail: Vec<u8>) -> (Verdict, Vec<u8>) {
-        self.failed.store(0, Ordering::Relaxed);
         let mut refused = self.lock_refused();
         refused.times = refused.times.saturating_add(1);
         refused.last = Some((Arc::clone(route), reason.clone(), detail.clone()));
@@ -176,17 +178,40 @@ impl HttpPool {
     /// From now on only these routes have runners and connections.
     pub fn keep_only(&self, routes: &BTreeSet<String>) {
         let mut state = self.lock();
-        state.clients.retain(|name, _| routes.contains(name));
         let gone: Vec<String> =
             state.runners.keys().filter(|name| !routes.contains(*name)).cloned().collect();
         for name in gone {
             let Some(place) = state.runners.remove(&name) else { continue };
+            let served = state.clients.get(&name).map(|client| address(&client.route).to_owned());
             // Its jobs hold it until they are over; ending it takes its grace.
             let spawned = Builder::new().name("runner-end".to_owned()).spawn(move || {
                 drop(place.runner.write().unwrap_or_else(PoisonError::into_inner).take());
             });
-            state.threads.retain(|thread| !thread.is_finished());
-            state.threads.extend(spawned);
+            state.threads.retain(|(_, thread)| !thread.is_finished());
+            state.threads.extend(spawned.map(|thread| (served.unwrap_or_default(), thread)));
+        }
+        state.clients.retain(|name, _| routes.contains(name));
+    }
+
+    /// Waits for the runner of a route that is no more: one that is called otherwise now, or came back, asks
+    /// for the same port.
+    fn await_ends(&self, route: &Arc<Route>, place: &Place) -> Result<(), (Verdict, Vec<u8>)> {
+        let at = address(route);
+        let due = Instant::now().checked_add(route.warm.start_timeout);
+        loop {
+            let is_ending =
+                |(served, thread): &(String, JoinHandle<()>)| served == at && !thread.is_finished();
+            if !self.lock().threads.iter().any(is_ending) {
+                return Ok(());
+            }
+            if due.is_some_and(|due| Instant::now() >= due) {
+                let who = "the runner of a route that is no more";
+                let reason = format!("{at} is still served by {who}, which has jobs under way");
+                return Err(place.refuse(route, reason, Vec::new()));
+            }
+            if !self.0.stop.wait(limits::READY_EVERY) {
+                return Err((Verdict::Released, Vec::new()));
+            }
         }
     }
 
@@ -194,7 +219,7 @@ impl HttpPool {
     pub fn end(&self) {
         self.keep_only(&BTreeSet::new());
         let threads = std::mem::take(&mut self.lock().threads);
-        for thread in threads {
+        for (_, thread) in threads {
             let panicked = thread.join().is_err();
             assert!(!panicked, "a thread that ends a runner panicked");
         }
@@ -248,6 +273,7 @@ impl HttpPool {
             }
             self.wait(failed)?;
         }
+        self.await_ends(&task.route, place)?;
         loop {
             match Runner::start(&task.route, &task.spool, &self.0.stop) {
                 Ok(runner) => {
@@ -269,6 +295,14 @@ impl HttpPool {
     fn wait(&self, failed: u32) -> Result<(), (Verdict, Vec<u8>)> {
         let went = self.0.stop.wait(start_backoff(failed));
         if went { Ok(()) } else { Err((Verdict::Released, Vec::new())) }
+    }
+}
+
+/// Scheme, host and port that a route asks.
+fn address(route: &Route) -> &str {
+    match &route.worker {
+        Worker::Http { url } => origin(url),
+        _ => "",
     }
 }
 

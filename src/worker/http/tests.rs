@@ -502,3 +502,23 @@ fn a_request_fits_a_slots_stack() {
     let slot = Builder::new().stack_size(512 << 10).spawn(move || ask(&url, |_| ()).verdict);
     assert_eq!(slot.unwrap().join().unwrap(), Verdict::Done);
 }
+
+/// Goal: after a pause a runner that still cannot start is started once, not as often as before it. Method: a
+/// route with one failed start less than are allowed; two tasks, one after the other.
+#[test]
+fn after_a_pause_one_start_is_tried() {
+    let file = File::new(b"a", b"{}");
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let task = file.task(&format!("http://{free}/"), |route| {
+        let argv = ["sh", "-c", "echo x >> starts; exit 3"].map(str::to_owned);
+        route.http.start = Some(argv.to_vec());
+    });
+    let pool = HttpPool::new(&Stop::new().unwrap());
+    pool.place("r").failed.store(limits::FAILED_STARTS - 1, Ordering::Relaxed);
+    for starts in 1..=2 {
+        let verdict = pool.run(&task).verdict;
+        assert!(matches!(verdict, Verdict::Misconfigured { .. }), "{verdict:?}");
+        let found = std::fs::read_to_string(file.folder.path().join("starts")).unwrap();
+        assert_eq!(found.lines().count(), starts);
+    }
+}
