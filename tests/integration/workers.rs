@@ -6,7 +6,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::harness::Spool;
+use crate::harness::{Spool, python};
 
 /// A spool of a warm worker written by hand: `talk` is what it does with each job `m`.
 fn worker(talk: &str, settings: &str) -> Spool {
@@ -379,6 +379,30 @@ fn no_successor_outlives_its_route() {
 fn no_new_worker_outlives_its_route() {
     outlived(Change::LastJob, 1);
     outlived(Change::LastJob, 3);
+}
+
+/// Goal: the idle workers of many routes leave descriptors for the others. Method: fifty routes, and a limit
+/// that fifty workers exceed.
+#[test]
+fn idle_workers_leave_descriptors() {
+    let spool = Spool::new("workers = 2\nrescan = \"100ms\"\n");
+    let worker = worker("done(m)", "");
+    spool.write("w.py", &fs::read_to_string(worker.path("w.py")).unwrap());
+    for n in 0..50 {
+        let route = format!("glob = \"{n}-*\"\nwarm = [\"{}\", \"w.py\"]\n", python());
+        spool.write(&format!("routes.d/r{n}.toml"), &route);
+    }
+    let daemon = spool.start_under(&["sh", "-c", "ulimit -n 220; exec \"$0\" \"$@\""], &["run"]);
+    daemon.wait_for_log("ready");
+    for n in 0..50 {
+        spool.drop_file(format!("{n}-a"), "x");
+    }
+    spool.wait_until("all are done", || {
+        let is_told = daemon.log().contains("os error 24");
+        assert!(!is_told, "{}", spool.report());
+        spool.names("done").len() == 50
+    });
+    daemon.end_well();
 }
 
 /// Goal: `cancel` gives a worker the chance to stop a job without dying. Method: a worker that answers

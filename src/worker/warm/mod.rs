@@ -17,6 +17,7 @@
 //!   in a row.
 //! - No worker stays without a job that was started for a route as it is no more (with `overlap = false`:
 //!   until its next job).
+//! - Idle workers have no more than half of our descriptors, unless all are of one route.
 //! - The pool's lock is held for no wait and no start.
 //!
 //! A worker whose program's file changed is not replaced in the background but ended before the next
@@ -38,6 +39,8 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, getrlimit};
 
 use self::crew::{Answer, Member};
 use self::places::Place;
@@ -65,6 +68,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     is_over: bool,
+    /// So many may be idle over all routes.
+    most_idle: usize,
     next_number: u64,
     routes: BTreeMap<String, Workers>,
     /// After a reload: the routes that there are, as they are. Others keep no worker between jobs.
@@ -110,6 +115,24 @@ impl State {
         same.any(|it| Arc::ptr_eq(it, route) || it.works_like(route))
     }
 
+    /// With more idle workers than there may be: the one of another route that had none for longest. Without
+    /// this, many routes would leave no descriptors for anything else.
+    fn take_spare(&mut self, route: &str) -> Option<Session> {
+        let idle: usize = self.routes.values().map(|workers| workers.idle.len()).sum();
+        if idle <= self.most_idle {
+            return None;
+        }
+        let others = self.routes.iter_mut().filter(|(name, _)| *name != route);
+        let all = others.filter_map(|(_, workers)| {
+            let oldest = (0..workers.idle.len())
+                .min_by_key(|at| workers.idle.get(*at).map(|session| session.idle_since));
+            oldest.map(|at| (workers, at))
+        });
+        let (workers, at) =
+            all.min_by_key(|(workers, at)| workers.idle.get(*at).map(|it| it.idle_since))?;
+        Some(workers.idle.remove(at))
+    }
+
     /// Runs something that waits, on a thread that [`WarmPool::end`] joins. `false`: there is no thread.
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> bool {
         let spawned = Builder::new().name(name.to_owned()).spawn(work);
@@ -123,7 +146,9 @@ impl State {
 impl WarmPool {
     /// A pool without workers. `stop` ends starts and jobs.
     pub fn new(stop: &Stop) -> Self {
-        let state = Mutex::new(State::default());
+        let open = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok());
+        let most_idle = open.map_or(usize::MAX, |most| most / 2 / limits::WARM_DESCRIPTORS);
+        let state = Mutex::new(State { most_idle, ..State::default() });
         Self(Arc::new(Shared {
             stop: stop.clone(),
             state,
@@ -266,9 +291,13 @@ impl WarmPool {
             workers.replacing.push(number);
         }
         workers.idle.push(session);
+        let spare = state.take_spare(&route.name);
         drop(state);
         if is_new {
             self.replace(&route, spool, number);
+        }
+        if let Some(session) = spare {
+            self.in_thread("worker-end", move || session.end());
         }
     }
 

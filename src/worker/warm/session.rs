@@ -48,7 +48,7 @@ pub(super) struct Session {
     pub(super) ready: Ready,
     pub(super) files: Arc<Files>,
     born: Instant,
-    idle_since: Instant,
+    pub(super) idle_since: Instant,
     next_ping: Instant,
     pings: u64,
     unanswered: u32,
