@@ -319,6 +319,12 @@ impl Route {
             return "that: move it back, or end inboxd and start it where the spool is now"
                 .to_owned();
         }
+        if reason.contains(" before it was ready (with max_memory = ") {
+            return format!(
+                "`max_memory` in [routes.{}] if it is too little, else the worker",
+                self.name
+            );
+        }
         if reason.contains(": nice = ") {
             return format!("`nice` in [routes.{}], or LimitNICE= of the unit", self.name);
         }

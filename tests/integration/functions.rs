@@ -276,6 +276,17 @@ fn what_cannot_be_loaded_pauses_the_route() {
     assert_eq!(spool.names("done"), ["a"], "{}", spool.report());
 }
 
+/// Goal: a worker that does not come up within its memory says so, and where to mend it. Method: a limit in which
+/// no Python can be loaded.
+#[test]
+fn too_little_memory_for_a_start_is_named() {
+    let spool = function("def f(path): pass\n", "max_memory = \"8 MiB\"\n");
+    spool.drop_file("a", "x");
+    let output = spool.run(&["batch"]).code(1);
+    output.says("before it was ready (with max_memory = \"8.0 MiB\")").says("Fix `max_memory`");
+    assert_eq!(spool.errors(), Vec::<String>::new());
+}
+
 /// Goal: a mended file is used at once by a daemon that runs. Method: broken, dropped, mended, dropped.
 #[test]
 fn a_changed_file_is_used_at_once() {

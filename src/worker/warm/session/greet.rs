@@ -180,13 +180,19 @@ fn refuse(process: &mut Process, route: &Route, refusal: Refusal) -> StartFailur
         Refusal::Gone => match status {
             Ok(status) => (
                 matches!(status.code(), Some(126 | 127)),
-                format!("{} before it was ready", ended_as(status, &stderr)),
+                format!("{} before it was ready{}", ended_as(status, &stderr), limited(route)),
             ),
             Err(error) => (false, format!("it ended before it was ready: {error}")),
         },
     };
     let reason = format!("cannot start {}: {why}", one_line(name.as_bytes()));
     StartFailure { is_permanent, reason, detail }
+}
+
+/// What a limit does to a start looks like anything else: `killed by SIGSEGV`.
+fn limited(route: &Route) -> String {
+    let most = route.max_memory.map(bytesize::ByteSize::b);
+    most.map(|most| format!(" (with max_memory = \"{most}\")")).unwrap_or_default()
 }
 
 /// `exit 3: last line`, `killed by SIGSEGV`.
