@@ -40,8 +40,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, getrlimit};
-
 use self::crew::{Answer, Member};
 use self::places::Place;
 use self::session::{After, Session, Start, StartFailure, random, start};
@@ -50,6 +48,7 @@ use super::memory::OomWatch;
 use super::{Ended, Stop, Task};
 use crate::config::{Route, Worker, limits};
 use crate::core::{FailClass, Failure, Verdict};
+use crate::fs::real::descriptors;
 
 /// The warm workers of all routes; clones are the same pool, one a slot.
 #[derive(Clone, Debug)]
@@ -146,8 +145,7 @@ impl State {
 impl WarmPool {
     /// A pool without workers. `stop` ends starts and jobs.
     pub fn new(stop: &Stop) -> Self {
-        let open = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok());
-        let most_idle = open.map_or(usize::MAX, |most| most / 2 / limits::WARM_DESCRIPTORS);
+        let most_idle = descriptors() / 2 / limits::WARM_DESCRIPTORS;
         let state = Mutex::new(State { most_idle, ..State::default() });
         Self(Arc::new(Shared {
             stop: stop.clone(),
