@@ -42,7 +42,8 @@
 //!   the keeper has it 41, judges 77, has looked who writes 118, has its folder named 148, has claimed 169, gives it
 //!   to a slot 197, which has it 217, clones at 250 and is in `execve`'s program at 385; the kernel keeps all of
 //!   them on one core. The loop has two wake-ups less work between them, since it claims nothing. To wake the slot
-//!   before the claim, or to yield to it after, changed nothing; nor did link-time optimisation (1,000 drops), while
+//!   before the claim, or to yield to it after, changed nothing; nor did pipes that were made ahead together with a
+//!   notify thread that preempts nobody (`SCHED_BATCH`), nor link-time optimisation (1,000 drops), while
 //!   `opt-level = "s"` made it 4 % less with that and 7 % more without: what code lies beside what is worth as much.
 //! - Idle beside 1,000 folders: at most one processor tick in 30 s; 6.0 MiB PSS with the supervisor (wanted: 8), 8.2
 //!   before text that only the start needs was given back; 0.8 more with a glob that needs regular expressions, such

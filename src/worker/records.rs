@@ -177,6 +177,10 @@ fn cells(record: &[u8]) -> Result<Vec<String>, String> {
 
 fn ndjson(text: &str) -> Result<String, String> {
     let text = text.trim();
+    if text.starts_with('[') {
+        // The whole file is one, mostly: what most programs write that are asked for JSON.
+        return Err("a JSON array, not an object: one object a line (jq -c '.[]')".to_owned());
+    }
     if !text.starts_with('{') {
         return Err("not a JSON object".to_owned());
     }
@@ -226,11 +230,13 @@ mod tests {
             (Records::Lines, "", &b"a\xff"[..], "line 7: not UTF-8 at byte 1 of the record"),
             (Records::Csv, "a,b", b"1", "line 7: 1 field, and the header has 2"),
             (Records::Csv, "a,b", b"1,2,3", "line 7: 3 fields, and the header has 2"),
-            (Records::Ndjson, "", b"[1]", "line 7: not a JSON object"),
+            (Records::Ndjson, "", b"1", "line 7: not a JSON object"),
         ] {
             assert_eq!(read(records, header, text).unwrap_err(), why);
         }
         assert_eq!(columns(b"\xff\xfea\0").unwrap_err(), "its header is UTF-16, not UTF-8");
+        let array = read(Records::Ndjson, "", b"[{\"a\": 1},").unwrap_err();
+        assert!(array.starts_with("line 7: a JSON array, not an object"), "{array}");
         let cut = read(Records::Ndjson, "", b"{\"a\":").unwrap_err();
         assert!(cut.starts_with("line 7: not valid JSON: EOF"), "{cut}");
         let two = read(Records::Ndjson, "", b"{} {}").unwrap_err();
