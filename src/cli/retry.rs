@@ -268,8 +268,7 @@ pub(crate) fn move_back(
             failed = Some(ExitCode::from(1));
             continue;
         }
-        if let Err(error) = folders.put_back(it.what, from, &it.at, &it.to) {
-            let message = cannot_move(spool, &it, from, &error);
+        if let Err(message) = put_main_back(spool, &folders, &it, from) {
             eprint_line(&format!("error: {message}"));
             failed = Some(ExitCode::from(1));
             continue;
@@ -313,6 +312,32 @@ fn tell(spool: &SpoolArg, it: &Move, as_json: bool) {
     } else {
         print_line(&format!("waits   {}", shown_in(spool, Tree::Incoming, &it.to)));
     }
+}
+
+/// Moves the file itself, unless something in `incoming/` would be taken for what goes along with it.
+fn put_main_back(
+    spool: &SpoolArg,
+    folders: &Spool<RealFs>,
+    it: &Move,
+    from: From,
+) -> Result<(), String> {
+    let failed = |error: io::Error| cannot_move(spool, it, from, &error);
+    match folders.taken_beside(&it.to, &it.beside).map_err(failed)? {
+        Some(taken) => Err(is_another_s(spool, it, from, &taken)),
+        None => folders.put_back(it.what, from, &it.at, &it.to).map_err(failed),
+    }
+}
+
+/// A newer set has begun to arrive, or what said that one is complete came twice.
+fn is_another_s(spool: &SpoolArg, it: &Move, from: From, taken: &RelPath) -> String {
+    let tree = if from == From::Error { Tree::Error } else { Tree::Done };
+    format!(
+        "{} is there already, and did not come with {}\n  {} stays where it is. Try again when that one \
+         has run, or move it away.",
+        shown_in(spool, Tree::Incoming, taken),
+        it.to,
+        shown_in(spool, tree, &it.at)
+    )
 }
 
 fn cannot_move(spool: &SpoolArg, it: &Move, from: From, error: &io::Error) -> String {

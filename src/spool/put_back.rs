@@ -5,6 +5,8 @@
 //!
 //! Invariants
 //! - Nothing is overwritten: a name that is taken in `incoming/` is an error, and nothing has moved.
+//! - Nothing of one delivery comes together with what is of another: not in `incoming/`, where a newer one
+//!   may have begun to arrive, and not here, where a name without the job's id is that of another job's file.
 //! - A sidecar goes only after the move is durable: a file in `error/` always has its reason.
 //! - Only the sidecar that spoke of this failure goes, not one of a new failure of the same file,
 //!   which a running daemon may have written meanwhile.
@@ -86,6 +88,31 @@ impl<F: Filesystem> Spool<F> {
         self.fs.sync_dir(&source)
     }
 
+    /// What stands in `incoming/` under the name of something that goes along: it is of another delivery.
+    /// Where the file's own name is taken, that is for [`Self::put_back`] to say.
+    pub fn taken_beside(&self, to: &RelPath, beside: &[Beside]) -> io::Result<Option<RelPath>> {
+        let target = match self.open_incoming_parent(to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // What stands in the way of the file itself is said of that.
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(None),
+            other => other?,
+        };
+        if self.fs.stat(&target, name(to)).is_ok() {
+            return Ok(None);
+        }
+        for name in beside.iter().map(|it| &it.name) {
+            match self.fs.stat(&target, Path::new(OsStr::from_bytes(name))) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+                Ok(_) => {
+                    let slash: &[u8] = if to.parent().is_empty() { b"" } else { b"/" };
+                    return Ok(RelPath::new([to.parent(), slash, name].concat()));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Brings what goes along with what was put back after that, durably: what went where that went, or, of
     /// a sentinel, an empty one. Who asks for another run says that it is complete.
     pub fn put_beside(
@@ -101,18 +128,24 @@ impl<F: Filesystem> Spool<F> {
             parent => self.fs.open_dir(tree, Path::new(OsStr::from_bytes(parent))),
         }?;
         let target = self.open_incoming_parent(to)?;
-        let name = Path::new(OsStr::from_bytes(&beside.name));
+        let its_name = Path::new(OsStr::from_bytes(&beside.name));
         let mut moved = Err(io::Error::from(io::ErrorKind::NotFound));
+        let has_own_name = at.name() == to.name();
         for known in &beside.went_as {
+            // Beside a file that has the name which this one was refused, it is that one's.
+            let is_its = has_own_name || *known != beside.name;
+            if !is_its && self.fs.stat(&source, name(to)).is_ok() {
+                continue;
+            }
             let known = Path::new(OsStr::from_bytes(known));
             let stat = self.fs.stat(&source, known);
             if moved.is_err() && stat.is_ok_and(|stat| stat.file_type == fs::FileType::File) {
-                moved = self.fs.rename(&source, known, &target, name);
+                moved = self.fs.rename(&source, known, &target, its_name);
             }
         }
         match moved {
             Err(error) if error.kind() == io::ErrorKind::NotFound && beside.is_sentinel => {
-                self.fs.create(&target, name, 0o660).map(drop)?;
+                self.fs.create(&target, its_name, 0o660).map(drop)?;
             }
             other => other?,
         }

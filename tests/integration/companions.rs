@@ -104,6 +104,45 @@ fn companions_fail_and_come_back_together() {
     daemon.end_well();
 }
 
+/// Goal: nothing of a newer delivery comes with what is put back, and nothing of another failure. Method: a
+/// companion, or a sentinel, that came again before its file; a set whose companion is gone, beside one of
+/// the same name that has it.
+#[test]
+fn what_is_put_back_comes_with_its_own() {
+    let spool = Spool::new(
+        &[
+            PHOTOS,
+            "[routes.signed]\nglob = \"*.dat\"\ndone_file = \"{name}.ok\"\ncommand = [\"false\"]\n",
+        ]
+        .concat(),
+    );
+    let daemon = spool.daemon();
+    spool.drop_file("photos/1.jpg", "old");
+    spool.drop_file("photos/1.xmp", "bad");
+    spool.drop_file("a.dat", "a");
+    spool.drop_file("a.dat.ok", "");
+    spool.wait_until("both failed", || spool.errors().len() == 4);
+
+    spool.drop_file("photos/1.xmp", "new");
+    spool.drop_file("a.dat.ok", "");
+    let refused = spool.run(&["retry", "photos/1.jpg"]).code(1);
+    refused.says("incoming/photos/1.xmp is there already").says("error/photos/1.jpg stays");
+    spool.run(&["retry", "a.dat"]).code(1).says("incoming/a.dat.ok is there already");
+    assert_eq!(spool.errors().len(), 4, "{}", spool.report());
+    assert_eq!(fs::read(spool.path("incoming/photos/1.xmp")).unwrap(), b"new");
+
+    // The newer set fails as well, and loses what came with it.
+    fs::write(spool.path("incoming/photos/1.xmp"), "bad").unwrap();
+    spool.drop_file("photos/1.jpg", "new");
+    spool.wait_until("the newer one failed", || spool.errors().len() == 6);
+    let job = spool.csv("errors").column("job").pop().unwrap();
+    rustix::fs::unlink(spool.path(&format!("error/photos/1~{job}.xmp"))).unwrap();
+    spool.run(&["retry", &format!("error/photos/1~{job}.jpg")]).ok();
+    assert_eq!(fs::read(spool.path("incoming/photos/1.jpg")).unwrap(), b"new");
+    assert!(spool.has("error/photos/1.xmp") && !spool.has("incoming/photos/1.xmp"));
+    daemon.end_well();
+}
+
 /// Goal: several companions, with a sentinel, are one job; links are not handed over; sources are not taken
 /// without them. Method: a route with two, `batch`, `submit`.
 #[test]
