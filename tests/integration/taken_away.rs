@@ -61,9 +61,10 @@ fn cleared_folders_are_made_again_and_lose_no_file() {
             assert_eq!(before, after, "{folder} {way}: files went to where nobody looks");
         }
     }
-    let replaced = daemon.log().lines().filter(|line| line.contains("folder was replaced")).count();
-    // Nine times, and three times `error/.why` with `error/`.
-    assert_eq!(replaced, 12, "{}", daemon.log());
+    let told = || daemon.log().lines().filter(|line| line.contains("folder was replaced")).count();
+    // Nine times, and three times `error/.why` with `error/`. The last file is there before it is told of.
+    spool.wait_until("each is told of", || told() >= 12);
+    assert_eq!(told(), 12, "{}", daemon.log());
     assert!(daemon.end().success());
     assert_eq!(spool.names("processing"), Vec::<String>::new());
 }
