@@ -186,6 +186,8 @@ pub const LOT_TIME: Duration = Duration::from_millis(4);
 pub const LOT_RECORDS: usize = 64;
 /// An input with `records` is read and copied in blocks of this size, in bytes.
 pub const INPUT_BLOCK: usize = 256 << 10;
+/// Of an input with `records` so much is read before others have their turn, in bytes: some 15 ms.
+pub const INPUT_SLICE: u64 = 4 << 20;
 /// An input record, in bytes; a longer one fails. Like [`WORKER_LINE`], since it travels in one.
 pub const RECORD: u64 = 1 << 20;
 /// A line of the worker protocol, both ways, in bytes.

@@ -228,6 +228,8 @@ pub(super) struct Window {
     pub(super) loss: Option<Loss>,
     /// Records were asked for and have not come.
     pub(super) reading: bool,
+    /// Some of them have come, or none yet, and the rest takes long: nobody waits for it.
+    pub(super) reads_long: bool,
     /// No more bytes are taken before a record is over.
     pub(super) is_full: bool,
     /// There are no more.
@@ -324,6 +326,7 @@ impl Window {
         self.at_end = false;
         self.is_full = false;
         self.reading = false;
+        self.reads_long = false;
     }
 
     /// What a loss of the daemon means: the input's charge, given its charges so far.

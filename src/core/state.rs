@@ -250,8 +250,8 @@ impl Core {
             Event::Busy { job, until } => self.not_started(job, until),
             Event::Ended { job, verdict } => self.ended(job, verdict, now, out),
             Event::Opened { job } => self.opened(job),
-            Event::Read { job, numbers, is_full, at_end } => {
-                self.read(job, &numbers, is_full, at_end, now);
+            Event::Read { job, numbers, is_full, at_end, goes_on } => {
+                self.read(job, &numbers, (is_full, at_end, goes_on), now);
             }
             Event::InputBroken { job, failure } => self.input_broken(job, failure),
             Event::RecordEnded { job, no, verdict, took_us, is_last } => {

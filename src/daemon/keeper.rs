@@ -315,6 +315,7 @@ impl<F: Filesystem> Keeper<F> {
             Input::RecordEnded { job, no, ended, is_last } => {
                 self.record_ended(job, no, ended, is_last, now)
             }
+            Input::ReadOn { job } => self.read_more(job, now),
             Input::Collected { job, result } => self.collected(job, result, now),
             Input::Compared { task, is_same: false } => self.begin(task, now),
             Input::Staged(staged) => self.take_in(staged, now),

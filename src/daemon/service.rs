@@ -261,10 +261,12 @@ impl<L: Listener> Service<RealFs, L> {
         let mut next = first;
         let mut taken = 0;
         while let Some(message) = next {
+            // That takes its time, and asks for more of it: once a turn.
+            let is_long = matches!(message, Message::Input(Input::ReadOn { .. }));
             self.handle(message)?;
             self.outputs()?;
             taken += 1;
-            next = if taken < most { messages.try_recv().ok() } else { None };
+            next = if taken < most && !is_long { messages.try_recv().ok() } else { None };
         }
         // Also where messages never cease: a full disk is looked at, a wait ends.
         if taken == 0 || Instant::now() >= self.state.next_tick {
@@ -406,6 +408,10 @@ impl<L: Listener> Service<RealFs, L> {
                 match output {
                     Output::Start(task) => self.pool.give(task),
                     Output::StartRecords(lot) => self.pool.give_lot(lot),
+                    // A message, so that it stands in line behind all others.
+                    Output::ReadOn { job } => {
+                        drop(self.sender.send(Message::Input(Input::ReadOn { job })));
+                    }
                     Output::Collect(collecting) => self.collect(*collecting),
                     Output::Compare(task) => self.compare(task),
                     Output::Notice(notice) => self.notice(notice),

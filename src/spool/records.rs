@@ -40,6 +40,28 @@ pub struct Input<F: Filesystem> {
     block: Vec<u8>,
     at: usize,
     block_len: usize,
+    /// Of the record at `next`, where reading was left off within it.
+    part: Option<Part>,
+}
+
+/// How far the end of a record was looked for.
+struct Part {
+    scan: Scan,
+    /// Bytes of it that were passed over because it is too long.
+    passed: u64,
+    /// Bytes of it in the block.
+    seen: usize,
+}
+
+/// What a look for the next record came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It.
+    Record(Split),
+    /// There is none.
+    End,
+    /// So much was read as was allowed, and it is not known yet.
+    Later,
 }
 
 /// A record as it was split off.
@@ -102,8 +124,8 @@ impl<F: Filesystem> Input<F> {
         let mark = mark_of(&fs, &file)?;
         let zero = Position::default();
         let (block, at) = (Vec::new(), 0);
-        let mut input =
-            Self { fs, file, records, mark, first: zero, next: zero, block, at, block_len };
+        let (first, next, part) = (zero, zero, None);
+        let mut input = Self { fs, file, records, mark, first, next, block, at, block_len, part };
         let mut head = [0; BYTE_ORDER_MARK.len()];
         if input.fs.read_at(&input.file, 0, &mut head)? == BYTE_ORDER_MARK.len()
             && head == BYTE_ORDER_MARK
@@ -111,12 +133,26 @@ impl<F: Filesystem> Input<F> {
             input.next.offset = BYTE_ORDER_MARK.len() as u64;
         }
         let header = match records {
-            Records::Csv => input.next_record()?,
+            Records::Csv => input.header()?,
             Records::Lines | Records::Ndjson => None,
         };
         input.next.records = 0;
         input.first = input.next;
         Ok((input, header))
+    }
+
+    /// One that is too long is not looked at to its end: its file fails, and may be very large.
+    fn header(&mut self) -> io::Result<Option<Split>> {
+        let mut most = limits::INPUT_SLICE;
+        Ok(match self.next_within(&mut most)? {
+            Found::Record(split) => Some(split),
+            Found::End => None,
+            Found::Later => {
+                let (begins, unfit) = (self.next, Some(Unfit::TooLong));
+                self.part = None;
+                Some(Split { begins, end: begins.offset, bytes: Vec::new(), unfit })
+            }
+        })
     }
 
     /// What the file was when it was opened.
@@ -139,6 +175,7 @@ impl<F: Filesystem> Input<F> {
         self.next = if to.offset < self.first.offset { self.first } else { to };
         self.block.clear();
         self.at = 0;
+        self.part = None;
     }
 
     /// Goes back to the first record.
@@ -149,10 +186,22 @@ impl<F: Filesystem> Input<F> {
     /// The next record; `None` at the end.
     pub fn next_record(&mut self) -> io::Result<Option<Split>> {
         loop {
-            let mut scan = Scan::new(self.records);
-            // Bytes of the record that were passed over because it is too long.
-            let mut passed = 0u64;
-            let mut seen = 0;
+            let mut most = limits::INPUT_SLICE;
+            match self.next_within(&mut most)? {
+                Found::Record(split) => return Ok(Some(split)),
+                Found::End => return Ok(None),
+                Found::Later => {}
+            }
+        }
+    }
+
+    /// The next record, if it comes within so many bytes of the file, which are counted down. What was
+    /// looked at is not looked at again by the next call.
+    pub fn next_within(&mut self, most: &mut u64) -> io::Result<Found> {
+        loop {
+            let begun = self.part.take();
+            let Part { mut scan, mut passed, mut seen } =
+                begun.unwrap_or_else(|| Part { scan: Scan::new(self.records), passed: 0, seen: 0 });
             let (len, is_last) = loop {
                 let unread = self.block.get(self.at + seen..).unwrap_or_default();
                 if let Some(more) = scan.find_end(unread) {
@@ -165,13 +214,19 @@ impl<F: Filesystem> Input<F> {
                     self.block.clear();
                     (self.at, seen) = (0, 0);
                 }
+                if *most == 0 {
+                    self.part = Some(Part { scan, passed, seen });
+                    return Ok(Found::Later);
+                }
                 let offset = self.next.offset + passed + seen as u64;
-                if !self.fill(offset)? {
+                let read = self.fill(offset)?;
+                *most = most.saturating_sub(read as u64);
+                if read == 0 {
                     break (seen, true);
                 }
             };
             if is_last && passed + len as u64 == 0 {
-                return Ok(None);
+                return Ok(Found::End);
             }
             let whole = self.block.get(self.at..self.at + len).unwrap_or_default();
             let begins = self.next;
@@ -195,13 +250,13 @@ impl<F: Filesystem> Input<F> {
             self.next.lines += lines;
             if !is_none {
                 self.next.records += 1;
-                return Ok(Some(Split { begins, end: self.next.offset, bytes, unfit }));
+                return Ok(Found::Record(Split { begins, end: self.next.offset, bytes, unfit }));
             }
         }
     }
 
-    /// Reads one block more, which begins at an offset; `false` at the end of the file.
-    fn fill(&mut self, offset: u64) -> io::Result<bool> {
+    /// Reads one block more, which begins at an offset. How many bytes; none at the end of the file.
+    fn fill(&mut self, offset: u64) -> io::Result<usize> {
         self.block.drain(..self.at);
         self.at = 0;
         let old = self.block.len();
@@ -209,14 +264,15 @@ impl<F: Filesystem> Input<F> {
         let free = self.block.get_mut(old..).unwrap_or_default();
         let read = self.fs.read_at(&self.file, offset, free);
         self.block.truncate(old + read.as_ref().copied().unwrap_or_default());
-        Ok(read? > 0)
+        read
     }
 
     /// Copies the header and the records that are wanted, by number, into an empty file. How many.
     ///
     /// Reads the whole input again: not for the keeper's thread where it may be large.
     pub fn copy(&mut self, to: &F::File, is_wanted: &dyn Fn(u64) -> bool) -> io::Result<u64> {
-        let mut out = Copy { fs: self.fs.clone(), to, written: 0, buffer: Vec::new() };
+        let fs = self.fs.clone();
+        let mut out = Copy { fs, to, written: 0, ends_in_hole: false, buffer: Vec::new() };
         out.range(&self.file, 0, self.first.offset)?;
         self.rewind();
         let mut count = 0;
@@ -240,7 +296,7 @@ impl<F: Filesystem> Input<F> {
             // The end of its last line stands behind it in the block, or in the file.
             out.range(&self.file, split.begins.offset, split.end)?;
         }
-        out.flush()?;
+        out.end()?;
         Ok(count)
     }
 }
@@ -276,6 +332,8 @@ struct Copy<'a, F: Filesystem> {
     fs: F,
     to: &'a F::File,
     written: u64,
+    /// The last block was not written, since it is all zeros.
+    ends_in_hole: bool,
     buffer: Vec<u8>,
 }
 
@@ -299,10 +357,24 @@ impl<F: Filesystem> Copy<'_, F> {
         Ok(())
     }
 
+    /// What is zeros in a sparse input stays a hole: it may be larger than the disk.
     fn flush(&mut self) -> io::Result<()> {
-        self.fs.write_at(self.to, self.written, &self.buffer)?;
+        self.ends_in_hole = self.buffer.iter().all(|byte| *byte == 0);
+        if !self.ends_in_hole {
+            self.fs.write_at(self.to, self.written, &self.buffer)?;
+        }
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
+        Ok(())
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        if !self.buffer.is_empty() {
+            self.flush()?;
+        }
+        if self.ends_in_hole && self.written > 0 {
+            self.fs.write_at(self.to, self.written - 1, &[0])?;
+        }
         Ok(())
     }
 }
@@ -368,136 +440,4 @@ impl Scan {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fs::RealFs;
-
-    struct Made {
-        _home: tempfile::TempDir,
-        path: std::path::PathBuf,
-    }
-
-    fn made(text: &[u8]) -> Made {
-        let home = tempfile::tempdir().unwrap();
-        let path = home.path().to_owned();
-        std::fs::write(path.join("x"), text).unwrap();
-        Made { _home: home, path }
-    }
-
-    fn open(made: &Made, records: Records, block: usize) -> (Input<RealFs>, Option<Vec<u8>>) {
-        let dir = RealFs.open_root(&made.path).unwrap();
-        let file = RealFs.open(&dir, Path::new("x"), false).unwrap();
-        let (input, header) = Input::of(RealFs, file, records, block).unwrap();
-        (input, header.map(|split| split.bytes))
-    }
-
-    fn all(input: &mut Input<RealFs>) -> Vec<Split> {
-        std::iter::from_fn(|| input.next_record().unwrap()).collect()
-    }
-
-    fn texts(splits: &[Split]) -> Vec<String> {
-        let text = |split: &Split| String::from_utf8_lossy(&split.bytes).into_owned();
-        splits.iter().map(text).collect()
-    }
-
-    /// Goal: records are those that the head of the module describes, with their lines.
-    /// Method: one text a format, with every kind of end.
-    #[test]
-    fn records_are_split_as_described() {
-        let file = made(b"\xef\xbb\xbfa\r\n\n b \r\nc\rd\nlast");
-        let (mut input, header) = open(&file, Records::Lines, 2);
-        assert_eq!(header, None);
-        let splits = all(&mut input);
-        assert_eq!(texts(&splits), ["a", " b ", "c\rd", "last"]);
-        assert_eq!(splits.iter().map(Split::line).collect::<Vec<_>>(), [1, 3, 4, 5]);
-        let file = made(b"{}\n  \r\n {\"a\":\n1}\n");
-        assert_eq!(texts(&all(&mut open(&file, Records::Ndjson, 3).0)), ["{}", " {\"a\":", "1}"]);
-        let file = made(b"id,\"n\no\"\r\n\r\n1,\"a\r\n\"\"b\"\n2,c\"d\r3,\"\"\n");
-        let (mut input, header) = open(&file, Records::Csv, 1);
-        assert_eq!(header.unwrap(), b"id,\"n\no\"");
-        let splits = all(&mut input);
-        assert_eq!(texts(&splits), ["1,\"a\r\n\"\"b\"", "2,c\"d", "3,\"\""]);
-        assert!(splits.iter().all(|split| split.unfit.is_none()));
-        assert_eq!(splits.iter().map(Split::line).collect::<Vec<_>>(), [4, 6, 6]);
-        assert_eq!(splits.iter().map(Split::no).collect::<Vec<_>>(), [1, 2, 3]);
-    }
-
-    /// Goal: nothing is a file without records. Method: no byte, a header alone, empty lines.
-    #[test]
-    fn empty_files_have_no_records() {
-        assert_eq!(open(&made(b""), Records::Csv, 8).1, None);
-        let file = made(b"id");
-        let (mut input, header) = open(&file, Records::Csv, 8);
-        assert_eq!((header, all(&mut input)), (Some(b"id".to_vec()), Vec::new()));
-        assert_eq!(all(&mut open(&made(b"\n\r\n\n"), Records::Lines, 2).0), []);
-    }
-
-    /// Goal: a record that is too long costs no memory, fails alone, and is copied whole. Method: one of
-    /// three times the limit, by an open quote and by a long line, between short ones.
-    #[test]
-    fn long_records_are_passed_over() {
-        let long = "x\n".repeat(usize::try_from(limits::RECORD).unwrap() * 3 / 2);
-        let text = format!("id\n1\n\"{long}\"\n2\n");
-        let file = made(text.as_bytes());
-        let (mut input, _) = open(&file, Records::Csv, limits::INPUT_BLOCK);
-        let splits = all(&mut input);
-        assert_eq!(
-            splits.iter().map(|s| s.unfit).collect::<Vec<_>>(),
-            [None, Some(Unfit::TooLong), None]
-        );
-        assert_eq!(splits[2].line(), 3 + limits::RECORD * 3 / 2 + 1);
-        assert!(input.block.capacity() < 3 * usize::try_from(limits::RECORD).unwrap());
-        let dir = RealFs.open_root(&file.path).unwrap();
-        let to = RealFs.create(&dir, Path::new("y"), 0o600).unwrap();
-        assert_eq!(input.copy(&to, &|no| no >= 2).unwrap(), 2);
-        let copied = std::fs::read(file.path.join("y")).unwrap();
-        assert_eq!(copied, format!("id\n\"{long}\"\n2\n").as_bytes());
-    }
-
-    /// Goal: a failed record that begins with a byte order mark keeps it when it becomes the first of a file.
-    /// Method: such a record behind another and behind an empty line, copied and read again.
-    #[test]
-    fn a_mark_in_a_record_stays_in_it() {
-        for text in ["a\n\u{feff}b\n", "\n\u{feff}b\n", "\u{feff}a\n\u{feff}b"] {
-            let file = made(text.as_bytes());
-            let (mut input, _) = open(&file, Records::Lines, 8);
-            let last = all(&mut input).len() as u64;
-            let dir = RealFs.open_root(&file.path).unwrap();
-            let to = RealFs.create(&dir, Path::new("y"), 0o600).unwrap();
-            assert_eq!(input.copy(&to, &|no| no == last).unwrap(), 1);
-            let copied = made(&std::fs::read(file.path.join("y")).unwrap());
-            let splits = all(&mut open(&copied, Records::Lines, 8).0);
-            assert_eq!(texts(&splits), ["\u{feff}b"], "{text:?}");
-        }
-    }
-
-    /// Goal: a file that was cut within quotes says so. Method: one such, read and copied.
-    #[test]
-    fn an_open_quote_is_noticed() {
-        let file = made(b"id,n\n1,\"a\n");
-        let splits = all(&mut open(&file, Records::Csv, 4).0);
-        let [split] = &splits[..] else { panic!("{splits:?}") };
-        assert_eq!((split.unfit, split.end), (Some(Unfit::OpenQuote), 10));
-    }
-
-    /// Goal: an input that is written into, or replaced, is noticed, and one that was copied with its spool is
-    /// the same. Method: it grows; its time changes; another inode, with the time in full, in seconds, another.
-    #[test]
-    fn changes_are_noticed() {
-        let file = made(b"a\n");
-        let (input, _) = open(&file, Records::Lines, 8);
-        assert_eq!(input.change().unwrap(), None);
-        std::fs::write(file.path.join("x"), b"a\nb\n").unwrap();
-        assert_eq!(input.change().unwrap().unwrap(), "it had 2 bytes and has 4");
-        let was = InputMark { ino: 3, btime_ns: 5, size: 4, mtime_ns: 7_000_000_001 };
-        let later = InputMark { mtime_ns: 7_000_000_000, ..was };
-        assert_eq!(change(&was, &later).unwrap(), "it was written into");
-        for copy in [InputMark { ino: 4, ..was }, InputMark { btime_ns: 6, ..later }] {
-            assert_eq!(change(&was, &copy), None);
-        }
-        for other in [(5, 7_000_000_001), (4, 7_000_000_002), (4, 8_000_000_000)] {
-            let other = InputMark { ino: 4, size: other.0, mtime_ns: other.1, ..was };
-            assert_eq!(change(&was, &other).unwrap(), "another file stands in its place");
-        }
-    }
-}
+mod tests;

@@ -551,3 +551,48 @@ fn a_record_that_runs_is_no_escaped_process() {
     assert_eq!(spool.csv("r").sorted(), ["first", "last"], "{}", spool.report());
     assert_eq!(std::fs::read_to_string(spool.path("runs")).unwrap(), "run\n");
 }
+
+/// Goal: an input whose next record is far holds up nobody, nor a drain. Method: a sparse file of a TiB for one route,
+/// then a file for another; TERM while the first is read.
+#[test]
+fn a_record_that_is_far_holds_up_nobody() {
+    let spool = scripted("glob = \"x\"\nrecords = \"lines\"\n", "echo \"$1\"");
+    let settings = std::fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    spool.write(
+        "inboxd.toml",
+        &format!("{settings}[routes.s]\ncommand = [\"echo\", \"{{name}}\"]\n"),
+    );
+    let daemon = spool.daemon();
+    spool.write("far", "");
+    std::fs::File::options().write(true).open(spool.path("far")).unwrap().set_len(1 << 40).unwrap();
+    rustix::fs::rename(spool.path("far"), spool.path("incoming/x")).unwrap();
+    spool.wait_until("it is claimed", || !spool.path("incoming/x").exists());
+    spool.drop_file("y", "");
+    spool.wait_until("the other one is done", || spool.path("done/y").exists());
+    daemon.end_well();
+    assert!(!spool.path("done/x").exists());
+}
+
+/// Goal: inputs whose records wait for their backoff hold up no input of another route. Method: more of them than
+/// are open at once, each with a record that waits an hour; then one of another route.
+#[test]
+fn inputs_that_wait_hold_up_no_other_route() {
+    let waits = "glob = \"x*\"\nrecords = \"lines\"\nretries = { try_again = 1 }\ntry_again_after = [\"1h\"]\n";
+    let spool = Spool::new(&format!(
+        "workers = 2\n[routes.r]\ncommand = [\"sh\", \"-c\", \"exit 75\"]\n{waits}[routes.s]\n\
+         records = \"lines\"\ncommand = [\"echo\", \"{{record}}\"]\n"
+    ));
+    for at in 0..20 {
+        spool.drop_file(format!("x{at}"), "a\n");
+    }
+    let daemon = spool.daemon();
+    let tried = || {
+        let segments = std::fs::read_dir(spool.path("journal")).unwrap().map(Result::unwrap);
+        let texts = segments.filter_map(|entry| std::fs::read(entry.path()).ok());
+        texts.map(|text| String::from_utf8_lossy(&text).matches("exit 75").count()).sum::<usize>()
+    };
+    spool.wait_until("as many wait as are open at once", || tried() >= 16);
+    spool.drop_file("y", "b\n");
+    spool.wait_until("the other one is done", || spool.path("done/y").exists());
+    daemon.end_well();
+}

@@ -125,6 +125,8 @@ pub enum Event {
         is_full: bool,
         /// There are no more.
         at_end: bool,
+        /// Others have their turn before the rest: a further such answer follows by itself.
+        goes_on: bool,
     },
     /// The input of an open job cannot be read on.
     InputBroken {

@@ -65,14 +65,14 @@ impl Core {
         &mut self,
         id: JobId,
         numbers: &[u64],
-        is_full: bool,
-        at_end: bool,
+        (is_full, at_end, goes_on): (bool, bool, bool),
         now: Millis,
     ) {
         let Some(window) = self.jobs.get_mut(&id).and_then(|job| job.records.as_mut()) else {
             return;
         };
-        window.reading = false;
+        window.reading = goes_on;
+        window.reads_long = goes_on;
         window.is_full = is_full;
         window.at_end = at_end;
         for no in numbers {
@@ -101,6 +101,7 @@ impl Core {
             return;
         };
         window.reading = false;
+        window.reads_long = false;
         window.broken.get_or_insert(failure);
         window.ready.clear();
     }
@@ -146,7 +147,7 @@ impl Core {
                         self.enter(id, Phase::RecordingOutcome);
                     }
                 }
-            } else if is_stopped && window.is_still() && !window.reading {
+            } else if is_stopped && window.is_still() && (!window.reading || window.reads_long) {
                 if self.take_back_announced(id, out) {
                     continue;
                 }
@@ -269,7 +270,8 @@ impl Core {
         jobs.filter_map(|job| self.routes.get(job.route))
     }
 
-    /// Whether a route may not open a further input: it has enough to do, or there are enough.
+    /// Whether a route may not open a further input: it has enough to do, or there are enough. The first
+    /// input of a route is never one too many: those of another one may wait for an hour's backoff.
     pub(super) fn has_open_records(&self, at: usize) -> bool {
         let is_busy = |id: &JobId| {
             self.jobs.get(id).is_some_and(|job| {
@@ -277,16 +279,18 @@ impl Core {
                 job.route == at && window.is_some_and(|it| it.reading || !it.ready.is_empty())
             })
         };
+        let is_mine = |id: &JobId| self.jobs.get(id).is_some_and(|job| job.route == at);
         let is_of_records = self.routes.get(at).is_some_and(|route| route.rules.records);
-        is_of_records
-            && (self.open.len() >= self.limits.records.inputs || self.open.iter().any(is_busy))
+        let are_enough =
+            || self.open.len() >= self.limits.records.inputs && self.open.iter().any(is_mine);
+        is_of_records && (are_enough() || self.open.iter().any(is_busy))
     }
 
     /// Whether records are asked for that a free slot could have at once.
     pub(super) fn awaits_records(&self) -> bool {
         self.open.iter().any(|id| {
             let window = self.jobs.get(id).and_then(|job| job.records.as_ref());
-            window.is_some_and(|window| window.reading && window.ready.is_empty())
+            window.is_some_and(|it| it.reading && !it.reads_long && it.ready.is_empty())
         })
     }
 

@@ -8,6 +8,7 @@
 //! - A record is recorded by one line, with its rows; it is over once that line is durable and applied.
 //! - What is held of an input in memory is its window: [`limits::OPEN_RECORDS`] records, of
 //!   [`limits::OPEN_RECORD_BYTES`] over all inputs. What is over is the core's compressed sets.
+//! - No input is read for long at a stretch, however far its next record is: others have their turn between.
 //! - An input that is not any more what it was at its first record fails; what is recorded stays.
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,7 +24,7 @@ use crate::core::state::{Event, Millis};
 use crate::core::{FailClass, Failure, JobId, Verdict};
 use crate::fs::{Filesystem, is_shortage};
 use crate::journal::record::{Input as InputLine, InputSet, InputTried, Record, Tally};
-use crate::spool::records::{Input, Split, Unfit as SplitUnfit, change};
+use crate::spool::records::{Found, Input, Split, Unfit as SplitUnfit, change};
 use crate::spool::{Claimed, Place};
 use crate::worker::records::{Lot, RawRecord, RecordFormat, Unfit, columns};
 use crate::worker::{Ended, Task};
@@ -62,6 +63,8 @@ struct Open<F: Filesystem> {
     input: Input<F>,
     format: Arc<RecordFormat>,
     held: BTreeMap<u64, Held>,
+    /// So many records are to be read on once others had their turn.
+    goes_on: Option<usize>,
     /// For every lot.
     task: Task,
 }
@@ -257,7 +260,7 @@ impl<F: Filesystem> Keeper<F> {
         let format = Arc::new(RecordFormat { records: format, columns });
         if let Some(info) = self.inputs.get_mut(&job) {
             info.opened_at.get_or_insert(now);
-            info.open = Some(Open { input, format, held: BTreeMap::new(), task });
+            info.open = Some(Open { input, format, held: BTreeMap::new(), goes_on: None, task });
         }
         Ok(())
     }
@@ -314,13 +317,26 @@ impl<F: Filesystem> Keeper<F> {
         let progress = self.core.progress(job);
         let read = open.read_on(most, all, &|no| progress.is_some_and(|it| it.contains(no)));
         let event = match read {
-            Ok(Read { numbers, is_full, at_end }) => Event::Read { job, numbers, is_full, at_end },
+            Ok(Read { numbers, is_full, at_end, goes_on }) => {
+                if goes_on {
+                    open.goes_on = Some(most.saturating_sub(numbers.len()));
+                    self.out.push(Output::ReadOn { job });
+                }
+                Event::Read { job, numbers, is_full, at_end, goes_on }
+            }
             Err(reason) => {
                 let failure = Failure::new(FailClass::Permanent, reason);
                 Event::InputBroken { job, failure }
             }
         };
         self.step(event, now)
+    }
+
+    /// Others had their turn. An input that was closed meanwhile is opened again some time.
+    pub(super) fn read_more(&mut self, job: JobId, now: Millis) -> Result<(), KeeperError> {
+        let open = self.inputs.get_mut(&job).and_then(|info| info.open.as_mut());
+        let most = open.and_then(|open| open.goes_on.take());
+        most.map_or(Ok(()), |most| self.read_records(job, most, now))
     }
 
     pub(super) fn start_records(&mut self, job: JobId, route: usize, lot: &[(u64, u32)]) {
@@ -381,6 +397,7 @@ struct Read {
     numbers: Vec<u64>,
     is_full: bool,
     at_end: bool,
+    goes_on: bool,
 }
 
 impl<F: Filesystem> InputInfo<F> {
@@ -406,13 +423,17 @@ impl<F: Filesystem> Open<F> {
         if let Some(how) = self.input.change().map_err(unreadable)? {
             return Err(changed(&how));
         }
-        let mut numbers = Vec::new();
+        let (mut numbers, mut bytes) = (Vec::new(), limits::INPUT_SLICE);
         while numbers.len() < most {
             if held >= limits::OPEN_RECORD_BYTES && !(self.held.is_empty() && numbers.is_empty()) {
-                return Ok(Read { numbers, is_full: true, at_end: false });
+                return Ok(Read { numbers, is_full: true, at_end: false, goes_on: false });
             }
-            let Some(split) = self.input.next_record().map_err(unreadable)? else {
-                return Ok(Read { numbers, is_full: false, at_end: true });
+            let split = match self.input.next_within(&mut bytes).map_err(unreadable)? {
+                Found::Record(split) => split,
+                end => {
+                    let at_end = end == Found::End;
+                    return Ok(Read { numbers, is_full: false, at_end, goes_on: !at_end });
+                }
             };
             let no = split.no();
             if is_over(no) {
@@ -430,7 +451,7 @@ impl<F: Filesystem> Open<F> {
             self.held.insert(no, record);
             numbers.push(no);
         }
-        Ok(Read { numbers, is_full: false, at_end: false })
+        Ok(Read { numbers, is_full: false, at_end: false, goes_on: false })
     }
 }
 

@@ -34,6 +34,11 @@ pub enum Input {
         /// And the slot with the lot that it was given.
         is_last: bool,
     },
+    /// All that had come before [`Output::ReadOn`] was taken in.
+    ReadOn {
+        /// The job.
+        job: JobId,
+    },
     /// What [`Output::Collect`] made: the inode of the file.
     Collected {
         /// The job.
@@ -94,6 +99,11 @@ pub enum Output {
     Start(Task),
     /// Give these records to a slot, one after the other; one is free.
     StartRecords(Box<(Task, Lot)>),
+    /// Say [`Input::ReadOn`] after all that others have said meanwhile.
+    ReadOn {
+        /// A job whose records are far between.
+        job: JobId,
+    },
     /// Put failed records together on another thread, then say [`Input::Collected`].
     Collect(Box<inputs::Collecting>),
     /// Compare the task's file with the one of its name in `done/`, then say [`Input::Compared`].

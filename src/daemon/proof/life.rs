@@ -376,6 +376,7 @@ impl<'a, F: Disk> Life<'a, F> {
                 // Comparing is reading: no story's route asks for it.
                 Output::Start(task) | Output::Compare(task) => self.started(task),
                 Output::StartRecords(given) => self.started_records(&given.0, &given.1),
+                Output::ReadOn { job } => panic!("the input of {job} is of no story's size"),
                 Output::Collect(collecting) => self.collecting.push(*collecting),
                 Output::Sync { before } => self.sync = Some((before, false)),
                 Output::Notice(notice) => self.noticed(notice),

@@ -161,7 +161,7 @@ impl World {
                     self.next_read += 1;
                 }
                 let at_end = self.next_read > self.count;
-                Some(Event::Read { job, numbers, is_full: false, at_end })
+                Some(Event::Read { job, numbers, is_full: false, at_end, goes_on: false })
             }
             Effect::StartRecords { lot, .. } => {
                 self.started(lot);
@@ -446,7 +446,8 @@ fn records_and_files_have_half_of_the_slots_each() {
         core.step(Event::Taken { job: job(at), route: 1 }, 0, &mut out);
     }
     let numbers = (1..=8).collect();
-    let read = Event::Read { job: job(1), numbers, is_full: false, at_end: false };
+    let (is_full, at_end, goes_on) = (false, false, false);
+    let read = Event::Read { job: job(1), numbers, is_full, at_end, goes_on };
     core.step(read, 0, &mut out);
     let started = |out: &[Effect]| {
         let files = out.iter().filter(|e| matches!(e, Effect::Start { route: 1, .. })).count();
