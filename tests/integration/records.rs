@@ -393,37 +393,8 @@ fn a_wide_header_holds_up_nobody() {
     );
 }
 
-/// Goal: a spool that was copied elsewhere while nothing ran, or comes from a backup, goes on at the record where
-/// it was. Method: TERM while records run; a copy takes its place; once with times in whole seconds, as of `tar`.
-#[test]
-fn a_copied_spool_goes_on_at_its_record() {
-    for copy in ["cp -a was inbox", "mkdir inbox; tar -C was -cf - . | tar -C inbox -xf -"] {
-        let script = "echo \"$1\"; case $1 in *7) exit 65;; esac";
-        let spool = scripted("records = \"lines\"\n", script);
-        let lines: Vec<String> = (0..300).map(|n| format!("{n:03}")).collect();
-        spool.drop_file("x", lines.join("\n"));
-        let batch = spool.start(&["batch"]);
-        spool.wait_until("some are recorded", || recorded_lines(&spool) > 20);
-        batch.end();
-        assert!(recorded_lines(&spool) < 200, "{}", spool.report());
-        rustix::fs::rename(spool.root(), spool.home().join("was")).unwrap();
-        let copied = Command::new("sh").args(["-ec", copy]).current_dir(spool.home()).status();
-        assert!(copied.unwrap().success());
-        spool.run(&["batch"]).code(3);
-        let table = spool.run(&["results", "r"]).ok().stdout();
-        let mut rows: Vec<&str> = table.lines().skip(1).collect();
-        rows.sort_unstable();
-        let (bad, good): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.ends_with('7'));
-        assert_eq!(rows, good, "{copy}");
-        let failed = String::from_utf8(spool.files("error")[&b"x"[..]].clone()).unwrap();
-        assert_eq!(failed.lines().collect::<Vec<_>>(), bad, "{copy}");
-    }
-}
-
-/// Goal: an input whose route is not there for a while goes on at its record once it is back, and nothing is
-/// recorded twice. Method: TERM while records run; a whole run without the route; then with it.
-#[test]
-fn an_input_outlives_its_route() {
+/// An input of which a part was recorded when TERM came, and its lines; those that end in 7 fail.
+fn stopped_half_way() -> (Spool, Vec<String>) {
     let script = "echo \"$1\"; case $1 in *7) exit 65;; esac";
     let spool = scripted("records = \"lines\"\n", script);
     let lines: Vec<String> = (0..300).map(|n| format!("{n:03}")).collect();
@@ -432,6 +403,40 @@ fn an_input_outlives_its_route() {
     spool.wait_until("some are recorded", || recorded_lines(&spool) > 20);
     batch.end();
     assert!(recorded_lines(&spool) < 200, "{}", spool.report());
+    (spool, lines)
+}
+
+/// Each line has its row, or stands in `error/` and in `errors.csv`, once.
+fn is_whole(spool: &Spool, lines: &[String], case: &str) {
+    let (bad, good): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.ends_with('7'));
+    let table = spool.run(&["results", "r"]).ok().stdout();
+    let mut rows: Vec<&str> = table.lines().skip(1).collect();
+    rows.sort_unstable();
+    assert_eq!(rows, good, "{case}");
+    let failed = String::from_utf8(spool.files("error")[&b"x"[..]].clone()).unwrap();
+    assert_eq!(failed.lines().collect::<Vec<_>>(), bad, "{case}");
+    assert_eq!(errors(spool).values().map(BTreeSet::len).sum::<usize>(), bad.len(), "{case}");
+}
+
+/// Goal: a spool that was copied elsewhere while nothing ran, or comes from a backup, goes on at the record where
+/// it was. Method: TERM while records run; a copy takes its place; once with times in whole seconds, as of `tar`.
+#[test]
+fn a_copied_spool_goes_on_at_its_record() {
+    for copy in ["cp -a was inbox", "mkdir inbox; tar -C was -cf - . | tar -C inbox -xf -"] {
+        let (spool, lines) = stopped_half_way();
+        rustix::fs::rename(spool.root(), spool.home().join("was")).unwrap();
+        let copied = Command::new("sh").args(["-ec", copy]).current_dir(spool.home()).status();
+        assert!(copied.unwrap().success());
+        spool.run(&["batch"]).code(3);
+        is_whole(&spool, &lines, copy);
+    }
+}
+
+/// Goal: an input whose route is not there for a while goes on at its record once it is back, and nothing is
+/// recorded twice. Method: TERM while records run; a whole run without the route; then with it.
+#[test]
+fn an_input_outlives_its_route() {
+    let (spool, lines) = stopped_half_way();
     let settings = std::fs::read_to_string(spool.path("inboxd.toml")).unwrap();
     spool.write("inboxd.toml", settings.split_once("[routes").unwrap().0);
     // The second one knows only what the first one wrote.
@@ -440,14 +445,7 @@ fn an_input_outlives_its_route() {
     }
     spool.write("inboxd.toml", &settings);
     spool.run(&["batch"]).code(3);
-    let (bad, good): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.ends_with('7'));
-    let table = spool.run(&["results", "r"]).ok().stdout();
-    let mut rows: Vec<&str> = table.lines().skip(1).collect();
-    rows.sort_unstable();
-    assert_eq!(rows, good);
-    let failed = String::from_utf8(spool.files("error")[&b"x"[..]].clone()).unwrap();
-    assert_eq!(failed.lines().collect::<Vec<_>>(), bad);
-    assert_eq!(errors(&spool).values().map(BTreeSet::len).sum::<usize>(), bad.len());
+    is_whole(&spool, &lines, "");
 }
 
 /// Goal: an input that is written into while its records run ends in `error/`, and what is recorded
