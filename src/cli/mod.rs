@@ -375,8 +375,14 @@ impl SpoolArg {
 
 /// What the system said, of an error and of what it came from.
 fn errnos<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = Errno> + 'a {
+    io_errors(error).filter_map(Errno::from_io_error)
+}
+
+fn io_errors<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a io::Error> + 'a {
     let all = std::iter::successors(Some(error), |error| error.source());
-    all.filter_map(|error| Errno::from_io_error(error.downcast_ref()?))
+    all.filter_map(|error| error.downcast_ref())
 }
 
 /// Whether the system refused it for want of rights.
@@ -386,8 +392,10 @@ fn is_forbidden(error: &ShellError) -> bool {
 
 /// Somebody's doing and not the disk's: permissions, attributes, another thing in place of ours.
 fn is_in_the_way(error: &KeeperError) -> bool {
-    errnos(error).any(|errno| {
-        matches!(errno, Errno::PERM | Errno::ACCESS | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP)
+    use io::ErrorKind::{InvalidInput, IsADirectory, NotADirectory, PermissionDenied};
+    io_errors(error).any(|error| {
+        matches!(error.kind(), InvalidInput | IsADirectory | NotADirectory | PermissionDenied)
+            || Errno::from_io_error(error) == Some(Errno::LOOP)
     })
 }
 

@@ -141,6 +141,23 @@ pub(crate) fn short_of(status: &Value) -> Option<Shortage> {
     Shortage::deserialize(status.get("short_of")?).ok()
 }
 
+/// What became of a CSV that someone else changed, moved or removed, and where its rows are.
+fn csv_touched(route: &str, is_gone: bool, again: u64) -> String {
+    let what = if is_gone {
+        "was removed or moved away: a new one begins"
+    } else {
+        "is not as inboxd wrote it (edited, or copied with the spool): it is left alone, a new one begins"
+    };
+    let rows = plural(again, "row", "rows");
+    let again = match again {
+        0 => String::new(),
+        _ => format!(
+            "\n  It begins with {rows} that the old one may hold, too: they were not yet synced."
+        ),
+    };
+    format!("results/{route}.csv {what}{again}")
+}
+
 /// A notice that says that something is in the way; `None` for all others.
 pub(crate) fn trouble(notice: &Notice) -> Option<String> {
     Some(match notice {
@@ -163,9 +180,11 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
         Notice::Broken { route, why } => paused(route, why).join("\n"),
         Notice::Mended { route } => format!("route {route} goes on: a worker did not crash"),
         Notice::HasRoom(_) => "there is room again".to_owned(),
-        Notice::CsvTouched { route } => format!(
-            "results/{route}.csv is not as inboxd wrote it (edited, or copied with the spool): it is left \
-             alone, a new one begins"
+        Notice::CsvTouched { route, is_gone, again } => csv_touched(route, *is_gone, *again),
+        Notice::JournalLost { jobs } => format!(
+            "journal/ knows nothing of {} in processing/: it was removed or replaced\n  They are taken up again; \
+             what was recorded of them is forgotten, and a job that was over runs once more.",
+            plural(*jobs, "job", "jobs")
         ),
         Notice::ClaimRefused { rel, reason, folder: None } => {
             format!("cannot claim incoming/{rel}: {reason}")

@@ -81,9 +81,6 @@ pub fn tell(told: &Told) {
             if report.torn > 0 {
                 warn!(bytes = report.torn, "torn journal tail was cut");
             }
-            if report.touched > 0 {
-                warn!(segments = report.touched, "CSVs were changed by someone else");
-            }
         }
         Told::Ready => info!("ready"),
         Told::Notice(it) => notice(it),
@@ -182,7 +179,10 @@ fn notice(notice: &Notice) {
         Notice::LowDisk { free, floor } => error!(free, floor, "disk is low, claims wait"),
         Notice::HasRoom(Shortage::Disk | Shortage::Quota) => info!("disk has room again"),
         Notice::HasRoom(_) => info!("there is enough again"),
-        Notice::CsvTouched { route } => warn!(route, "CSV was changed by someone else"),
+        Notice::CsvTouched { route, is_gone, again } => {
+            warn!(route, removed = is_gone, again, "CSV was changed by someone else");
+        }
+        Notice::JournalLost { jobs } => warn!(jobs, "journal knows nothing of claimed jobs"),
         Notice::SlotsRefused { workers, reason } => {
             error!(workers, error = %reason, "workers cannot be added");
         }

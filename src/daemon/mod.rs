@@ -35,7 +35,7 @@
 //! |---|---|---|---|
 //! | `recovered` | info | records, settled, resumed, lost, power_cut | start-up found work of an earlier run |
 //! | `torn journal tail was cut` | warn | bytes | the last daemon died while it wrote; nothing promised is lost |
-//! | `CSVs were changed by someone else` | warn | segments | found at start; left alone, new segments begin |
+//! | `journal knows nothing of claimed jobs` | warn | jobs | `journal/` was removed or replaced; they are taken up by their names |
 //! | `ready` | info | | recovered, the first scan is done |
 //! | `status` | info | running, waiting, held, done, failed, unrouted | once a minute, if anything changed |
 //! | `submitted` | debug | job | a file handed in is durable |
@@ -66,7 +66,7 @@
 //! | `something is short, claims wait` | error | error, fix | too many open files, no inodes, or no memory in the kernel; nothing is lost |
 //! | `there is enough again` | info | | claims go on; said once it lasts |
 //! | `disk has room again` | info | | claims go on; said once it lasts |
-//! | `CSV was changed by someone else` | warn | route | left alone; rows go on in a new segment |
+//! | `CSV was changed by someone else` | warn | route, removed, again | left alone; rows go on in a new segment, with `again` rows that the old one may hold, too |
 //! | `job log cannot be written` | warn | error | `jobs` and `log` miss what happens until it can |
 //! | `processes cannot be looked at` | warn | error | what escaped a worker's group may live on |
 //! | `events were not logged` | warn | missed | more happened than could be written |

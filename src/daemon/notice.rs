@@ -146,6 +146,15 @@ pub enum Notice {
     CsvTouched {
         /// Whose.
         route: String,
+        /// It does not stand there any more.
+        is_gone: bool,
+        /// Rows that the new one has although the old one may hold them, too.
+        again: u64,
+    },
+    /// The journal knows nothing, and jobs of an earlier one stand in `processing/`.
+    JournalLost {
+        /// How many.
+        jobs: u64,
     },
     /// Little space: claims stop before the disk is full.
     LowDisk {

@@ -40,8 +40,9 @@ use crate::journal::{Sources, rows, waiting};
 use crate::results::Recovery;
 use crate::spool::{Claimed, Place, Spool};
 
-use super::keeper::{Keeper, KeeperError, Parts};
+use super::keeper::{Keeper, KeeperError, Output, Parts};
 use super::known_inputs::KnownInputs;
+use super::notice::Notice;
 use records::{read_records, rewrite};
 use settle::{
     hand_over_recorded, restore_sidecars, settle_reappeared, settle_recorded, unstage_recorded,
@@ -78,8 +79,6 @@ pub struct Report {
     pub lost: u64,
     /// The machine was started anew since the last record.
     pub power_cut: bool,
-    /// CSVs that someone touched: left alone, and their route goes on in another one.
-    pub touched: usize,
     /// Bytes of a torn journal tail that were cut: never promised to anyone.
     pub torn: u64,
 }
@@ -137,7 +136,7 @@ pub fn recover<F: Filesystem>(
     let power_cut = known.boot.as_ref().is_some_and(|boot| *boot != around.boot);
     let mut report =
         Report { records: known.records, power_cut, torn: known.torn, ..Report::default() };
-    report.touched = results.verify()?.len();
+    let touched = results.verify(power_cut)?;
 
     let high = known.high.unwrap_or(JobId::MIN);
     let (journal, results) = rewrite(&spool, results, high, &known, &places, around)?;
@@ -156,6 +155,7 @@ pub fn recover<F: Filesystem>(
         results,
     };
     let mut keeper = Keeper::assemble(settings, parts)?;
+    keeper.tell_touched(touched);
     if power_cut {
         restore_sidecars(&keeper.spool, &known)?;
     }
@@ -166,6 +166,9 @@ pub fn recover<F: Filesystem>(
         settle_reappeared(&mut keeper, &known, around.now, &mut report)?;
     }
     take_up(&mut keeper, &mut known, &places, around, &mut report)?;
+    if known.high.is_none() && report.resumed > 0 {
+        keeper.out.push(Output::Notice(Notice::JournalLost { jobs: report.resumed }));
+    }
     Ok((keeper, report))
 }
 

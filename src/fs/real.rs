@@ -292,8 +292,10 @@ impl Filesystem for RealFs {
         let file = rustix::fs::openat2(at, path, access | NO_WAIT, Mode::empty(), BENEATH)?;
         match self.stat_file(&file)?.file_type {
             FileType::File => Ok(file),
-            FileType::Dir => Err(io::ErrorKind::IsADirectory.into()),
-            FileType::Other => Err(io::ErrorKind::InvalidInput.into()),
+            FileType::Dir => Err(rustix::io::Errno::ISDIR.into()),
+            FileType::Other => {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
+            }
         }
     }
 

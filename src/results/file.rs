@@ -235,6 +235,19 @@ pub(super) fn stat_ours<F: Filesystem>(
     }
 }
 
+/// Nothing stands under a name.
+pub(super) fn is_gone<F: Filesystem>(
+    fs: &F,
+    dir: &F::Dir,
+    name: &str,
+) -> Result<bool, ResultsError> {
+    match fs.stat(dir, Path::new(name)) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(failed("stat", "results", name)(error)),
+    }
+}
+
 /// Opens a file; `None`: someone took our right to it, which is no less a touch than an edit.
 pub(super) fn open_if_allowed<F: Filesystem>(
     fs: &F,

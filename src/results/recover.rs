@@ -18,7 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::file::{open_if_allowed, prefix_crc, stat_ours};
+use super::file::{is_gone, open_if_allowed, prefix_crc, stat_ours};
 use super::plan::create_temp;
 use super::segment::{Results, Touched};
 use super::{ResultsError, encode, failed, names};
@@ -59,6 +59,8 @@ struct SegmentLog {
     end: u64,
     /// Recorded bytes.
     len: u64,
+    /// Rows among those beyond the base.
+    rows: u64,
     final_name: Option<String>,
     hold: Option<u64>,
     fate: Fate,
@@ -111,14 +113,30 @@ impl<F: Filesystem> Recovery<F> {
 
     /// Compares the files with the records, makes those that never became durable, and removes
     /// temporary files that no record tells of. Returns the segments that someone touched.
-    pub fn verify(&mut self) -> Result<Vec<Touched>, ResultsError> {
+    ///
+    /// Without a power cut a file that is not there was taken away: it was made before its record.
+    pub fn verify(&mut self, power_cut: bool) -> Result<Vec<Touched>, ResultsError> {
         let mut touched = Vec::new();
         for (route, log) in &mut self.routes {
             if let Some(seg) = log.take_half_recorded() {
                 self.dropped.insert((route.clone(), seg));
             }
             for (seg, segment) in &mut log.segments {
-                segment.fate = match segment.compare(&self.fs, &self.dir)? {
+                let found = segment.compare(&self.fs, &self.dir)?;
+                let is_touched = match found {
+                    Found::AsRecorded => false,
+                    Found::NeverDurable => !power_cut,
+                    Found::Other => true,
+                };
+                if is_touched {
+                    touched.push(Touched {
+                        route: route.clone(),
+                        seg: *seg,
+                        is_gone: segment.is_gone(&self.fs, &self.dir)?,
+                        again: segment.rows,
+                    });
+                }
+                segment.fate = match found {
                     Found::AsRecorded => Fate::Kept,
                     Found::NeverDurable => {
                         let ino = create_temp(&self.fs, &self.dir, route, *seg)?;
@@ -126,7 +144,6 @@ impl<F: Filesystem> Recovery<F> {
                     }
                     Found::Other => {
                         log.last_seg += 1;
-                        touched.push(Touched { route: route.clone(), seg: *seg });
                         let ino = create_temp(&self.fs, &self.dir, route, log.last_seg)?;
                         Fate::Relocated { seg: log.last_seg, ino }
                     }
@@ -216,6 +233,7 @@ impl<F: Filesystem> Recovery<F> {
             header,
             end: len,
             len,
+            rows: 0,
             final_name: None,
             hold: None,
             fate: Fate::Kept,
@@ -228,6 +246,10 @@ impl<F: Filesystem> Recovery<F> {
         let end = piece.offset.saturating_add(piece.bytes.len());
         match log.segments.get_mut(&piece.seg) {
             Some(segment) if piece.offset <= segment.len => {
+                // The same record may be read twice, and its snapshot may come first.
+                if end > segment.len {
+                    segment.rows += piece.rows;
+                }
                 segment.len = segment.len.max(end);
                 segment.end = segment.len;
                 Ok(())
@@ -243,12 +265,17 @@ impl<F: Filesystem> Recovery<F> {
         let log = self.routes.entry(moved.route.clone()).or_default();
         if let Some(from) = log.segments.get_mut(&moved.from_seg) {
             from.end = from.end.min(moved.from_offset);
+            from.rows = from.rows.saturating_sub(moved.rows);
             from.hold = Some(moved.from_offset);
             from.final_name = Some(moved.name.clone());
         }
         match log.segments.get_mut(&moved.to_seg) {
             Some(to) => {
-                to.len = to.len.max(moved.to_offset.saturating_add(moved.len));
+                let end = moved.to_offset.saturating_add(moved.len);
+                if end > to.len {
+                    to.rows += moved.rows;
+                }
+                to.len = to.len.max(end);
                 to.end = to.len;
                 Ok(())
             }
@@ -332,9 +359,7 @@ impl SegmentLog {
         if base.len > 0 && self.end <= base.len {
             return Ok(Found::AsRecorded);
         }
-        let temp = (base.len == 0).then(|| names::temp(&base.route, base.seg));
-        let candidates = [Some(names::open(&base.route)), temp, self.final_name.clone()];
-        for name in candidates.into_iter().flatten() {
+        for name in self.names() {
             let Some(stat) = stat_ours(fs, dir, &name, base.ino)? else { continue };
             if stat.size > self.end || stat.size < base.len {
                 return Ok(Found::Other);
@@ -347,6 +372,23 @@ impl SegmentLog {
             return Ok(if same { Found::AsRecorded } else { Found::Other });
         }
         Ok(if base.len == 0 { Found::NeverDurable } else { Found::Other })
+    }
+
+    /// The names under which its file may stand.
+    fn names(&self) -> impl Iterator<Item = String> {
+        let base = &self.base;
+        let temp = (base.len == 0).then(|| names::temp(&base.route, base.seg));
+        [Some(names::open(&base.route)), temp, self.final_name.clone()].into_iter().flatten()
+    }
+
+    /// Nothing stands under any of its names.
+    fn is_gone<F: Filesystem>(&self, fs: &F, dir: &F::Dir) -> Result<bool, ResultsError> {
+        for name in self.names() {
+            if !is_gone(fs, dir, &name)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The first byte that is not durable, and not of the header.
@@ -422,7 +464,7 @@ mod tests {
             for record in &records {
                 recovery.feed(record).unwrap();
             }
-            recovery.verify().unwrap();
+            recovery.verify(false).unwrap();
             assert!(!recovery.rewrite(birth(1)).is_empty());
             assert_eq!(!recovery.rewrite(birth(2)).is_empty(), stays);
         }

@@ -14,10 +14,10 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::file::Segment;
+use super::file::{Segment, is_gone};
 use super::plan::Ahead;
 use super::recover::Expected;
-use super::{ResultsError, failed};
+use super::{ResultsError, failed, names};
 use crate::config::limits::{RESULTS_BUFFER, RESULTS_OPEN};
 use crate::core::JobId;
 use crate::fs::Filesystem;
@@ -69,6 +69,10 @@ pub struct Touched {
     pub route: String,
     /// Number of the segment.
     pub seg: u64,
+    /// No file stands under its name any more.
+    pub is_gone: bool,
+    /// Rows that go to the next segment although the file may hold them: found by a start, which cannot tell.
+    pub again: u64,
 }
 
 impl<F: Filesystem> Results<F> {
@@ -133,7 +137,8 @@ impl<F: Filesystem> Results<F> {
                 book.close();
             }
             if let Some(seg) = book.flush(&self.fs, &self.dir)? {
-                touched.push(Touched { route: route.clone(), seg });
+                let is_gone = is_gone(&self.fs, &self.dir, &names::open(route))?;
+                touched.push(Touched { route: route.clone(), seg, is_gone, again: 0 });
             }
             written += usize::from(has_news && book.is_open());
             if has_news && written > RESULTS_OPEN {

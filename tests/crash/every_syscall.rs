@@ -64,10 +64,12 @@ fn finish(spool: &Spool, history: &mut History, what: &str) {
 }
 
 fn counted(is_new: bool) -> Counts {
-    let (spool, mut history) = prepared(is_new);
-    let counts = strace::count(&spool);
-    finish(&spool, &mut history, "uninterrupted");
-    counts
+    strace::usual(|| {
+        let (spool, mut history) = prepared(is_new);
+        let counts = strace::count(&spool);
+        finish(&spool, &mut history, "uninterrupted");
+        counts
+    })
 }
 
 fn points(counts: &std::collections::BTreeMap<&'static str, usize>) -> Vec<Point> {
@@ -106,9 +108,12 @@ fn records_killed_before_any_durable_call() {
     if !strace::is_there() {
         return;
     }
-    let spool = prepared_records();
-    let counts = strace::count(&spool);
-    assert_eq!(judge_records(&spool), Ok(()), "uninterrupted");
+    let counts = strace::usual(|| {
+        let spool = prepared_records();
+        let counts = strace::count(&spool);
+        assert_eq!(judge_records(&spool), Ok(()), "uninterrupted");
+        counts
+    });
     let points = strace::sample(points(&counts.most), POINTS / 3);
     let hits = std::sync::atomic::AtomicUsize::new(0);
     strace::for_each(&points, |point| {
@@ -146,10 +151,13 @@ fn run_killed_while_files_come() {
     if !strace::is_there() {
         return;
     }
-    let (spool, mut history) = served();
-    let drops = |is_ready: &dyn Fn() -> bool| produce(&spool, &mut history, is_ready);
-    let counts = strace::count_run(&spool, drops, || all_settled(&spool));
-    finish(&spool, &mut history, "uninterrupted");
+    let counts = strace::usual(|| {
+        let (spool, mut history) = served();
+        let drops = |is_ready: &dyn Fn() -> bool| produce(&spool, &mut history, is_ready);
+        let counts = strace::count_run(&spool, drops, || all_settled(&spool));
+        finish(&spool, &mut history, "uninterrupted");
+        counts
+    });
     let points = strace::sample(points(&counts.most), POINTS / 2);
     let hits = std::sync::atomic::AtomicUsize::new(0);
     strace::for_each(&points, |point| {

@@ -160,9 +160,12 @@ fn fails_once<J: FnMut(&Spool) -> Result<(), String>>(
     points: usize,
     prepared: impl Fn() -> (Spool, J) + Sync,
 ) {
-    let (spool, mut judge) = prepared();
-    let counts = strace::count(&spool);
-    assert_eq!(judge(&spool), Ok(()), "uninterrupted");
+    let counts = strace::usual(|| {
+        let (spool, mut judge) = prepared();
+        let counts = strace::count(&spool);
+        assert_eq!(judge(&spool), Ok(()), "uninterrupted");
+        counts
+    });
     let wrong = std::sync::Mutex::new(Vec::new());
     let hits = std::sync::atomic::AtomicUsize::new(0);
     let mut tried = 0;

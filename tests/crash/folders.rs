@@ -160,10 +160,14 @@ fn points_of(counts: &BTreeMap<&'static str, usize>, most: usize) -> Vec<Point> 
 
 /// Kills a run at each of the points, in a spool of its own, its recovery too, and finishes it.
 fn kill_at_each(args: &[&str], most: usize, prepared: impl Fn() -> Spool + Sync) {
-    let spool = prepared();
-    let counts = strace::count_of(&spool, args).most;
     let judge = |spool: &Spool| judge(spool, true, args.len() > 1);
-    assert_eq!(judge(&spool), Ok(()), "uninterrupted");
+    let counts = strace::usual(|| {
+        let spool = prepared();
+        let counts = strace::count_of(&spool, args);
+        assert_eq!(judge(&spool), Ok(()), "uninterrupted");
+        counts
+    })
+    .most;
     let points = points_of(&counts, most);
     let hits = AtomicUsize::new(0);
     strace::for_each(&points, |point| {

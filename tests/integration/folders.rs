@@ -441,9 +441,9 @@ fn a_folder_cut_off_beside_what_is_left_is_settled() {
     let mut daemon = spool.daemon();
     spool.drop_folder("scan-1", &[("a.tif", "a")]);
     spool.seal("scan-1");
-    spool.wait_until("it is done", || spool.has("done/scan-1/a.tif"));
-    let jobs = spool.run(&["jobs", "--json"]).ok().stdout();
-    let job: serde_json::Value = serde_json::from_str(jobs.lines().next().unwrap()).unwrap();
+    let jobs = || spool.run(&["jobs", "--json"]).ok().stdout();
+    spool.wait_until("it is done, and in the job log", || jobs().contains("scan-1"));
+    let job: serde_json::Value = serde_json::from_str(jobs().lines().next().unwrap()).unwrap();
     daemon.kill_all();
     let left = format!("processing/{}.1.left", job["job"].as_str().unwrap());
     fs::create_dir(spool.path(&left)).unwrap();

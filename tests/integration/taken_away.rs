@@ -143,6 +143,85 @@ fn what_stands_in_the_way_is_not_called_a_disk() {
     assert!(said.contains("cannot read loop/inboxd.toml: Too many"), "{said}");
 }
 
+/// Goal: a start that finds a CSV of a killed run edited or taken away says so, and which rows stand in its new
+/// one; no row is lost by it. Method: each way to change it; `batch`, which has nothing else to do.
+#[test]
+fn a_csv_that_is_not_as_the_killed_run_left_it_is_named() {
+    for (way, what) in [
+        ("edited", "results/main.csv is not as inboxd wrote it"),
+        ("replaced", "results/main.csv is not as inboxd wrote it"),
+        ("moved", "results/main.csv was removed or moved away: a new one begins"),
+    ] {
+        let (spool, mut daemon) = served();
+        daemon.kill_all();
+        let (csv, other) = (spool.path("results/main.csv"), spool.path("results/other"));
+        let text = fs::read_to_string(&csv).unwrap();
+        match way {
+            "edited" => spool.write("results/main.csv", &text.replace("row", "a longer row")),
+            "replaced" => {
+                spool.write("results/other", &text);
+                rustix::fs::rename(other, csv).unwrap();
+            }
+            _ => rustix::fs::rename(csv, other).unwrap(),
+        }
+        let said = spool.run(&["batch"]).ok().says("nothing to do");
+        said.says(what).says("It begins with 1 row that the old one may hold, too");
+        assert_eq!(spool.csv("main").column("text"), ["row"], "{way}: {}", spool.report());
+    }
+}
+
+/// Goal: who takes `journal/` away while jobs stand in `processing/` hears what that does to them, and each is
+/// run. Method: a kill while a worker waits; no journal; `batch`.
+#[test]
+fn a_journal_that_is_gone_is_missed_by_the_next_start() {
+    let spool = Spool::new(
+        "[routes.main]\ncommand = [\"sh\", \"-c\", \"until [ -e go ]; do sleep 0.1; done\"]\n",
+    );
+    let mut daemon = spool.daemon();
+    spool.drop_file("x", "x");
+    spool.wait_until("it runs", || daemon.workers().len() == 1);
+    daemon.kill_all();
+    remove(&spool, "journal");
+    spool.write("go", "");
+    let said = spool.run(&["batch"]).ok().says("1 done");
+    said.says("journal/ knows nothing of 1 job in processing/: it was removed or replaced");
+    assert_eq!(spool.names("done"), ["x"]);
+}
+
+/// Goal: what stands in place of a file of the journal ends a start with its name, and with what to look at,
+/// which is not the disk; without it all goes on. Method: a folder and a FIFO in place of each.
+#[test]
+fn what_stands_in_place_of_the_journals_files_is_named() {
+    let (spool, daemon) = served();
+    daemon.end_well();
+    let own = ["spare", "waiting"];
+    let names = spool.names("journal");
+    let live = names.iter().find(|name| !own.contains(&name.as_str())).unwrap();
+    for name in [live.as_str(), "waiting"] {
+        let (place, aside) = (spool.path(&format!("journal/{name}")), spool.home().join("aside"));
+        for (kind, why) in [("folder", "Is a directory"), ("fifo", "not a regular file")] {
+            let had = rustix::fs::rename(&place, &aside).is_ok();
+            let mode = rustix::fs::Mode::from_raw_mode(0o700);
+            match kind {
+                "folder" => rustix::fs::mkdir(&place, mode).unwrap(),
+                _ => rustix::fs::mkfifoat(rustix::fs::CWD, &place, mode).unwrap(),
+            }
+            let said = spool.run(&["batch"]).code(1);
+            said.says(&format!("journal/{name}: {why}")).says("Look at what is there (ls -ld");
+            match kind {
+                "folder" => rustix::fs::rmdir(&place).unwrap(),
+                _ => rustix::fs::unlink(&place).unwrap(),
+            }
+            if had {
+                rustix::fs::rename(&aside, &place).unwrap();
+            }
+        }
+    }
+    let daemon = spool.daemon();
+    process(&spool, "2");
+    daemon.end_well();
+}
+
 /// Goal: a spool that is renamed while it is served eats no backlog: what runs finds no file under its path, and
 /// that is not the file's fault. Method: renamed after a job of each route; files dropped there stay, and
 /// `status` says why; back in its place, with a program that has just changed, they run.

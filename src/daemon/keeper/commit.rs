@@ -196,14 +196,20 @@ impl<F: Filesystem> Keeper<F> {
         // than is durable, or where its moves are on their way.
         let moves = self.results.plan_moves(now)?;
         if !moves.is_empty() {
-            for Touched { route, .. } in touched {
-                self.out.push(Output::Notice(Notice::CsvTouched { route }));
-            }
+            self.tell_touched(touched);
         }
         for record in moves {
             self.append(record, now)?;
         }
         Ok(())
+    }
+
+    /// Says whose CSV someone changed.
+    pub(in crate::daemon) fn tell_touched(&mut self, touched: Vec<Touched>) {
+        let said = |Touched { route, is_gone, again, .. }| {
+            Output::Notice(Notice::CsvTouched { route, is_gone, again })
+        };
+        self.out.extend(touched.into_iter().map(said));
     }
 
     /// Writes what no record brings along: rows that a recovery could not put where someone had

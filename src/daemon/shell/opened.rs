@@ -32,20 +32,17 @@ pub struct Opened {
     pub path: PathBuf,
 }
 
-/// Opens a spool: makes missing folders, checks where they are and who may write, takes the lock, and
+/// Opens a spool: checks where its folders are and who may write, makes missing ones, takes the lock, and
 /// ends what an earlier daemon left running.
 pub fn open(path: &Path) -> Result<Opened, ShellError> {
     let failed = |source| ShellError::Folder { path: path.to_owned(), source };
     let path = std::fs::canonicalize(path).map_err(failed)?;
     let folder = |(name, source)| ShellError::Folder { path: path.join(name), source };
+    // First: it says more of what stands in the way than the system does.
+    check_places(&path)?;
     layout::make(&path).map_err(folder)?;
     let root = RealFs.open_root(&path).map_err(failed)?;
-    let spool = match Spool::open(RealFs, root) {
-        Ok(spool) => spool,
-        // It says more of what is no folder than the system does.
-        Err(error) => return Err(check_places(&path).err().unwrap_or_else(|| folder(error))),
-    };
-    check_places(&path)?;
+    let spool = Spool::open(RealFs, root).map_err(folder)?;
     let lock = Lock::take(&path)?;
     check_renames(&spool, &path)?;
     let mark = orphans::mark(&path).map_err(ShellError::Orphans)?;

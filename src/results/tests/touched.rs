@@ -118,7 +118,9 @@ fn a_file_touched_while_down_is_left_alone() {
             let name = if seal { sealed(1) } else { "count.csv".to_owned() };
             touch(&spool, &name);
             let left = fs::read(spool.path(&name)).ok();
-            assert_eq!(spool.restart().len(), 1, "{what}");
+            let is_gone = what == "deleted";
+            let found = Touched { route: "count".to_owned(), seg: 1, is_gone, again: 2 };
+            assert_eq!(spool.restart(), [found], "{what}");
             assert!(spool.restart().is_empty(), "{what}");
             let files = spool.files();
             if let Some(left) = left {
