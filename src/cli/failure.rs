@@ -11,7 +11,7 @@ use crate::config::limits;
 use crate::core::{JobId, RelPath};
 use crate::daemon::history::JobLine;
 use crate::daemon::notice::Why;
-use crate::fs::{FileType, Filesystem, RealFs, real::RealDir};
+use crate::fs::{FileType, Filesystem, RealFs, real::RealDir, walk_files};
 use crate::spool::names;
 
 /// A file in `error/`.
@@ -58,6 +58,29 @@ impl Failure {
         Self::at(spool, &Self::logged(line)?).filter(|found| found.is_of(line))
     }
 
+    /// What stands in `error/` of the one job whose id begins so, by the sidecars alone: a job log may be gone,
+    /// and has no line yet of a failure that is being settled.
+    pub(crate) fn of_id(spool: &SpoolArg, prefix: &str) -> Option<Self> {
+        let error = RealFs.open_root(&spool.path.join("error")).ok()?;
+        let folder = RealFs.open_dir(&error, Path::new(".why")).ok()?;
+        let mut found = Vec::new();
+        let walked = walk_files(&RealFs, &folder, &|_| true, &mut |_, _, path| {
+            let why = read_why(&folder, path).filter(|why| begins(why.job, prefix));
+            found.extend(why.map(|why| (path.to_owned(), why.job)));
+            true
+        });
+        let ([(path, job)], Ok(())) = (found.as_slice(), walked) else { return None };
+        let parent = path.parent().unwrap_or_else(|| Path::new(""));
+        let is_its =
+            |name: &OsStr| Some(names::sidecar(name, *job).as_os_str()) == path.file_name();
+        let beside = match parent.as_os_str() {
+            parent if parent.is_empty() => RealFs.list(&error),
+            _ => RealFs.open_dir(&error, parent).and_then(|dir| RealFs.list(&dir)),
+        };
+        let name = beside.ok()?.filter_map(Result::ok).find(|entry| is_its(&entry.name))?.name;
+        RelPath::new(parent.join(name).as_os_str().as_bytes()).and_then(|at| Self::at(spool, &at))
+    }
+
     /// The path below `error/` that a job was given.
     pub(crate) fn logged(line: &JobLine) -> Option<RelPath> {
         line.place.as_ref()?.0.as_bytes().strip_prefix(b"error/").and_then(RelPath::new)
@@ -77,6 +100,10 @@ impl Failure {
     pub(crate) fn original(&self) -> RelPath {
         self.why.as_ref().map_or_else(|| self.at.clone(), |why| why.rel.0.clone())
     }
+}
+
+fn begins(job: JobId, prefix: &str) -> bool {
+    job.to_string().starts_with(prefix)
 }
 
 /// The sidecar of a file, and what it says.
@@ -119,13 +146,14 @@ mod tests {
     use crate::cli::target::{Tree, path_in};
     use crate::journal::record::Rel;
 
-    /// Goal: the reason of any failed file is found, and whether it was changed since.
+    /// Goal: the reason of any failed file is found, also by its id, and whether it was changed since.
     /// Method: plain, in a folder, not UTF-8, and so long that its sidecar's name holds the id.
     #[test]
     fn reasons_are_found_for_any_name() {
         let (temp, spool) = spool();
-        let job = JobId::next(JobId::MIN, 9, [1; 10]);
-        for name in [&b"x.json"[..], b"a/b", b"\xff\n", &[b'y'; 255]] {
+        let names = [&b"x.json"[..], b"a/b", b"\xff\n", &[b'y'; 255]];
+        for (ms, name) in (9..).zip(names) {
+            let job = JobId::next(JobId::MIN, ms, [1; 10]);
             let at = RelPath::new(name).unwrap();
             let why = temp.path().join("error/.why").join(at.as_path());
             let sidecar = why.with_file_name(names::sidecar(OsStr::from_bytes(at.name()), job));
@@ -144,6 +172,8 @@ mod tests {
 
             let found = Failure::at(&spool, &at).unwrap();
             assert!(!found.is_changed, "{at}");
+            let by_id = Failure::of_id(&spool, &job.to_string());
+            assert_eq!(by_id.map(|it| it.at), Some(at.clone()));
             assert_eq!((found.original(), found.why.unwrap().job), (at.clone(), job));
             let ino = std::fs::metadata(&sidecar).unwrap().ino();
             assert_eq!(found.sidecar.map(|(_, ino)| ino), Some(ino));

@@ -83,7 +83,7 @@ fn not_failed(spool: &SpoolArg, target: &Target, is_known: bool) -> Failed {
             target.shown,
             quoted(rel)
         )),
-        None if is_known => Failed::runtime(format!(
+        None if is_known && !target.has_not_ended(spool) => Failed::runtime(format!(
             "the file of {} is no longer in {}\n  inboxd explain {}",
             target.shown,
             below(spool, "error"),

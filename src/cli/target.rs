@@ -205,6 +205,12 @@ impl Target {
         }
     }
 
+    /// A file of it waits, or is claimed.
+    pub(crate) fn has_not_ended(&self, spool: &SpoolArg) -> bool {
+        let waits = |rel: &RelPath| path_in(spool, Tree::Incoming, rel).symlink_metadata().is_ok();
+        self.rel.as_ref().is_some_and(waits) || matches!(self.claimed(spool), Ok(Some(_)))
+    }
+
     /// It as the shell takes it.
     pub(crate) fn typed(&self) -> String {
         self.rel.as_ref().map_or_else(|| self.shown.clone(), quoted)
@@ -219,8 +225,8 @@ impl Target {
         }
     }
 
-    /// Where its file stands in `error/`, with the reason: by its path there, by its REL, or as the
-    /// job log has it.
+    /// Where its file stands in `error/`, with the reason: by its path there, by its REL, as the job log has it,
+    /// or by its id.
     pub(crate) fn failure(&self, spool: &SpoolArg, line: Option<&JobLine>) -> Option<Failure> {
         let named = match &self.place {
             Some((Tree::Error, path)) => Some(path.clone()),
@@ -228,7 +234,8 @@ impl Target {
             None => self.rel.clone(),
         };
         let logged = line.and_then(Failure::logged);
-        [named, logged].into_iter().flatten().find_map(|at| Failure::at(spool, &at))
+        let found = [named, logged].into_iter().flatten().find_map(|at| Failure::at(spool, &at));
+        found.or_else(|| self.prefix.as_ref().and_then(|id| Failure::of_id(spool, id)))
     }
 }
 
@@ -341,8 +348,7 @@ pub(crate) fn unknown(spool: &SpoolArg, target: &Target) -> Failed {
             below(spool, "incoming") + "/" + &target.shown
         ));
     }
-    let waits = |rel: &RelPath| there(rel).is_ok();
-    if target.rel.as_ref().is_some_and(waits) || matches!(target.claimed(spool), Ok(Some(_))) {
+    if target.has_not_ended(spool) {
         return Failed::runtime(format!(
             "{} has not ended yet\n  Where it stands: inboxd explain {}",
             target.shown,

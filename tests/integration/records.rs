@@ -476,19 +476,23 @@ fn the_first_record_is_tried() {
 }
 
 /// Goal: whoever waits for an input hears of records that failed, in words and by exit code 3, and so does
-/// `jobs`. Method: one of two records fails; `submit --wait` and `retry --wait`, alone and with a daemon.
+/// `jobs`; its id means what failed of it. Method: one of two records fails; `submit --wait` and `retry --wait`,
+/// alone, by its id and with a daemon.
 #[test]
 fn records_that_fail_are_told_to_who_waits() {
     let spool = scripted("records = \"lines\"\n", "test $1 != x && echo $1");
     let submit = ["submit", "-", "--name", "in", "--wait"];
     spool.run_with_input(&submit, b"1\nx\n").code(3).says("1 row   1 of 2 records failed");
     spool.run(&["retry", "in", "--wait"]).code(3).says("0 rows   1 of 1 records failed");
+    let id = spool.why("in")["job"].as_str().unwrap().to_owned();
+    spool.run(&["explain", &id]).ok().says("1 of 1 records failed: 1 × exit 1");
+    spool.run(&["retry", &id, "--wait"]).code(3).says("0 rows   1 of 1 records failed");
     let daemon = spool.daemon();
     spool.run(&["retry", "in", "--wait"]).code(3).says("0 rows   1 of 1 records failed");
     let submit = ["submit", "-", "--name", "good", "--wait"];
     spool.run_with_input(&submit, b"3\n4\n").ok().says("2 rows");
     let jobs = spool.run(&["jobs", "--failed"]).ok();
-    assert_eq!(jobs.stdout().lines().count(), 3, "{}", jobs.stdout());
+    assert_eq!(jobs.stdout().lines().count(), 4, "{}", jobs.stdout());
     jobs.says("1 of 2 records failed");
     assert!(daemon.end().success());
 }
