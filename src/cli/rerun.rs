@@ -10,6 +10,7 @@ use super::target::{Target, Tree, path_in, unknown};
 use super::{Failed, SpoolArg, below};
 use crate::core::RelPath;
 use crate::daemon::history::JobLine;
+use crate::spool::names;
 use crate::spool::put_back::{From, What};
 
 /// Run done files again; their old rows stay
@@ -76,8 +77,10 @@ fn find(spool: &SpoolArg, typed: &OsString, routes: &Routes) -> Result<Move, Fai
         });
     };
     let line = line.filter(|_| logged.as_ref() == Some(&at));
-    let job = line.as_ref().map(|line| line.job);
-    let to = line.map_or_else(|| at.clone(), |line| line.rel.0);
+    // The job log of a file of long ago may be gone; its name still tells where it came from.
+    let job = line.as_ref().map(|line| line.job).or_else(|| names::job_of(at.name()));
+    let to = line.map(|line| line.rel.0).or_else(|| names::original_path(at.as_path()));
+    let to = to.unwrap_or_else(|| at.clone());
     let what = if is_dir(&at) == Some(true) { What::Folder } else { What::File };
     Ok(Move::rerun(what, at, to, job, routes))
 }

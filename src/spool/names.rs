@@ -220,18 +220,24 @@ pub fn beside(name: &[u8], job: JobId) -> OsString {
 
 /// The path that a settled one had, as far as its names say: `x.json` for `x~ID.json`.
 pub fn original_path(path: &Path) -> Option<RelPath> {
+    let original = |name: &[u8]| parts(name).map_or_else(|| name.to_vec(), |(own, _)| own);
     let parts: Vec<Vec<u8>> = path.iter().map(|part| original(part.as_bytes())).collect();
     RelPath::new(parts.join(&b'/'))
 }
 
-fn original(name: &[u8]) -> Vec<u8> {
-    let is_id = |id: &[u8]| std::str::from_utf8(id).is_ok_and(|id| id.parse::<JobId>().is_ok());
-    let mut parts = (0..name.len()).rev().filter_map(|at| {
+/// The job that a settled file's name tells of: that of `x~ID.json`.
+pub fn job_of(name: &[u8]) -> Option<JobId> {
+    parts(name).map(|(_, job)| job)
+}
+
+/// What [`beside`] made a name of.
+fn parts(name: &[u8]) -> Option<(Vec<u8>, JobId)> {
+    (0..name.len()).rev().find_map(|at| {
         let (stem, rest) = name.split_at(at);
         let (id, ext) = rest.strip_prefix(b"~")?.split_at_checked(JobId::TEXT_LEN)?;
-        is_id(id).then(|| [stem, ext].concat())
-    });
-    parts.next().unwrap_or_else(|| name.to_vec())
+        let job = std::str::from_utf8(id).ok()?.parse().ok()?;
+        Some(([stem, ext].concat(), job))
+    })
 }
 
 /// The name of the sidecar below `error/.why/` for a file's name: `x.json.json`.
@@ -281,7 +287,7 @@ mod tests {
             prop_assert!(beside.to_string_lossy().contains(&id.to_string()));
             // Only what had to be shortened is not known again.
             let is_whole = name.len() + 1 + JobId::TEXT_LEN <= NAME_MAX;
-            prop_assert!(!is_whole || original(beside.as_bytes()) == name);
+            prop_assert!(!is_whole || parts(beside.as_bytes()) == Some((name, id)));
         }
     }
 

@@ -102,6 +102,13 @@ fn companions_fail_and_come_back_together() {
     spool.run(&["rerun", "--wait", &job]).ok();
     assert_eq!(spool.names("incoming"), Vec::<String>::new(), "{}", spool.report());
     daemon.end_well();
+
+    // A job log is not kept for ever.
+    let job = spool.csv("photos").column("_job").pop().unwrap();
+    rustix::fs::rename(spool.path("log"), spool.home().join("log")).unwrap();
+    spool.run(&["rerun", &format!("done/photos/1~{job}.jpg")]).ok();
+    assert_eq!(spool.names("incoming"), ["photos/1.jpg", "photos/1.xmp"], "{}", spool.report());
+    assert_eq!(fs::read(spool.path("incoming/photos/1.xmp")).unwrap(), b"new");
 }
 
 /// Goal: nothing of a newer delivery comes with what is put back, and nothing of another failure. Method: a
