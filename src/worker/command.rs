@@ -264,17 +264,16 @@ impl Prepared {
         start_program(&program, stdin, &mut tools.stack).map_err(|error| self.explain(&error))
     }
 
-    /// Why the record cannot be an argument, where it is asked for as one.
+    /// Why the record does not reach the worker: as an argument that is asked for, or as the variable where
+    /// nothing else has it.
     fn unfit(&self, task: &Task) -> Option<String> {
         let record = task.record.as_ref()?;
         let asks = self.arguments.iter().any(|argument| argument.contains(&Part::Record));
-        if !asks || fits_argument(record.value.text()) {
+        if fits_argument(record.value.text()) || (self.route.stdin && !asks) {
             return None;
         }
-        let most = limits::ARGUMENT;
-        Some(format!(
-            "{{record}} cannot hold a NUL byte or more than {most} bytes; use stdin = true"
-        ))
+        let (what, most) = (if asks { "{record}" } else { "INBOXD_RECORD" }, limits::ARGUMENT);
+        Some(format!("{what} cannot hold a NUL byte or more than {most} bytes; use stdin = true"))
     }
 
     fn explain(&self, error: &NotStarted) -> StartError {
@@ -337,7 +336,7 @@ fn fits_argument(text: &str) -> bool {
     text.len() <= limits::ARGUMENT && !text.contains('\0')
 }
 
-/// The record and its number. A record that no variable can hold is left out; standard input has it.
+/// The record and its number. A record that no variable can hold is left out: standard input has it.
 fn record_facts(task: &Task) -> impl Iterator<Item = (&'static str, OsString)> {
     let record = task.record.as_ref();
     let no = record.map(|record| ("INBOXD_RECORD_NO", record.no.to_string().into()));

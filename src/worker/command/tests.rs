@@ -459,24 +459,29 @@ fn limits_hold() {
 }
 
 /// Goal: a record reaches a script in each way that is promised, and one that no argument can hold
-/// fails alone. Method: a script that prints them; then a NUL byte, with and without `{record}`.
+/// fails alone. Method: a script that prints them; then a NUL byte, with and without `{record}` and stdin.
 #[test]
 fn a_record_reaches_a_script() {
     use crate::worker::records::{InputRecord, RecordValue};
     let script = r#"read -r in; test "$in" = "$1" && test "$in" = "$INBOXD_RECORD" &&
         echo "{\"no\":$INBOXD_RECORD_NO,\"in\":$in}""#;
     let spool = Spool::with("ids.csv", script);
-    let run = |text: &str, argv: &[&str]| {
+    let run_by = |stdin: bool, text: &str, argv: &[&str]| {
         let mut route = route(argv);
-        (route.stdin, route.stdout) = (true, StdoutFormat::Json);
+        (route.stdin, route.stdout) = (stdin, StdoutFormat::Json);
         let value = RecordValue::Object(text.to_owned());
         let record = Some(InputRecord { no: 12, value });
         super::run(&Task { record, ..spool.task(route) }, &Stop::new().unwrap())
     };
+    let run = |text: &str, argv: &[&str]| run_by(true, text, argv);
     let ended = run(r#"{"id":"7"}"#, &["sh", "{path}", "{record}"]);
     assert_eq!(ended.rows, [Row::from_pairs([("no", "12"), ("in", r#"{"id":"7"}"#)])]);
     let nul = run("\0", &["sh", "-c", "true", "x", "{record}"]);
     assert!(failure(&nul).reason.contains("cannot hold a NUL byte"), "{nul:?}");
     let bare = run("\0", &["sh", "-c", "test -z \"$INBOXD_RECORD\" && head -c 1 > /dev/null"]);
     assert_eq!(bare.verdict, Verdict::Done, "{bare:?}");
+    let unheard = run_by(false, "\0", &["sh", "-c", "true"]);
+    assert!(failure(&unheard).reason.contains("INBOXD_RECORD cannot hold"), "{unheard:?}");
+    let heard = run_by(false, "7", &["sh", "-c", "test \"$INBOXD_RECORD\" = 7"]);
+    assert_eq!(heard.verdict, Verdict::Done, "{heard:?}");
 }
