@@ -175,6 +175,15 @@ fn main_file(path: &Path, text: &str) -> Result<Settings, Vec<ConfigError>> {
             }
         }
     }
+    if settings.retention_results
+        && settings.retention_age.is_none()
+        && settings.retention_size.is_none()
+        && let Some(given) = document.get_ref().get("retention_results")
+    {
+        let message = "`retention_results` does nothing without `retention_age` or `retention_size`; \
+                       add one of them, or take it out";
+        file.report(given.span(), message.to_owned());
+    }
     // Behind the others, wherever the file has them: routes are checked against `drain_timeout`.
     if let Some(routes) = routes {
         settings.routes = file.routes(routes, settings.drain_timeout);

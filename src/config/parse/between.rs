@@ -103,6 +103,15 @@ pub(super) fn between_settings(
             wrong.push((key, format!("`{word}` is only there with {line}; add it")));
         }
     }
+    if let Worker::Warm { argv } = &route.worker
+        && let Some(word) = argv.iter().find_map(|argument| placeholder_of_a_job(argument))
+    {
+        let message = format!(
+            "`{word}` is of one job, and a warm worker is started before its jobs, which tell it with each; \
+             take it out"
+        );
+        wrong.push(("warm", message));
+    }
     wrong.extend(around_http(route, given));
     wrong.extend(units::fault(route, &given));
     wrong.extend(companions::fault(route, &given));
@@ -140,6 +149,15 @@ pub(super) fn between_settings(
         wrong.push(("columns", message));
     }
     wrong
+}
+
+/// The first placeholder of an argument, as it is written.
+fn placeholder_of_a_job(argument: &str) -> Option<String> {
+    let parts = template::parse(argument).ok()?;
+    let is_filled = parts.iter().any(|part| !matches!(part, Part::Literal(_)));
+    let begin = argument.find('{').filter(|_| is_filled)?;
+    let len = argument.get(begin..)?.find('}')? + 1;
+    argument.get(begin..begin + len).map(str::to_owned)
 }
 
 /// The setting that asks for this, in an argument or in a request.

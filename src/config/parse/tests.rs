@@ -95,6 +95,11 @@ fn mistakes_at_the_top() {
             "\n  workers = '4'",
             "2:13: `workers` must be a whole number from 1 to 1024, not a string",
         ),
+        (
+            "workers = 1\nretention_results = true",
+            "2:21: `retention_results` does nothing without `retention_age` or `retention_size`; \
+                 add one of them, or take it out",
+        ),
         ("prune = 1", "1:9: `prune` must be true or false, not an integer"),
         (
             "rescan = 60",

@@ -125,10 +125,14 @@ fn every_setting_is_taken_over() {
     }
     for (place, name, value) in OTHER {
         let worker = worker_for(name);
-        // A runner that is asked whether it is ready is one that we start.
-        let start = if *name == "ready_url" { "start = ['true']\n" } else { "" };
-        let changed = with(*place, worker, &format!("{start}{name} = {value}"));
-        let unchanged = with(*place, worker, start);
+        let needed = match *name {
+            // A runner that is asked whether it is ready is one that we start.
+            "ready_url" => "start = ['true']\n",
+            "retention_results" => "retention_age = '1d'\n",
+            _ => "",
+        };
+        let changed = with(*place, worker, &format!("{needed}{name} = {value}"));
+        let unchanged = with(*place, worker, needed);
         assert_ne!(changed, unchanged, "{name} = {value} changes nothing");
     }
 }

@@ -223,6 +223,14 @@ fn lines_that_would_do_nothing() {
         (PYTHON, "config = { a = 1 }", "3:10", of("config", "`warm`", "python")),
         (PYTHON, "progress_timeout = '1s'", "3:20", of("progress_timeout", "`warm`", "python")),
         (PYTHON, "max_output = '1MB'", "3:14", of("max_output", "`command` or `http`", "python")),
+        (
+            "warm = ['x', '--in={path}']",
+            "",
+            "2:8",
+            "`{path}` is of one job, and a warm worker is started before its jobs, which tell it with each; \
+                 take it out"
+                .to_owned(),
+        ),
         (HTTP, "ready_url = 'http://h/'", "3:13", of_start("ready_url")),
         (HTTP, "start_timeout = '1s'", "3:17", of_start("start_timeout")),
         (HTTP, "grace = '1s'", "3:9", of_start("grace")),
