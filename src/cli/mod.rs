@@ -62,7 +62,7 @@ mod wait;
 /// A JOB is named by the path it had below incoming/, by the beginning of its id, or by a path in the
 /// spool such as inbox/error/x.json.
 #[derive(Debug, Parser)]
-#[command(name = "inboxd", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "inboxd", version, max_term_width = 100)]
 #[command(
     after_help = "The first ten minutes:\n  inboxd init\n  inboxd run &\n  cp report.pdf inbox/incoming/\n  inboxd status\n\nExit codes: 0 fine; 1 a failure that a restart may mend; 2 usage or settings; 3 a job of this run\nfailed (batch, try, and submit, retry and rerun with --wait)."
 )]

@@ -410,7 +410,8 @@ fn help_man_and_completions() {
             help.lines().any(|line| line.trim_start().starts_with(command)),
             "{command}: {help}"
         );
-        spool.run(&[command, "--help"]).ok();
+        let told = spool.run(&[command, "--help"]).ok().stdout();
+        assert_eq!(spool.run(&["help", command]).ok().stdout(), told);
     }
     assert!(spool.run(&["man"]).ok().stdout().contains(".TH"));
     for shell in ["bash", "zsh", "fish"] {
