@@ -32,6 +32,21 @@ fn a_link_in_place_of_what_is_ours_is_named() {
     }
 }
 
+/// Goal: a spool in which another one would find its input is refused. Method: one in an `incoming/`, of a spool
+/// and of nobody.
+#[test]
+fn a_spool_in_anothers_incoming_is_refused() {
+    let spool = spool();
+    let settings = std::fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    spool.write("incoming/sub/inboxd.toml", &settings);
+    let inner = spool.path("incoming/sub");
+    let args = ["--spool", inner.to_str().unwrap(), "batch"];
+    let said = spool.run(&args).code(2);
+    said.says("incoming/sub is in ").says("which belongs to another spool").says("Move this spool");
+    rename(spool.path("inboxd.toml"), spool.home().join("aside")).unwrap();
+    spool.run(&args).ok().says("nothing to do");
+}
+
 /// Goal: a disk that the kernel made read-only is named as that. Method: the spool mounted onto itself so.
 #[test]
 fn a_read_only_disk_is_named() {

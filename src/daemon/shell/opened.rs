@@ -60,6 +60,17 @@ pub fn check_places(path: &Path) -> Result<(), ShellError> {
             .map_err(|source| ShellError::Folder { path: path.to_owned(), source })
     };
     let home = stat(path)?;
+    let within = path.ancestors().skip(1).find(|place| place.ends_with("incoming"));
+    if let Some(place) = within
+        && place.with_file_name("inboxd.toml").is_file()
+    {
+        return Err(ShellError::Unsafe(format!(
+            "{} is in {}, which belongs to another spool\n  All that stands here would be that one's input. \
+             Move this spool out of it.",
+            path.display(),
+            place.display()
+        )));
+    }
     for (name, _) in layout::FOLDERS {
         let folder = path.join(name);
         let meta = match stat(&folder) {
