@@ -287,6 +287,23 @@ fn too_little_memory_for_a_start_is_named() {
     assert_eq!(spool.errors(), Vec::<String>::new());
 }
 
+/// Goal: a job that needs more memory than it may have is tried again as `oom` says, and its worker lives on.
+/// Method: a real limit, a job beyond it and one within; further attempts for `oom` only.
+#[test]
+fn a_job_without_memory_is_one_that_was_out_of_it() {
+    let spool = function(
+        "import os\nopen('loads.txt', 'a').write('x\\n')\n\
+         def f(path): return {'n': len(bytearray(4 << 30 if os.path.basename(path) == 'large' else 1))}\n",
+        "workers = 1\nmax_memory = \"1 GiB\"\nretries = { oom = 1, first_wait = \"10ms\" }\n",
+    );
+    spool.drop_file("large", "x");
+    spool.drop_file("small", "x");
+    spool.run(&["batch"]).code(3);
+    assert_eq!(spool.reason("large"), "MemoryError", "{}", spool.report());
+    assert_eq!(spool.why("large")["attempts"], 2);
+    assert_eq!((spool.names("done"), loads(&spool)), (vec!["small".to_owned()], 1));
+}
+
 /// Goal: a mended file is used at once by a daemon that runs. Method: broken, dropped, mended, dropped.
 #[test]
 fn a_changed_file_is_used_at_once() {

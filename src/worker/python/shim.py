@@ -490,6 +490,8 @@ def _inboxd():
             answer = exited(error.code)
         except BaseException as error:
             answer = {"status": "fail", "msg": name_of(error), "detail": describe(error)}
+            if isinstance(error, MemoryError):
+                answer["class"] = "resource"
             # The frames hold what the function had in hand; they go before the next job.
             error.__traceback__ = None
         linecache.checkcache()
