@@ -194,6 +194,10 @@ impl<F: Filesystem> Filesystem for Faults<F> {
         self.inner.open_up(at, path)
     }
 
+    fn takes_from(&self, to: &F::Dir, from: &F::Dir) -> bool {
+        self.inner.takes_from(to, from)
+    }
+
     fn list(&self, at: &F::Dir) -> io::Result<F::List> {
         self.meet(Op::List, Path::new(""))?;
         self.inner.list(at)

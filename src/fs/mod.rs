@@ -118,6 +118,10 @@ pub trait Filesystem: Clone + Send + Sync + 'static {
     fn open_up(&self, _at: &Self::Dir, _path: &Path) -> io::Result<()> {
         Ok(())
     }
+    /// Whether a rename may lead from one folder into another: we may write there, and both are on one mount.
+    fn takes_from(&self, _to: &Self::Dir, _from: &Self::Dir) -> bool {
+        true
+    }
     /// Reads a directory, in no order, without `.` and `..`.
     fn list(&self, at: &Self::Dir) -> io::Result<Self::List>;
     /// Whether anything but this name stands in a directory; with an empty name: anything at all.

@@ -13,8 +13,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, ResolveFlags, Statx, StatxFlags,
+    Access, AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, ResolveFlags, Statx,
+    StatxFlags,
 };
+
+use rustix::io::Errno;
 
 use super::{Entry, FileType, Filesystem, Lease, Stat};
 
@@ -43,7 +46,11 @@ pub fn is_read_only(path: &Path) -> bool {
 /// Which mount `path` is on: a rename leads from none to another, not even within one filesystem. `None`: the
 /// kernel does not say (before 5.8).
 pub fn mount_of(path: &Path) -> Option<u64> {
-    let found = rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
+    mount_at(CWD, path)
+}
+
+fn mount_at(at: BorrowedFd<'_>, path: &Path) -> Option<u64> {
+    let found = rustix::fs::statx(at, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
     (found.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(found.stx_mnt_id)
 }
 
@@ -231,6 +238,15 @@ impl Filesystem for RealFs {
         let mode = Mode::from_raw_mode(rustix::fs::fstat(&dir)?.st_mode & 0o7777);
         let itself = format!("/proc/self/fd/{}", dir.as_raw_fd());
         Ok(rustix::fs::chmod(itself, mode | Mode::RWXU)?)
+    }
+
+    fn takes_from(&self, to: &RealDir, from: &RealDir) -> bool {
+        // faccessat(2) also knows of ACLs and attributes; what else it says, the rename says, too.
+        let is_closed =
+            rustix::fs::accessat(to, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+                .is_err_and(|errno| matches!(errno, Errno::ACCESS | Errno::PERM));
+        let here = Path::new(".");
+        !is_closed && mount_at(to.as_fd(), here) == mount_at(from.as_fd(), here)
     }
 
     fn list(&self, at: &RealDir) -> io::Result<RealList> {

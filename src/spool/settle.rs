@@ -1,11 +1,12 @@
 //! Settling: the last move, from `processing/` to `done/` or `error/`. S3 → S4.
 //!
-//! `sidecar`: the reason beside a failed file.
+//! `sidecar`: the reason beside a failed file. `parents`: the folder that it goes to.
 //!
 //! Must not know: why a job failed; the sidecar's text is given to it.
 //!
 //! Invariants
-//! - Nothing is overwritten: a taken name becomes `x~ID.json`, a parent taken by a file `a~ID/b`.
+//! - Nothing is overwritten: a taken name becomes `x~ID.json`, a parent taken by a file `a~ID/b`. So does a
+//!   parent in which we may make nothing, or that another disk is mounted on: these folders are people's.
 //! - The sidecar of a failure is written before the file moves, under the name the file will have:
 //!   a file in `error/` always has its reason. Where that name cannot have one, since `.why/x.json` is the
 //!   folder of `x.json/y`, or the other way round, the name counts as taken.
@@ -29,6 +30,7 @@ use crate::fs::{self, FileType, Filesystem, Stat, is_gone_or_closed};
 use super::folders::{Folder, Folders};
 use super::{Claimed, Place, Shape, Spool, names};
 
+mod parents;
 mod sidecar;
 
 /// Permissions of folders made below `done/`, `error/` and `output/`.
@@ -353,40 +355,6 @@ impl<F: Filesystem> Spool<F> {
         }
     }
 
-    /// Opens the folder of `rel` below a tree, and says what it is called.
-    fn open_parent(&self, tree: Tree, rel: &RelPath, job: JobId) -> io::Result<(F::Dir, PathBuf)> {
-        let mut dir = match tree {
-            Tree::Done => self.done.clone(),
-            Tree::Error => self.error.clone(),
-            Tree::Output => self.output.clone(),
-        };
-        let mut path = PathBuf::new();
-        if rel.parent().is_empty() {
-            return Ok((dir, path));
-        }
-        for part in rel.parent().split(|b| *b == b'/') {
-            let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
-            let mut opened = None;
-            for name in [OsStr::from_bytes(part).to_owned(), names::beside(part, job)] {
-                if tree == Tree::Error && self.is_why_file(&path.join(&name))? {
-                    continue;
-                }
-                match fs::make_dirs(&self.fs, &dir, Path::new(&name), FOLDER) {
-                    Ok(next) => {
-                        opened = Some((next, name));
-                        break;
-                    }
-                    Err(error) if is_taken(&error) => last = error,
-                    Err(error) => return Err(error),
-                }
-            }
-            let (next, name) = opened.ok_or(last)?;
-            dir = next;
-            path.push(name);
-        }
-        Ok((dir, path))
-    }
-
     /// Moves what a worker left of a job that has no input any more to `error/`.
     pub fn set_aside(&self, claimed: Claimed, rel: &RelPath) -> io::Result<()> {
         let path = Path::new(&Place::Job(claimed).name()).join(rel.as_path());
@@ -462,14 +430,6 @@ impl<F: Filesystem> Spool<F> {
         }
         Err(io::ErrorKind::AlreadyExists.into())
     }
-}
-
-/// A file, a link, or a folder that is closed to us has the name. Anything else, such as a full disk,
-/// says nothing of the name and must not send the file elsewhere.
-fn is_taken(error: &io::Error) -> bool {
-    use io::ErrorKind::{AlreadyExists, NotADirectory, PermissionDenied};
-    matches!(error.kind(), NotADirectory | AlreadyExists | PermissionDenied)
-        || rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::LOOP)
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Workers that take the rights on their own folders away, beside a daemon that has no others than theirs.
+//! Workers that take the rights on their own folders away, beside a daemon that has no others than theirs; and
+//! people who close a folder of `done/`, `error/` or `output/`.
 //!
 //! Must not know: how the daemon helps itself; only that it goes on, and that nothing is left behind.
 
@@ -275,4 +276,45 @@ fn a_protected_folder_of_the_spool_is_named() {
     }
     spool.run_under(as_others(), &["batch"], b"").ok();
     assert_eq!(spool.names("done"), ["x"], "{}", spool.report());
+}
+
+/// Goal: a folder of `done/`, `error/` or `output/` in which we may make nothing (made by root, perhaps) ends no
+/// daemon and holds nobody up: what would go there goes into one of our own. Method: each of them closed, and the
+/// one of the reasons; a good and a bad file for it, with what they made, and a file for elsewhere.
+#[test]
+fn a_closed_folder_among_the_settled_ends_nothing() {
+    for closed in ["done", "error", "error/.why", "output"] {
+        let spool = Spool::new(
+            "workers = 1\n[routes.main]\noutput = true\nstdout = \"none\"\ncommand = [\"sh\", \"-c\", \
+             \"case $INBOXD_NAME in bad*) exit 1;; esac; : > $INBOXD_OUTPUT/made\"]\n",
+        );
+        let daemon = start(&spool);
+        let settled = |tag: &str| {
+            spool.drop_file(format!("sub/good{tag}"), "x");
+            spool.drop_file(format!("sub/bad{tag}"), "x");
+            let ends = |names: Vec<String>, with: &str| names.iter().any(|it| it.ends_with(with));
+            spool.wait_until("both are settled", || {
+                ends(spool.names("done"), &format!("/good{tag}"))
+                    && ends(spool.errors(), &format!("/bad{tag}"))
+            });
+        };
+        settled("1");
+        let mode = |mode| std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(spool.path(&format!("{closed}/sub")), mode(0o555)).unwrap();
+        settled("2");
+        spool.drop_file("elsewhere", "x");
+        spool.wait_until("the other is done", || spool.has("done/elsewhere"));
+        let below = |folder| {
+            let names = spool.names(folder);
+            let is_new = |name: &&String| name.contains('2') && name.starts_with("sub");
+            let [name] = names.iter().filter(is_new).collect::<Vec<_>>().try_into().unwrap();
+            name.strip_prefix("sub/").is_none()
+        };
+        let beside = [below("done"), below("error"), below("output")];
+        let is_error = closed.starts_with("error");
+        assert_eq!(beside, [closed == "done", is_error, closed == "output"], "{}", spool.report());
+        assert_eq!(spool.names("processing"), Vec::<String>::new());
+        std::fs::set_permissions(spool.path(&format!("{closed}/sub")), mode(0o755)).unwrap();
+        daemon.end_well();
+    }
 }
