@@ -186,6 +186,11 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
              what was recorded of them is forgotten, and a job that was over runs once more.",
             plural(*jobs, "job", "jobs")
         ),
+        Notice::JournalTouched => {
+            "a file in journal/ was removed, replaced or cut while inboxd writes to it: \
+             all that counts is written to a new one, nothing is lost. Leave journal/ alone"
+                .to_owned()
+        }
         Notice::ClaimRefused { rel, reason, folder: None } => {
             format!("cannot claim incoming/{rel}: {reason}")
         }

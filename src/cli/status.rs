@@ -25,6 +25,7 @@ use crate::daemon::retention::Counted;
 use crate::daemon::shell::check_places;
 use crate::fs::{Filesystem, RealFs, real, walk_files};
 use crate::spool::Place;
+use crate::spool::lock::holder;
 
 /// What waits, runs, is done and has failed, and what stands in the way
 ///
@@ -97,6 +98,9 @@ struct State {
     /// It was told to stop, and waits for what runs.
     draining: bool,
     pid: Option<u64>,
+    /// Who has the spool and does not listen: it starts, it ends, or its socket was removed a moment ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    silent_pid: Option<u32>,
     up_ms: Option<u64>,
     /// Sentinels whose file is not there, and one of them.
     lone_sentinels: u64,
@@ -188,7 +192,7 @@ impl State {
 
     /// Nobody serves it.
     fn of_folders(spool: &SpoolArg, loaded: Option<&Loaded>) -> Self {
-        let mut state = Self::default();
+        let mut state = Self { silent_pid: holder(&spool.path), ..Self::default() };
         state.count_incoming(spool, loaded);
         if let Ok(processing) = RealFs.open_root(&spool.path.join("processing")) {
             let names = RealFs.list(&processing).into_iter().flatten().filter_map(Result::ok);
@@ -277,15 +281,20 @@ impl State {
                 format!("{} pid {pid}   {waits}", show::bad("STOPPING"))
             }
             Some(pid) => format!("{} pid {pid}", show::good("RUNNING")),
-            None => format!("STOPPED   {}", spool.shown()),
+            None => match self.silent_pid {
+                Some(pid) => format!(
+                    "{} pid {pid}   it starts or ends, and does not answer yet",
+                    show::bad("BUSY")
+                ),
+                None => {
+                    format!("STOPPED   {}   {}", spool.shown(), show::dim("inboxd run starts it"))
+                }
+            },
         };
         if let Some(up) = self.up_ms {
             head.extend(["   up ", &show::time(Duration::from_millis(up))]);
         }
         head.extend(self.events.as_ref().map(|events| format!("   events {events}")));
-        if self.pid.is_none() {
-            head.extend(["   ", &show::dim("inboxd run starts it")]);
-        }
         print_line(&head);
         let more = |is_more: bool| if is_more { "+" } else { "" };
         let is_more =

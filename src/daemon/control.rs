@@ -14,7 +14,8 @@
 //! | `{"ask":"scan"}` | `{}`; a scan of `incoming/` begins |
 //! | `{"ask":"follow"}` | `{}`, then a [`JobLine`] for each job that ends |
 //!
-//! The socket is 0660: who may speak is who may read the spool.
+//! The socket is 0660: who may speak is who may read the spool. One that somebody removed is made again: who
+//! finds none takes the daemon for stopped.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
@@ -23,6 +24,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
@@ -105,27 +107,60 @@ fn short_path(folder: &std::fs::File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/inboxd.sock", folder.as_raw_fd()))
 }
 
-/// Binds the socket. The caller holds the spool's lock, so one that is there is a dead daemon's.
-pub(super) fn bind(spool: &Path) -> io::Result<UnixListener> {
-    match crate::fs::remove_socket(&path(spool)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+/// The socket, and what it is known by.
+pub(super) struct Door {
+    listener: UnixListener,
+    spool: PathBuf,
+    /// How long nobody may come before the socket is looked for.
+    every: Duration,
+    /// Inode numbers of the spool's folder and of the socket.
+    inodes: (u64, u64),
+}
+
+impl Door {
+    /// Binds the socket. The caller holds the spool's lock, so one that is there is a dead daemon's.
+    pub(super) fn open(spool: &Path, every: Duration) -> io::Result<Self> {
+        Self::open_in(spool, every, &std::fs::File::open(spool)?)
     }
-    let folder = std::fs::File::open(spool)?;
-    let listener = UnixListener::bind(short_path(&folder))?;
-    std::fs::set_permissions(path(spool), std::fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
+
+    fn open_in(spool: &Path, every: Duration, folder: &std::fs::File) -> io::Result<Self> {
+        let path = short_path(folder);
+        match crate::fs::remove_socket(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))?;
+        let inodes = (folder.metadata()?.ino(), std::fs::symlink_metadata(&path)?.ino());
+        Ok(Self { listener, spool: spool.to_owned(), every, inodes })
+    }
+
+    /// Binds it again where it no longer stands. A spool that was moved may have left its place to another
+    /// one, whose socket is not ours to touch; what fails is tried again with the next look.
+    fn keep_open(&mut self) -> io::Result<()> {
+        let folder = std::fs::File::open(&self.spool)?;
+        let socket = std::fs::symlink_metadata(short_path(&folder)).map_or(0, |it| it.ino());
+        if folder.metadata()?.ino() == self.inodes.0 && socket != self.inodes.1 {
+            *self = Self::open_in(&self.spool, self.every, &folder)?;
+        }
+        Ok(())
+    }
 }
 
 /// Serves requests until the task is dropped.
 pub(super) async fn serve(
-    listener: UnixListener,
+    mut door: Door,
     keeper: Sender<Message>,
     notices: broadcast::Sender<Arc<Notice>>,
-    spool: PathBuf,
 ) {
+    let spool = door.spool.clone();
     loop {
-        match listener.accept().await {
+        // Nobody comes by a socket that is gone.
+        let Ok(accepted) = tokio::time::timeout(door.every, door.listener.accept()).await else {
+            door.keep_open().unwrap_or(());
+            continue;
+        };
+        match accepted {
             Ok((stream, _)) => {
                 let (keeper, notices) = (keeper.clone(), notices.subscribe());
                 let spool = spool.clone();
@@ -135,7 +170,7 @@ pub(super) async fn serve(
                 ));
             }
             // No descriptors: the clients wait in the backlog until there are.
-            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
 }
@@ -374,7 +409,7 @@ impl Client {
     }
 
     /// From now on an answer is waited for so long, and then [`Answer::NotYet`].
-    pub fn patience(&self, time: std::time::Duration) -> io::Result<()> {
+    pub fn patience(&self, time: Duration) -> io::Result<()> {
         self.reader.get_ref().set_read_timeout(Some(time))
     }
 

@@ -183,6 +183,7 @@ fn notice(notice: &Notice) {
             warn!(route, removed = is_gone, again, "CSV was changed by someone else");
         }
         Notice::JournalLost { jobs } => warn!(jobs, "journal knows nothing of claimed jobs"),
+        Notice::JournalTouched => warn!("journal was changed by someone else"),
         Notice::SlotsRefused { workers, reason } => {
             error!(workers, error = %reason, "workers cannot be added");
         }

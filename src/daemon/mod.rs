@@ -67,6 +67,7 @@
 //! | `there is enough again` | info | | claims go on; said once it lasts |
 //! | `disk has room again` | info | | claims go on; said once it lasts |
 //! | `CSV was changed by someone else` | warn | route, removed, again | left alone; rows go on in a new segment, with `again` rows that the old one may hold, too |
+//! | `journal was changed by someone else` | warn | | a file in use was removed, replaced or cut; all that counts is written to a new one |
 //! | `job log cannot be written` | warn | error | `jobs` and `log` miss what happens until it can |
 //! | `processes cannot be looked at` | warn | error | what escaped a worker's group may live on |
 //! | `events were not logged` | warn | missed | more happened than could be written |

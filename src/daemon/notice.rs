@@ -156,6 +156,8 @@ pub enum Notice {
         /// How many.
         jobs: u64,
     },
+    /// Someone removed, replaced or cut the journal's segment in use: the next one is begun at once.
+    JournalTouched,
     /// Little space: claims stop before the disk is full.
     LowDisk {
         /// Free bytes.

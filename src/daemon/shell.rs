@@ -255,9 +255,9 @@ async fn run(
         .name("keeper".to_owned())
         .spawn(move || drop(end.send(service.run(&messages))))
         .map_err(ShellError::start("the keeper's thread"))?;
-    let listener = control::bind(&opened.path).map_err(ShellError::start("the control socket"))?;
-    let control =
-        tokio::spawn(control::serve(listener, sender.clone(), notices, opened.path.clone()));
+    let door = control::Door::open(&opened.path, options.settings.rescan);
+    let door = door.map_err(ShellError::start("the control socket"))?;
+    let control = tokio::spawn(control::serve(door, sender.clone(), notices));
     let mut signals = signal_hook_tokio::Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(ShellError::start("listening to signals"))?;
     let mut pulse = Pulse::new(progress, sender.clone(), options.mode);

@@ -61,7 +61,8 @@
 //!    bytes that were synced before stay as they are, also when they share a sector with such
 //!    bytes.
 //! 4. One process writes here: the lock on `journal/` is held. Nobody else removes or edits a
-//!    segment.
+//!    segment. Where somebody does so with the one in use, the next group finds out, and a
+//!    superseding segment follows once all of it is settled.
 
 use std::ffi::{OsStr, OsString};
 use std::io;

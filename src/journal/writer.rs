@@ -12,6 +12,8 @@
 //! - A failed fsync or cut is never retried: the writer is poisoned, and says so for ever.
 //! - A shortage before the fsync loses nothing: the group stays in memory, and `commit` may be
 //!   called again.
+//! - A segment that somebody removed, replaced or cut is noticed before the next group goes there, and
+//!   [`Writer::is_displaced`] until the next segment is begun: only that one makes it good.
 //!
 //! The segment is not reserved ahead. Measured on ext4, three rounds of 1500 appends of 600 bytes with
 //! an fdatasync each, on a busy machine: reserving steps of 4 MiB without changing the length saved
@@ -54,6 +56,8 @@ pub struct Writer<F: Filesystem> {
     /// Space set aside for the day the disk is full.
     spare: Option<F::File>,
     poison: Option<Poison>,
+    /// The segment's name no longer leads to all that is durable of it.
+    displaced: bool,
 }
 
 /// A group that is written and not durable yet: [`Group::sync`] may run on any thread, and its
@@ -102,6 +106,7 @@ impl<F: Filesystem> Writer<F> {
             stamp,
             spare: None,
             poison: None,
+            displaced: false,
         }
     }
 
@@ -131,6 +136,8 @@ impl<F: Filesystem> Writer<F> {
         if self.buffer.is_empty() {
             return Ok(None);
         }
+        // Before the write, which would make a file that was cut as long again.
+        self.displaced |= !self.is_in_place();
         while let Err(source) = self.fs.write_at(&self.file, self.synced, &self.buffer) {
             let error = CommitError::before_sync("write", &self.name(), source);
             if let CommitError::Poisoned { .. } = error {
@@ -182,6 +189,12 @@ impl<F: Filesystem> Writer<F> {
         self.segment
     }
 
+    /// Somebody removed, replaced or cut a segment in use: a start would not find what it records. Until
+    /// the next one begins, by [`Writer::rotate`] or [`Writer::rotate_ahead`].
+    pub fn is_displaced(&self) -> bool {
+        self.displaced
+    }
+
     /// What the head of the next segment will say: the highest job id given, and the time.
     pub fn note(&mut self, high: JobId, at_ms: u64) {
         self.stamp.high = self.stamp.high.max(high);
@@ -203,6 +216,7 @@ impl<F: Filesystem> Writer<F> {
         self.segment = self.segment.saturating_add(1);
         self.file = Arc::new(file);
         self.synced = len;
+        self.displaced = false;
         Ok(())
     }
 
@@ -217,6 +231,7 @@ impl<F: Filesystem> Writer<F> {
         self.segment = self.segment.saturating_add(1);
         self.file = Arc::new(file);
         self.synced = len;
+        self.displaced = false;
         self.buffer = line::restamp(&self.buffer, len);
         Ok(())
     }
@@ -254,9 +269,20 @@ impl<F: Filesystem> Writer<F> {
         segment_name(self.segment)
     }
 
+    /// Whether the segment stands under its name, as long as it was. What cannot be told, the write tells.
+    fn is_in_place(&self) -> bool {
+        let Ok(ours) = self.fs.stat_file(&self.file) else { return true };
+        match self.fs.stat(&self.dir, Path::new(&self.name())) {
+            Ok(found) => found.ino == ours.ino && ours.size >= self.synced,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
     fn draft_next(&self, snapshot: &[Record]) -> Result<(F::File, u64), CommitError> {
         let number = self.segment.saturating_add(1);
-        let mut draft = Draft::create(&self.fs, &self.dir, number, self.stamp.clone(), false)?;
+        // What stands under the name of a displaced one is another's, or a part.
+        let (stamp, supersedes) = (self.stamp.clone(), self.displaced);
+        let mut draft = Draft::create(&self.fs, &self.dir, number, stamp, supersedes)?;
         for record in snapshot {
             if let Err(error) = draft.push(record) {
                 draft.abandon();

@@ -1,4 +1,5 @@
-//! Someone removes or moves a folder of the spool while it is served: tidying up is no reason to lose a file.
+//! Someone removes or moves a folder of the spool, or a file of ours in it, while it is served: tidying up is no
+//! reason to lose a file.
 //!
 //! Must not know: how folders are held open.
 
@@ -13,7 +14,11 @@ const SETTINGS: &str = "workers = 1\n[routes.main]\n\
     output = true\nstdout = \"text\"\n";
 
 fn served() -> (Spool, Running) {
-    let spool = Spool::new(SETTINGS);
+    served_with(SETTINGS)
+}
+
+fn served_with(settings: &str) -> (Spool, Running) {
+    let spool = Spool::new(settings);
     let daemon = spool.daemon();
     process(&spool, "1");
     (spool, daemon)
@@ -257,4 +262,81 @@ fn a_spool_that_is_renamed_fails_no_file() {
     let all = ["once1", "once2", "stays1", "stays2"];
     spool.wait_until("all have run", || spool.names("done") == all);
     daemon.end_well();
+}
+
+/// Goal: who removes the socket does not cut the daemon off: commands find it again, and none takes it for
+/// stopped, or believes that it serves when it does not. Method: removed; a file in its place, as of a restored
+/// backup; with a rescan of an hour, where nobody looks yet.
+#[test]
+fn a_removed_socket_is_made_again() {
+    let (spool, daemon) = served_with(&format!("rescan = \"100ms\"\n{SETTINGS}"));
+    for way in ["removed", "replaced"] {
+        rustix::fs::unlink(spool.path("inboxd.sock")).unwrap();
+        if way == "replaced" {
+            spool.write("inboxd.sock", "");
+        }
+        let says_running = || spool.run(&["status"]).both().contains("RUNNING pid");
+        spool.wait_until("the daemon listens again", says_running);
+    }
+    daemon.end_well();
+    assert!(!spool.has("inboxd.sock"));
+
+    let (spool, daemon) = served_with(&format!("rescan = \"1h\"\n{SETTINGS}"));
+    rustix::fs::unlink(spool.path("inboxd.sock")).unwrap();
+    let busy = format!("BUSY pid {}", daemon.daemon_pid());
+    spool.run(&["status"]).ok().says(&busy);
+    daemon.end_well();
+    spool.run(&["status"]).ok().says("STOPPED");
+}
+
+/// Goal: a file of the journal that is taken away, cut or put back from a backup while it is written to costs
+/// nothing: all that counts is written to a new one, so that a kill loses and repeats no row. Method: each, in
+/// the middle of an input of records; three more of them; all killed, and started again.
+#[test]
+fn a_journal_file_that_is_taken_away_is_made_good() {
+    for way in ["removed", "cut", "restored"] {
+        let spool = Spool::new(
+            "workers = 1\n[routes.main]\nrecords = \"lines\"\nstdout = \"text\"\n\
+             command = [\"sh\", \"-c\", \"while [ -e gate$1 ]; do sleep 0.02; done; echo $1\", \"-\", \"{record}\"]\n",
+        );
+        let rows = || {
+            let csvs = spool.names("results");
+            let csvs = csvs.iter().filter_map(|name| name.strip_suffix(".csv"));
+            let rows = csvs.map(|name| spool.csv(name).column("text"));
+            let mut rows: Vec<String> = rows.flatten().collect();
+            rows.sort();
+            rows
+        };
+        let segments = || {
+            let names = spool.names("journal").into_iter();
+            names.filter(|name| name.strip_suffix(".log").is_some()).collect::<Vec<_>>()
+        };
+        spool.write("gate3", "");
+        spool.write("gate6", "");
+        let mut daemon = spool.daemon();
+        spool.drop_file("x", "1\n2\n3\n4\n5\n6\n7\n");
+        spool.wait_until("two have run", || spool.has("results/main.csv") && rows().len() == 2);
+        let [before] = segments().try_into().unwrap();
+        let path = spool.path(&format!("journal/{before}"));
+        match way {
+            "removed" => rustix::fs::unlink(&path).unwrap(),
+            "cut" => fs::write(&path, "").unwrap(),
+            _ => {
+                let copy = spool.path("journal/copy");
+                fs::copy(&path, &copy).unwrap();
+                rustix::fs::rename(&copy, &path).unwrap();
+            }
+        }
+        rustix::fs::unlink(spool.path("gate3")).unwrap();
+        spool.wait_until("three more have run", || rows().len() == 5);
+        daemon.wait_for_log("journal was changed by someone else");
+        let is_begun = || segments().iter().any(|name| *name != before);
+        spool.wait_until("a new one is begun", is_begun);
+        daemon.kill_all();
+        rustix::fs::unlink(spool.path("gate6")).unwrap();
+        let daemon = spool.daemon();
+        spool.wait_until("all have run", || spool.has("done/x"));
+        assert_eq!(rows(), ["1", "2", "3", "4", "5", "6", "7"], "{way}: {}", spool.report());
+        daemon.end_well();
+    }
 }

@@ -84,6 +84,11 @@ impl<F: Filesystem> Keeper<F> {
             }
             Err(error) => return Err(error.into()),
         };
+        if self.journal.is_displaced() && !self.asks_checkpoint {
+            // The next segment has all that counts: what runs, waits and is half way, and the CSVs.
+            self.ask_checkpoint();
+            self.out.push(Output::Notice(Notice::JournalTouched));
+        }
         self.committing.append(&mut self.pending);
         self.pending_since = None;
         Ok(group)
