@@ -315,7 +315,7 @@ impl SpoolArg {
         let ShellError::Lock(LockError::Held { pid, .. }) = &error else { return error.into() };
         let mut message = format!("{} is already served by inboxd", self.shown());
         message.extend(pid.map(|pid| format!(" pid {pid}")));
-        // The socket is made when the daemon starts, and by nobody else.
+        // The socket is made when the daemon starts, and by nobody else; again only where it was removed.
         let socket = std::fs::metadata(self.path.join("inboxd.sock"));
         if let Ok(since) = socket.and_then(|meta| meta.modified()) {
             message.extend([" (since ", &show::day_and_minute(since), ")"]);
@@ -365,6 +365,9 @@ impl SpoolArg {
                 _ if errnos(error).any(|errno| errno == Errno::AGAIN) => {
                     "Raise the limit of processes (TasksMax= of the unit, or ulimit -u)"
                 }
+                _ if errnos(error).any(|errno| errno == Errno::XDEV) => {
+                    "A folder of the spool is a mount of its own (findmnt): put the whole spool on one filesystem"
+                }
                 _ if is_in_the_way(error) => "Look at what is there (ls -ld, lsattr -d)",
                 _ => "Look at the disk (dmesg)",
             }
@@ -392,10 +395,18 @@ fn is_forbidden(error: &ShellError) -> bool {
 
 /// Somebody's doing and not the disk's: permissions, attributes, another thing in place of ours.
 fn is_in_the_way(error: &KeeperError) -> bool {
-    use io::ErrorKind::{InvalidInput, IsADirectory, NotADirectory, PermissionDenied};
+    use io::ErrorKind as Kind;
     io_errors(error).any(|error| {
-        matches!(error.kind(), InvalidInput | IsADirectory | NotADirectory | PermissionDenied)
-            || Errno::from_io_error(error) == Some(Errno::LOOP)
+        matches!(
+            error.kind(),
+            Kind::PermissionDenied
+                | Kind::NotFound
+                | Kind::AlreadyExists
+                | Kind::DirectoryNotEmpty
+                | Kind::NotADirectory
+                | Kind::IsADirectory
+                | Kind::InvalidInput
+        ) || Errno::from_io_error(error) == Some(Errno::LOOP)
     })
 }
 

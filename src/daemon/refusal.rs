@@ -73,16 +73,14 @@ impl Refusal {
     /// The folder that is to be claimed is in its own way.
     fn of_own_folder(rel: &RelPath, stat: &Stat) -> Self {
         let it = Self::of_folder(rel, stat);
-        let group = name_of("/etc/group", rustix::process::getegid().as_raw());
         let folder = quoted(&String::from_utf8_lossy(rel.as_bytes()));
-        let fix = format!("chgrp -R {group} {folder} && chmod -R g+rwX,g+s {folder}");
+        let fix = opens(&folder, Stat { mode: stat.mode & !0o1000, ..*stat }, our_uid());
         // Of this folder alone, not of all beside it: so it is no fix for those.
         Self { reason: format!("{} and must write in it to move it: {fix}", it.reason), fix: None }
     }
 
     fn of_folder(rel: &RelPath, stat: &Stat) -> Self {
-        let us = name_of("/etc/passwd", rustix::process::geteuid().as_raw());
-        let our_group = name_of("/etc/group", rustix::process::getegid().as_raw());
+        let us = name_of("/etc/passwd", our_uid());
         let owner = name_of("/etc/passwd", stat.uid);
         let group = name_of("/etc/group", stat.gid);
         let mode = stat.mode;
@@ -90,16 +88,28 @@ impl Refusal {
             [] => "incoming".to_owned(),
             parent => quoted(&String::from_utf8_lossy(parent)),
         };
-        // In a sticky folder nobody takes what is another's, whatever the group.
-        let sticky = if mode & 0o1000 == 0 { "" } else { ",-t" };
+        let once = opens(&folder, *stat, our_uid());
         Self {
             reason: format!("the folder is {owner}:{group} {mode:04o}, inboxd runs as {us}"),
-            fix: Some(format!(
-                "once: chgrp -R {our_group} {folder} && chmod -R g+rwX,g+s{sticky} {folder}      \
-                 for good: rsync -rtpO --chmod=D2770,F660"
-            )),
+            fix: Some(format!("once: {once}      for good: rsync -rtpO --chmod=D2770,F660")),
         }
     }
+}
+
+fn our_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// The command that lets `us` move what stands in this folder.
+fn opens(folder: &str, stat: Stat, us: u32) -> String {
+    if stat.uid == us && us != 0 {
+        // To its owner the rights of its group mean nothing.
+        return format!("chmod u+rwx {folder}");
+    }
+    let group = name_of("/etc/group", rustix::process::getegid().as_raw());
+    // In a sticky folder nobody takes what is another's, whatever the group.
+    let sticky = if stat.mode & 0o1000 == 0 { "" } else { ",-t" };
+    format!("chgrp -R {group} {folder} && chmod -R g+rwX,g+s{sticky} {folder}")
 }
 
 /// The other end of the rename, a folder of our own, is in its way.
@@ -109,7 +119,7 @@ fn is_closed<F: Filesystem>(spool: &Spool<F>) -> bool {
 
 /// Whether the permissions of a folder let us write in it.
 fn lets_us_write(stat: &Stat) -> bool {
-    let us = rustix::process::geteuid().as_raw();
+    let us = our_uid();
     let groups = rustix::process::getgroups().unwrap_or_default();
     let is_group = stat.gid == rustix::process::getegid().as_raw()
         || groups.iter().any(|group| group.as_raw() == stat.gid);
@@ -211,7 +221,7 @@ mod tests {
             nlink: 2,
         };
         let rel = RelPath::new("siteA/x").unwrap();
-        let us = name_of("/etc/passwd", rustix::process::geteuid().as_raw());
+        let us = name_of("/etc/passwd", our_uid());
         let group = name_of("/etc/group", rustix::process::getegid().as_raw());
         let refusal = Refusal::of_folder(&rel, &stat);
         assert_eq!(refusal.reason, format!("the folder is root:root 0755, inboxd runs as {us}"));
@@ -228,5 +238,6 @@ mod tests {
         assert_eq!((own.reason, own.fix), (said, None));
         let sticky = Refusal::of_folder(&rel, &Stat { mode: 0o1777, ..stat });
         assert!(sticky.fix.unwrap().contains("g+rwX,g+s,-t siteA"));
+        assert_eq!(opens("siteA", Stat { uid: 7, mode: 0o555, ..stat }, 7), "chmod u+rwx siteA");
     }
 }
