@@ -246,3 +246,35 @@ fn a_file_is_tried_with_its_companion() {
     spool.write_home("1.xmp", "A");
     spool.run(&["try", "photos", "1.jpg"]).ok().says("aA");
 }
+
+/// Goal: a companion that may not be taken (another user's, in a sticky folder) does not cost its file an attempt,
+/// and the two are not parted: both wait, with what to do. Method: so, as a user without rights; then without
+/// the sticky bit.
+#[test]
+fn a_companion_that_may_not_be_taken_is_waited_for() {
+    use std::os::unix::fs::PermissionsExt;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root makes another user's file");
+        return;
+    }
+    let spool = Spool::new(&format!("rescan = \"100ms\"{PHOTOS}"));
+    let daemon = spool.daemon_as_nobody();
+    let mode = |mode| {
+        let folder = spool.path("incoming/photos");
+        fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    fs::create_dir(spool.path("incoming/photos")).unwrap();
+    mode(0o1777);
+    spool.drop_file("photos/1.xmp", "A");
+    spool.write_home("1.jpg", "a");
+    let file = spool.home().join("1.jpg");
+    let chown = std::process::Command::new("chown").arg("nobody").arg(&file).status();
+    assert!(chown.unwrap().success());
+    rustix::fs::rename(&file, spool.path("incoming/photos/1.jpg")).unwrap();
+    let says = || spool.run(&["explain", "photos/1.jpg"]).both();
+    spool.wait_until("it is held", || says().contains("is another user's in a sticky folder"));
+    assert_eq!(spool.errors(), Vec::<String>::new());
+    mode(0o777);
+    spool.wait_until("both are done", || spool.names("done") == ["photos/1.jpg", "photos/1.xmp"]);
+    daemon.end_well();
+}

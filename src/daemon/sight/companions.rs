@@ -23,7 +23,7 @@ use crate::core::{FailClass, Failure, JobId, RelPath};
 use crate::daemon::keeper::scan::has_time;
 use crate::daemon::keeper::{Keeper, KeeperError, Output};
 use crate::daemon::notice::Notice;
-use crate::fs::{FileType, Filesystem, is_shortage};
+use crate::fs::{FileType, Filesystem, Stat, is_shortage};
 use crate::spool::scan::Sighting;
 use crate::spool::{Place, Shape};
 
@@ -39,6 +39,8 @@ pub(super) enum Lacks {
     All,
     /// It is no regular file.
     Sense,
+    /// Another user's in a sticky folder: nobody else may take it.
+    Leave,
     /// It is not whole.
     Whole(Why),
 }
@@ -121,6 +123,10 @@ impl<F: Filesystem> Keeper<F> {
         if stat.file_type != FileType::File {
             return Some((later(none), Lacks::Sense));
         }
+        if self.is_kept_back(companion, &stat) {
+            // Found out before the claim of its file, which would fail for want of it.
+            return Some((later(none), Lacks::Leave));
+        }
         let rules = rules?;
         let sentinel = self.table.sentinel(rel);
         let promised = sentinel.map(|name| self.is_promised(rel, &name, &stat));
@@ -141,6 +147,17 @@ impl<F: Filesystem> Keeper<F> {
                 Some((until, Lacks::Whole(why)))
             }
         }
+    }
+
+    /// Whether a sticky folder keeps us from taking what another user put there.
+    fn is_kept_back(&self, companion: &RelPath, stat: &Stat) -> bool {
+        let us = rustix::process::geteuid().as_raw();
+        if us == 0 || stat.uid == us {
+            return false;
+        }
+        let folder = self.spool.open_incoming_parent(companion);
+        let folder = folder.and_then(|folder| self.spool.fs.stat(&folder, Path::new(".")));
+        folder.is_ok_and(|folder| folder.mode & 0o1000 != 0 && folder.uid != us)
     }
 
     /// A name came that a file waits for: that file.
@@ -278,6 +295,10 @@ pub(super) fn describe_companion(companion: &RelPath, lacks: Lacks) -> String {
     match lacks {
         Lacks::All => format!("waits for {companion}, which comes with it"),
         Lacks::Sense => format!("{companion}, which comes with it, is no regular file"),
+        Lacks::Leave => format!(
+            "{companion}, which comes with it, is another user's in a sticky folder, where nobody else may \
+             take it: chmod -t the folder"
+        ),
         Lacks::Whole(Why::Open) => {
             format!("{companion}, which comes with it, is still open for writing")
         }
