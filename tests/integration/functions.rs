@@ -224,6 +224,32 @@ fn prints_belong_to_their_job() {
     }
 }
 
+/// Goal: an input whose route reads records of another kind by now goes on with a worker that stays, also beside
+/// an input of the new kind. Method: a change while the first record runs, one slot, loads counted.
+#[test]
+fn what_was_begun_keeps_its_worker_when_the_kind_of_records_changes() {
+    let spool = function(
+        "import os, time\nopen('loads.txt', 'a').write('x\\n')\n\
+         def f(a):\n    open('begun', 'w').close()\n    \
+             while not os.path.exists('go'): time.sleep(0.01)\n    \
+             return {'a': a}\n",
+        "records = \"csv\"\nworkers = 1\n",
+    );
+    let daemon = spool.daemon();
+    let ids = "x\n".repeat(60);
+    spool.drop_file("old", "a\n".to_owned() + &ids);
+    spool.wait_until("its first record is begun", || spool.has("begun"));
+    let settings = std::fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    spool.write("inboxd.toml", &settings.replace("\"csv\"", "\"lines\""));
+    daemon.wait_for_log("settings reloaded");
+    spool.drop_file("new", ids);
+    spool.write("go", "");
+    spool.wait_until("both are done", || spool.names("done") == ["new", "old"]);
+    assert!(loads(&spool) <= 3, "{} loads\n{}", loads(&spool), spool.report());
+    assert_eq!(spool.csv("r").column("a").len(), 120);
+    daemon.end_well();
+}
+
 /// Goal: `sys.exit` means what the exit codes of a command mean, and the worker lives on.
 /// Method: one file a code, one worker, loads counted.
 #[test]

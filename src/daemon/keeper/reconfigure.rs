@@ -120,14 +120,26 @@ impl<F: Filesystem> Keeper<F> {
         }
     }
 
-    /// The routes that there are, and those that are no more and have inputs under way; `true`: there are
-    /// such.
+    /// The routes that there are, and besides them those by which inputs under way go on: what is no more,
+    /// or read records of another kind. `true`: there are such.
     pub fn routes_at_work(&self) -> (Vec<Arc<Route>>, bool) {
-        let mut all: BTreeSet<usize> = self.places.iter().copied().collect();
+        let places: BTreeSet<usize> = self.places.iter().copied().collect();
+        let mut all: Vec<_> =
+            places.iter().filter_map(|at| self.routes.get(*at)).map(Arc::clone).collect();
         let there_are = all.len();
-        let jobs = self.inputs.keys().filter_map(|job| self.jobs.get(job));
-        all.extend(jobs.map(|info| info.route));
-        let routes = all.iter().filter_map(|at| self.routes.get(*at)).map(Arc::clone).collect();
-        (routes, all.len() > there_are)
+        for (job, input) in &self.inputs {
+            let Some(info) = self.jobs.get(job) else { continue };
+            let route = self.routes.get(info.route);
+            // As `start_records` chooses.
+            let goes_on = route.filter(|it| it.records == Some(input.format));
+            let goes_on = goes_on.or_else(|| self.attempted_as(info));
+            if let Some(route) = goes_on
+                && !all.iter().any(|it| it.works_like(route))
+            {
+                all.push(Arc::clone(route));
+            }
+        }
+        let has_past = all.len() > there_are;
+        (all, has_past)
     }
 }

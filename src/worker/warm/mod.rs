@@ -16,7 +16,7 @@
 //! - A failed start charges no job. A permanent one pauses the route, others [`limits::FAILED_STARTS`]
 //!   in a row.
 //! - No worker stays without a job that was started for a route as it is no more (with `overlap = false`:
-//!   until its next job).
+//!   until its next job), unless an input that was begun so is under way.
 //! - Idle workers have no more than half of our descriptors, unless all are of one route.
 //! - The pool's lock is held for no wait and no start.
 //!

@@ -68,11 +68,14 @@ impl Workers {
         if one_only && self.suspects > 0 {
             return Choice::Wait;
         }
-        if let Some(session) = self.idle.pop() {
+        // One of another kind may still serve an input that was begun so, and must not go for this job.
+        let is_fit = |route: &Arc<Route>| one_only || is_same(route, task);
+        if let Some(at) = self.idle.iter().rposition(|session| is_fit(&session.route)) {
             self.waiting = self.waiting.saturating_sub(1);
-            return Choice::Idle(Box::new(session));
+            return Choice::Idle(Box::new(self.idle.remove(at)));
         }
-        if let Some(member) = self.crew.iter_mut().find(|member| member.has_place()) {
+        let mut crew = self.crew.iter_mut();
+        if let Some(member) = crew.find(|member| member.has_place() && is_fit(&member.route)) {
             member.taken = member.taken.saturating_add(1);
             self.waiting = self.waiting.saturating_sub(1);
             let (route, files) = (Arc::clone(&member.route), Arc::clone(&member.files));
@@ -351,7 +354,11 @@ impl WarmPool {
 
 /// Whether a worker is the one that the task's route asks for now.
 fn is_for(route: &Arc<Route>, files: &Files, task: &Task) -> bool {
-    (Arc::ptr_eq(route, &task.route) || route.works_like(&task.route)) && files.are_current()
+    is_same(route, task) && files.are_current()
+}
+
+fn is_same(route: &Arc<Route>, task: &Task) -> bool {
+    Arc::ptr_eq(route, &task.route) || route.works_like(&task.route)
 }
 
 fn hand_over(member: &Member, task: &Task) -> Place {
