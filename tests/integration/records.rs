@@ -448,6 +448,22 @@ fn an_input_outlives_its_route() {
     is_whole(&spool, &lines, "");
 }
 
+/// Goal: an input that only waits for a record's next attempt is seen to wait: nothing is in a slot, but it is
+/// not over. Method: one record that fails, an hour's wait.
+#[test]
+fn an_input_whose_records_wait_is_counted() {
+    let spool = Spool::new(
+        "[routes.r]\nrecords = \"lines\"\ncommand = [\"sh\", \"-c\", \"touch tried; exit 1\"]\n\
+         retries = { fail = 1, first_wait = \"1h\", longest_wait = \"1h\" }\n",
+    );
+    let daemon = spool.daemon();
+    spool.drop_file("in", "x\n");
+    spool.wait_until("its record was tried", || spool.has("tried"));
+    let counted = "waiting 1   running 0   held 0   done 0   failed 0";
+    spool.wait_until(counted, || spool.run(&["status"]).stdout().contains(counted));
+    daemon.end_well();
+}
+
 /// Goal: an input that is written into while its records run ends in `error/`, and what is recorded
 /// stays. Method: a line is added to the claimed file by the worker of its first record.
 #[test]

@@ -7,7 +7,7 @@
 
 use super::super::records::{Phase as SlipPhase, Slip};
 use super::super::{JobId, RelPath};
-use super::{Core, Millis, Phase, RouteState};
+use super::{Core, Job, Millis, Phase, RouteState};
 
 /// How many of each, for `status` and for the end of `batch`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Counts {
     pub incomplete: usize,
     /// Open, for their records.
     pub open: usize,
+    /// Of these, those none of whose records is in a slot, or in line for one.
+    pub resting: usize,
     /// In a slot, or in line for one.
     pub running: usize,
     /// Waiting for the journal.
@@ -32,6 +34,13 @@ pub struct Counts {
     pub stuck: usize,
     /// Names in the window of such routes.
     pub stuck_candidates: usize,
+}
+
+impl Job {
+    fn has_running_records(&self) -> bool {
+        let mut slips = self.records.iter().flat_map(|window| window.slips.values());
+        slips.any(|slip| slip.phase == SlipPhase::Running)
+    }
 }
 
 impl Core {
@@ -127,7 +136,10 @@ impl Core {
                 Phase::Unrouted => counts.stuck += 1,
                 Phase::Ready | Phase::Waiting(_) if is_stuck => counts.stuck += 1,
                 Phase::Ready => counts.ready += 1,
-                Phase::Open => counts.open += 1,
+                Phase::Open => {
+                    counts.open += 1;
+                    counts.resting += usize::from(!job.has_running_records());
+                }
                 Phase::Waiting(_) => {
                     counts.waiting += 1;
                     counts.incomplete += usize::from(job.incomplete_since.is_some());

@@ -132,7 +132,9 @@ impl<L: Listener> Service<RealFs, L> {
         status.records_failed = records.failed;
         status.rows += records.rows;
         status.open_inputs = self.keeper.open_inputs();
-        status.waiting = counts.candidates + counts.ready + counts.waiting + counts.stuck;
+        // An input whose records all wait, as for their next attempt, is neither over nor in a slot.
+        let claimed = counts.ready + counts.waiting + counts.stuck + counts.resting;
+        status.waiting = counts.candidates + claimed;
         status.routes = self.keeper.loads();
         // The core calls running what waits in line, and what has ended and was not heard of yet.
         let PoolLoad { at_work, in_line } = self.pool.load();
