@@ -75,7 +75,8 @@ mod tests {
         }
     }
 
-    /// Goal: waits grow, stay near their list, and end. Method: each class, the first and a late failure.
+    /// Goal: waits grow, stay near their list, and end. Method: each class, the first and a late failure; each
+    /// place of the list, and one past its end.
     #[test]
     fn waits_grow_and_are_bounded() {
         let job = JobId::next(JobId::MIN, 5, [3; 10]);
@@ -85,8 +86,10 @@ mod tests {
         let late = after_failure(job, &fail, 40, &rules());
         assert!((240_000..=360_000).contains(&late), "{late}");
         let again = Failure::new(FailClass::TryAgain, "x");
-        let third = after_failure(job, &again, 3, &rules());
-        assert!((240_000..=360_000).contains(&third), "{third}");
+        for (nth, expected) in [(1, 10_000), (2, 60_000), (3, 300_000), (9, 300_000)] {
+            let wait = after_failure(job, &again, nth, &rules());
+            assert!((expected * 8 / 10..=expected * 12 / 10).contains(&wait), "{nth}: {wait}");
+        }
         assert_eq!(after_failure(job, &Failure::new(FailClass::Lost, "x"), 1, &rules()), 0);
     }
 

@@ -275,6 +275,51 @@ mod tests {
         assert_eq!(judge(&RULES, &facts, &past, NOW + 2_000), Judgement::Complete);
     }
 
+    /// Goal: where ctime says nothing, a file that goes on changing is not whole, however long ago it was first
+    /// seen. Method: a shared filesystem; one that grows just before its wait would end.
+    #[test]
+    fn a_change_begins_the_wait_anew() {
+        let shared = Rules { is_shared: true, ..RULES };
+        let first = facts(0, Writer::Nobody, Arrival::Found);
+        let grown = Facts { look: Look { size: 6, ..first.look }, ..first };
+        let past = Past::after(None, first.look, NOW);
+        let past = Past::after(Some(past), grown.look, NOW + 9_999);
+        assert_eq!(judge(&shared, &grown, &past, NOW + 10_000), quiet(NOW + 19_999));
+        assert_eq!(judge(&shared, &grown, &past, NOW + 19_999), Judgement::Complete);
+    }
+
+    /// Goal: a file that stays open is looked at ever more slowly, and never is the next look an hour off because
+    /// the clock was an hour ahead. Method: open for a moment, for 20 seconds, for a day; a clock set back.
+    #[test]
+    fn an_open_file_is_looked_at_ever_more_slowly() {
+        let look = look(0);
+        let past = Past::after(None, look, NOW);
+        for (open_for, wait) in [(0, 100), (20_000, 5_000), (86_400_000, 10_000)] {
+            let now = NOW + open_for;
+            let past = Past::after(Some(past), look, now);
+            assert_eq!(again(&RULES, &past, now), now + wait, "{open_for}");
+        }
+        let ahead = Past { since: NOW + 3_600_000, first: NOW + 3_600_000, look };
+        for changed in [look, Look { size: 6, ..look }] {
+            let past = Past::after(Some(ahead), changed, NOW);
+            assert_eq!(again(&RULES, &past, NOW + 4_000), NOW + 5_000, "{changed:?}");
+        }
+    }
+
+    /// Goal: a claim changes ctime only and is no writing; anything else is. Method: each field alone.
+    #[test]
+    fn a_rename_is_no_writing() {
+        let before = look(0);
+        assert!(!before.has_other_content(&Look { ctime_ns: 1, ..before }));
+        for after in [
+            Look { ino: 2, ..before },
+            Look { size: 6, ..before },
+            Look { mtime_ns: 1, ..before },
+        ] {
+            assert!(before.has_other_content(&after), "{after:?}");
+        }
+    }
+
     /// Goal: a sentinel is the last word, and so is its absence. Method: an open file with one, a still one without.
     #[test]
     fn the_sentinel_decides() {

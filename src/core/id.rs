@@ -146,6 +146,31 @@ mod tests {
         }
     }
 
+    /// Goal: nothing that is longer or shorter than an id is one. Method: an id with a zero before it, which
+    /// would be the same number, and one without its own first zero.
+    #[test]
+    fn an_id_has_its_length() {
+        let id = JobId::next(JobId::MIN, 1_767_225_600_000, [7; 10]).to_string();
+        assert!(id.starts_with('0') && id.parse::<JobId>().is_ok(), "{id}");
+        for text in [format!("0{id}"), id[1..].to_owned(), String::new()] {
+            assert_eq!(text.parse::<JobId>(), Err(NotAJobId), "{text}");
+        }
+    }
+
+    /// Goal: ids stay in their millisecond until its count is used up, and never run ahead of the clock for
+    /// less. Method: a clock that stands, for as many ids as a count holds, and then one more.
+    #[test]
+    fn a_millisecond_holds_its_count() {
+        let mut last = JobId::next(JobId::MIN, 5, [7; 10]);
+        for at in 1..=COUNT_MAX {
+            let id = JobId::next(last, 5, [7; 10]);
+            assert!(id > last && id.unix_ms() == 5, "{at}: {id}");
+            last = id;
+        }
+        let id = JobId::next(last, 5, [7; 10]);
+        assert!(id > last && id.unix_ms() == 6, "{id}");
+    }
+
     /// Goal: the id carries its birth. Method: one known time.
     #[test]
     fn birth_is_kept() {
