@@ -311,11 +311,9 @@ mod tests {
     fn a_rename_is_no_writing() {
         let before = look(0);
         assert!(!before.has_other_content(&Look { ctime_ns: 1, ..before }));
-        for after in [
-            Look { ino: 2, ..before },
-            Look { size: 6, ..before },
-            Look { mtime_ns: 1, ..before },
-        ] {
+        for after in
+            [Look { ino: 2, ..before }, Look { size: 6, ..before }, Look { mtime_ns: 1, ..before }]
+        {
             assert!(before.has_other_content(&after), "{after:?}");
         }
     }

@@ -146,13 +146,17 @@ mod tests {
         }
     }
 
-    /// Goal: nothing that is longer or shorter than an id is one. Method: an id with a zero before it, which
-    /// would be the same number, and one without its own first zero.
+    /// Goal: nothing that is longer or shorter than an id is one, nor other numbers. Method: an id with a zero
+    /// before it, which would be the same number, and one without its own first zero; one of more bits than there
+    /// are, and one of no version.
     #[test]
     fn an_id_has_its_length() {
         let id = JobId::next(JobId::MIN, 1_767_225_600_000, [7; 10]).to_string();
         assert!(id.starts_with('0') && id.parse::<JobId>().is_ok(), "{id}");
-        for text in [format!("0{id}"), id[1..].to_owned(), String::new()] {
+        // With an eighth as its first digit it would be the same number again, had that room for 130 bits.
+        let beyond = format!("8{}", &id[1..]);
+        let other_version = "0".repeat(JobId::TEXT_LEN);
+        for text in [format!("0{id}"), id[1..].to_owned(), beyond, other_version, String::new()] {
             assert_eq!(text.parse::<JobId>(), Err(NotAJobId), "{text}");
         }
     }

@@ -249,5 +249,33 @@ mod tests {
         }
         assert!(pace.is_hopeless() && pace.answered());
         assert!(!pace.is_open() && !pace.is_hopeless() && pace.permits(9, 9, now));
+        for at in 20..23 {
+            assert!(!pace.is_open());
+            pace.crashed(job(at), now);
+        }
+        assert!(pace.is_open() && !pace.is_hopeless(), "what it had tried before is forgotten");
+    }
+
+    /// Goal: a rate that is given, changed or taken away holds from then on, what was started counts; nothing
+    /// is kept that no rate asks for. Method: each change while it runs, and many starts.
+    #[test]
+    fn a_changed_rate_holds_at_once() {
+        let of = |starts| PaceRules { rate: Some(Rate { starts, per_ms: 100 }), crashes: Some(1) };
+        let mut pace = Pace::new(of(3));
+        assert!(pace.is_slow());
+        pace.started(10);
+        assert_eq!(pace.crashed(job(1), 10), Some(1));
+        pace.reconfigure(of(1));
+        assert!(!pace.is_open() && !pace.permits(0, 0, 11) && pace.permits(0, 0, 110));
+        assert_eq!(pace.next(11), Some(110));
+        pace.reconfigure(of(2));
+        assert!(pace.permits(0, 0, 11));
+        for now in 200..300 {
+            pace.started(now);
+        }
+        assert_eq!(pace.starts.len(), 2);
+        pace.reconfigure(PaceRules::default());
+        pace.started(300);
+        assert!(!pace.is_slow() && pace.permits(9, 9, 300) && pace.starts.is_empty());
     }
 }

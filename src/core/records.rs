@@ -258,6 +258,11 @@ impl Window {
             && self.slips.len() <= window / 2
     }
 
+    /// Records of it could start now. Of a broken input none does, also where an attempt comes back late.
+    pub(super) fn has_ready(&self) -> bool {
+        self.broken.is_none() && !self.ready.is_empty()
+    }
+
     /// Nothing of it runs or waits for the journal.
     pub(super) fn is_still(&self) -> bool {
         self.lots == 0 && self.recording == 0

@@ -124,12 +124,14 @@ mod tests {
         assert_eq!((rel.parent(), rel.name()), (&b""[..], &b"c"[..]));
     }
 
-    /// Goal: what is printed is one line and names the odd bytes. Method: newline, escape, not UTF-8, the
+    /// Goal: what is printed is one line and names the odd bytes. Method: newline, escape, the other ends of a line, not UTF-8, the
     /// override that makes `gpj.exe` read `exe.jpg`, a letter that is written from right to left by itself.
     #[test]
     fn display_escapes() {
         let rel = RelPath::new(b"a\n\x1b\xffz".to_vec()).unwrap();
         assert_eq!(rel.to_string(), "a\\n\\u{1b}\\xffz");
+        let rel = RelPath::new("a\u{2028}b\u{2029}\u{85}").unwrap();
+        assert_eq!(rel.to_string(), "a\\u{2028}b\\u{2029}\\u{85}");
         let rel = RelPath::new("\u{202e}gpj.exe\u{2069}\u{5d0}").unwrap();
         assert_eq!(rel.to_string(), "\\u{202e}gpj.exe\\u{2069}\u{5d0}");
     }

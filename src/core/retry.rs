@@ -43,6 +43,7 @@ mod tests {
         assert_eq!(class(FailClass::Fail, Some(3)), FailClass::Fail);
         assert_eq!(class(FailClass::Fail, Some(4)), FailClass::Permanent);
         assert_eq!(class(FailClass::Permanent, Some(65)), FailClass::Fail);
+        assert_eq!(class(FailClass::Permanent, Some(66)), FailClass::Permanent);
         assert_eq!(class(FailClass::TryAgain, Some(75)), FailClass::Permanent);
         assert_eq!(class(FailClass::Timeout, None), FailClass::Timeout);
         assert_eq!(class(FailClass::Crash, None), FailClass::Permanent);

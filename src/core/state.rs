@@ -399,4 +399,6 @@ impl Core {
 }
 
 #[cfg(test)]
+mod steps;
+#[cfg(test)]
 mod tests;

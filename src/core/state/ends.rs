@@ -34,6 +34,9 @@ impl Core {
             return;
         };
         job.begun = job.begun.saturating_sub(1);
+        if let Some(route) = self.routes.get_mut(job.route) {
+            route.pace.not_started();
+        }
         match to {
             Ok(route) => {
                 self.enter(id, Phase::Unrouted);

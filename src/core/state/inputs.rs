@@ -255,7 +255,7 @@ impl Core {
         let candidates = self.open.iter().filter_map(|id| {
             let job = self.jobs.get(id)?;
             let route = self.routes.get(job.route)?;
-            let has_some = job.records.as_ref().is_some_and(|window| !window.ready.is_empty());
+            let has_some = job.records.as_ref().is_some_and(|window| window.has_ready());
             let may = has_some && route.may_start(now) && route.used() < route.rules.max_running;
             may.then_some((std::cmp::Reverse(route.rules.priority), route.used(), *id))
         });
@@ -264,8 +264,7 @@ impl Core {
 
     /// Routes with records that could start now, but for their pace.
     pub(super) fn routes_with_records(&self) -> impl Iterator<Item = &RouteState> {
-        let has_ready =
-            |job: &&Job| job.records.as_ref().is_some_and(|window| !window.ready.is_empty());
+        let has_ready = |job: &&Job| job.records.as_ref().is_some_and(|window| window.has_ready());
         let jobs = self.open.iter().filter_map(|id| self.jobs.get(id)).filter(has_ready);
         jobs.filter_map(|job| self.routes.get(job.route))
     }
@@ -276,7 +275,7 @@ impl Core {
         let is_busy = |id: &JobId| {
             self.jobs.get(id).is_some_and(|job| {
                 let window = job.records.as_ref();
-                job.route == at && window.is_some_and(|it| it.reading || !it.ready.is_empty())
+                job.route == at && window.is_some_and(|it| it.reading || it.has_ready())
             })
         };
         let is_mine = |id: &JobId| self.jobs.get(id).is_some_and(|job| job.route == at);
