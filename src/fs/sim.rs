@@ -134,6 +134,11 @@ impl SimFs {
         self.lock().reuse_inos = true;
     }
 
+    /// The clock goes on by so much.
+    pub fn pass_time(&self, ns: i64) {
+        self.lock().clock_ns += ns;
+    }
+
     /// Puts a durable file there, and the directories it needs.
     pub fn plant(&self, path: &str, bytes: &[u8]) {
         let mut world = self.lock();

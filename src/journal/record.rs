@@ -480,3 +480,31 @@ mod base64_bytes {
         STANDARD.decode(String::deserialize(from)?).map_err(serde::de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::Filesystem as _;
+
+    /// Goal: a file in `incoming/` is taken for one that is recorded only where it is that very file, with
+    /// nothing done to it since: else a new delivery would be settled and never run. Method: it itself, before
+    /// and after the claim; and with one thing changed at a time.
+    #[test]
+    fn only_the_very_file_is_recorded() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("x"), "x").unwrap();
+        let fs = crate::fs::RealFs;
+        let dir = fs.open_root(temp.path()).unwrap();
+        let stat = fs.stat(&dir, "x".as_ref()).unwrap();
+        let mark = FileMark { ino: 7, btime_ns: 100, before_ns: 200, after_ns: 300 };
+        let is = |ino, btime_ns, ctime_ns| {
+            mark.is_before_or_after_claim(&Stat { ino, ctime_ns, btime_ns, ..stat })
+        };
+        assert!(is(7, 100, 200) && is(7, 100, 300));
+        for (ino, btime_ns, ctime_ns) in
+            [(8, 100, 200), (7, 101, 200), (7, 100, 250), (7, 100, 301)]
+        {
+            assert!(!is(ino, btime_ns, ctime_ns), "{ino} {btime_ns} {ctime_ns}");
+        }
+    }
+}

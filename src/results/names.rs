@@ -82,4 +82,26 @@ mod tests {
         }
         assert_eq!(parse_temp(".count.csv.tmp"), None);
     }
+
+    /// Goal: what retention may remove is a sealed segment, of whatever route, and nothing else. Method: sealed
+    /// names, and neighbours.
+    #[test]
+    fn only_sealed_names_are_sealed() {
+        let name = sealed("count", 1_795_356_131_000, 3);
+        for name in [name.clone(), variant(&name, 2), sealed("errors", 0, 1)] {
+            assert!(is_sealed(name.as_ref()), "{name}");
+        }
+        for other in [
+            "count.csv",
+            "count.backup.3.csv",
+            "count.20261122T140211Z.csv",
+            "count.20261122T140211Z.3.tsv",
+            "count.20261122T140211Z.x.csv",
+            "count.20261122 140211Z.3.csv",
+            "count.old.20261122T140211Z.3.csv",
+            "20261122T140211Z.3.csv",
+        ] {
+            assert!(!is_sealed(other.as_ref()), "{other}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! Must not know: how folders are watched.
 //!
 //! Limits of the kernel are lowered in a user namespace of the daemon's own; without these the test says
-//! that it is skipped, and fails on CI.
+//! that it is skipped, also on CI.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

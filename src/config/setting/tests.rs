@@ -336,3 +336,42 @@ fn paired_limits_fit() {
     const { assert!(limits::SEGMENT_ROWS < 1_048_576) };
     assert!(limits::TRY_AGAIN_AFTER.len() <= limits::MOST_WAITS);
 }
+
+/// Goal: a value that can never work is refused and named, its neighbour that can is taken. Method: pairs of them.
+#[test]
+fn values_that_cannot_work_are_refused() {
+    let waits =
+        |most: usize| format!("command = ['true']\ntry_again_after = {:?}", vec!["1s"; most]);
+    for (line, is_fine) in [
+        ("python = 'w.py:_f2'", true),
+        ("python = 'a:b.py:f'", true),
+        ("python = 'w.py:2f'", false),
+        ("python = 'w.py:f-g'", false),
+        ("python = 'w.py:'", false),
+        ("python = ':f'", false),
+        ("schema = 'x.json'\ncommand = ['true']", true),
+        ("schema = ''\ncommand = ['true']", false),
+        ("done_file = '{name}.ok'\ncommand = ['true']", true),
+        ("done_file = 'x.ok'\ncommand = ['true']", false),
+        ("done_file = '{name}'\ncommand = ['true']", false),
+        ("done_file = '{name}/ok'\ncommand = ['true']", false),
+        ("done_file = '{name}.{ext}'\ncommand = ['true']", false),
+        ("fields = { a = 1 }\ncommand = ['true']", true),
+        ("fields = { a = 1.5 }\ncommand = ['true']", false),
+        ("fields = { a = [1] }\ncommand = ['true']", false),
+        ("fields = {}\ncommand = ['true']", false),
+        ("columns = ['a']\ncommand = ['true']", true),
+        ("columns = []\ncommand = ['true']", false),
+        ("columns = ['a', 'a']\ncommand = ['true']", false),
+        ("env = { A = \"x\\t\" }\ncommand = ['true']", true),
+        ("env = { A = \"x\\u0000\" }\ncommand = ['true']", false),
+        (&waits(limits::MOST_WAITS), true),
+        (&waits(limits::MOST_WAITS + 1), false),
+        (&waits(0), false),
+    ] {
+        let spool = tempfile::tempdir().unwrap();
+        std::fs::write(spool.path().join("inboxd.toml"), format!("[routes.r]\n{line}")).unwrap();
+        let errors = load(spool.path()).err();
+        assert_eq!(errors.is_none(), is_fine, "{line}: {errors:?}");
+    }
+}

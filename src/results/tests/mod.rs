@@ -216,3 +216,34 @@ fn row(pairs: &[(&str, &str)]) -> Row {
 fn a(n: u32) -> [Row; 1] {
     [row(&[("a", &n.to_string())])]
 }
+
+/// Goal: what can be waited for is told from what can not: a sync that failed is never tried again, nor is a
+/// record passed over whose file of rows cannot be opened. Method: each operation with a full disk, too few
+/// descriptors, and a disk that fails.
+#[test]
+fn shortages_are_told_from_failures() {
+    use rustix::io::Errno;
+    let is_full = |operation, folder, errno: Errno| {
+        let error = failed(operation, folder, "x")(errno.into());
+        matches!(error, ResultsError::Full { .. })
+    };
+    for (operation, folder, disk, descriptors) in [
+        ("write", "results", true, false),
+        ("sync", "results", false, false),
+        ("create", "results", true, true),
+        ("create", "journal", true, true),
+        ("open", "results", true, true),
+        ("open", "journal", true, false),
+        ("read", "results", true, false),
+    ] {
+        for (errno, expected) in [
+            (Errno::NOSPC, disk),
+            (Errno::DQUOT, disk),
+            (Errno::MFILE, descriptors),
+            (Errno::NFILE, descriptors),
+            (Errno::IO, false),
+        ] {
+            assert_eq!(is_full(operation, folder, errno), expected, "{operation} {folder} {errno}");
+        }
+    }
+}

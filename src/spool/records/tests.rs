@@ -85,6 +85,38 @@ fn long_records_are_passed_over() {
     assert_eq!(copied, format!("id\n\"{long}\"\n2\n").as_bytes());
 }
 
+/// Goal: a record may be as long as the limit says and not a byte longer. Method: both, ended by a line's end and
+/// by the file's.
+#[test]
+fn the_limit_of_a_record_is_exact() {
+    let most = usize::try_from(limits::RECORD).unwrap();
+    for (len, unfit) in [(most, None), (most + 1, Some(Unfit::TooLong))] {
+        for end in ["", "\n"] {
+            let file = made(format!("a\n{}{end}", "x".repeat(len)).as_bytes());
+            let splits = all(&mut open(&file, Records::Lines, limits::INPUT_BLOCK).0);
+            assert_eq!(
+                splits.iter().map(|it| it.unfit).collect::<Vec<_>>(),
+                [None, unfit],
+                "{len}"
+            );
+        }
+    }
+}
+
+/// Goal: what failed of a file is written as it stood there, also its ends of lines. Method: a CSV of Windows, cut
+/// at each place.
+#[test]
+fn a_copy_keeps_the_ends_of_lines() {
+    for block in 1..9 {
+        let file = made(b"id\r\n1\r\n2\r\n3\r\n");
+        let (mut input, _) = open(&file, Records::Csv, block);
+        let dir = RealFs.open_root(&file.path).unwrap();
+        let to = RealFs.create(&dir, Path::new("y"), 0o600).unwrap();
+        assert_eq!(input.copy(&to, &|no| no == 2).unwrap(), 1);
+        assert_eq!(std::fs::read(file.path.join("y")).unwrap(), b"id\r\n2\r\n", "{block}");
+    }
+}
+
 /// Goal: a failed record that begins with a byte order mark keeps it when it becomes the first of a file.
 /// Method: such a record behind another and behind an empty line, copied and read again.
 #[test]
