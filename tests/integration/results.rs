@@ -268,6 +268,21 @@ fn something_in_place_of_the_output_folder_fails_its_job() {
     assert_eq!(spool.names("kept"), ["x"]);
 }
 
+/// Goal: what a job made that failed for good goes nowhere and stays nowhere. Method: one that makes a file and
+/// fails.
+#[test]
+fn nothing_is_left_of_what_a_failed_job_made() {
+    let spool = Spool::new(
+        "workers = 1\n[routes.make]\ncommand = [\"sh\", \"{path}\"]\noutput = true\nretries = 0\n",
+    );
+    spool.drop_file("a.sh", "echo made > \"$INBOXD_OUTPUT/x\"; exit 1\n");
+    spool.run(&["batch"]).code(3);
+    assert!(spool.path("error/a.sh").exists(), "{}", spool.report());
+    let left = spool.names("processing");
+    assert!(left.is_empty(), "{left:?}");
+    assert!(spool.names("output").is_empty());
+}
+
 /// Goal: CSVs that are taken away after a clean end do not come back. Method: sealed at the end of a run, and
 /// sealed since they were full; the next run has nothing to do.
 #[test]
