@@ -1,6 +1,7 @@
 //! Settling: the last move, from `processing/` to `done/` or `error/`. S3 → S4.
 //!
-//! `sidecar`: the reason beside a failed file. `parents`: the folder that it goes to.
+//! `sidecar`: the reason beside a failed file. `parents`: the folder that it goes to. `above`: what a worker left
+//! in the folders that lead to its input.
 //!
 //! Must not know: why a job failed; the sidecar's text is given to it.
 //!
@@ -11,7 +12,7 @@
 //!   a file in `error/` always has its reason. Where that name cannot have one, since `.why/x.json` is the
 //!   folder of `x.json/y`, or the other way round, the name counts as taken.
 //! - Everything here may be done again after a crash, with the same result.
-//! - What a worker left beside its input in the job's folder goes along with it; nothing is deleted. What
+//! - What a worker left beside or above its input in the job's folder goes along with it; nothing is deleted. What
 //!   it made as another user, who alone may move it, stays in `processing/ID.N.left`: the folder gets that
 //!   name before the file leaves it, since what stands in a job's folder without its input looks like a job.
 //!   So does a folder in which a process that the worker left still makes files.
@@ -30,6 +31,7 @@ use crate::fs::{self, FileType, Filesystem, Stat, is_gone_or_closed};
 use super::folders::{Folder, Folders};
 use super::{Claimed, Place, Shape, Spool, names};
 
+mod above;
 mod parents;
 mod sidecar;
 
@@ -185,6 +187,9 @@ impl<F: Filesystem> Spool<F> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Moved::default()),
             Err(error) => return Err(error),
         };
+        if !it.alone {
+            self.settle_above(it)?;
+        }
         let mut others = Vec::new();
         if has_others && !it.alone {
             let all: io::Result<Vec<_>> = self.fs.list(&from)?.collect();

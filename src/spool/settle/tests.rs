@@ -75,6 +75,34 @@ fn what_is_still_written_beside_the_input_is_set_aside() {
     assert_eq!(left, [Place::Left(claimed).name()]);
 }
 
+/// Goal: what a worker left above its input, where its script has `../out`, is neither deleted nor taken along by
+/// the next job that gets the folder. Method: a file and a folder above the input, of a success and of a failure.
+#[test]
+fn what_was_left_above_the_input_goes_along() {
+    let rel = RelPath::new("site/raw/x").unwrap();
+    let job = JobId::next(JobId::MIN, 1, [1; 10]);
+    for (why, tree) in [(None, "done"), (Some(&b"why"[..]), "error")] {
+        for shape in [Shape::File, Shape::main(&rel)] {
+            let home = tempfile::tempdir().unwrap();
+            let spool = Spool::open(RealFs, RealFs.open_root(home.path()).unwrap()).unwrap();
+            let claimed = Claimed { job, begun: 1, shape };
+            let folder = home.path().join("processing").join(Place::Job(claimed).name());
+            std::fs::create_dir_all(folder.join("site/raw")).unwrap();
+            std::fs::create_dir(folder.join("site/out")).unwrap();
+            for name in ["site/raw/x", "site/out/x.png", "notes"] {
+                std::fs::write(folder.join(name), name).unwrap();
+            }
+            let settling = Settling { job, claimed, rel: &rel, why, alone: false };
+            let mut folders = Folders::new(1);
+            spool.settle(&settling, &mut folders).unwrap();
+            for name in ["site/raw/x", "site/out/x.png", "notes"] {
+                assert!(home.path().join(tree).join(name).exists(), "{tree}/{name}");
+            }
+            assert_eq!(spool.files_of(claimed).unwrap(), [], "{shape:?}");
+        }
+    }
+}
+
 /// Goal: a file whose target was taken away stays where it is and is settled later, never counted as
 /// one that its worker removed: the emptied folder that it then seems to stand in is removed with it.
 /// Method: `done/` is removed; `done/sub` goes away just before the move into it.
