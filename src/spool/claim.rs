@@ -166,7 +166,11 @@ impl<F: Filesystem> Spool<F> {
                     path.push(OsStr::from_bytes(rel.parent()));
                     return match old.dir {
                         Some(dir) => Ok(dir),
-                        None => self.fs.open_dir(&self.processing, &path),
+                        None => self.fs.open_dir(&self.processing, &path).or_else(|error| {
+                            let folder = Folder { claimed, dir: None };
+                            self.keep_or_remove(rel.parent(), folder, folders)?;
+                            Err(error)
+                        }),
                     };
                 }
                 // Someone tidied up in processing/: no reason to refuse a claim.
@@ -177,8 +181,12 @@ impl<F: Filesystem> Spool<F> {
         self.make_job_folder(rel, claimed)
     }
 
-    /// The same, made for it.
+    /// The same, made for it. Where it cannot be made, nothing is left of it: a claim may be refused for days.
     pub(super) fn make_job_folder(&self, rel: &RelPath, claimed: Claimed) -> io::Result<F::Dir> {
+        self.make_way(rel, claimed).inspect_err(|_| self.remove_way(rel, claimed))
+    }
+
+    fn make_way(&self, rel: &RelPath, claimed: Claimed) -> io::Result<F::Dir> {
         let mut path = PathBuf::from(Place::Job(claimed).name());
         self.fs.make_dir(&self.processing, &path, 0o750)?;
         if !rel.parent().is_empty() {
@@ -311,5 +319,52 @@ mod tests {
             fs.disarm();
             assert!(matches!(made, Claim::Made(_)) && is_moved, "{made:?}");
         }
+    }
+
+    /// Goal: a claim that is refused again and again leaves nothing in `processing/` each time. Method: no room for
+    /// the second folder on the way; no descriptor for the last one, made anew and used again.
+    #[test]
+    fn refused_claims_fill_no_processing() {
+        type Fails = (fn(Op) -> bool, Errno);
+        let home = tempfile::tempdir().unwrap();
+        let fs = Faults::new(RealFs);
+        let spool = Spool::open(fs.clone(), RealFs.open_root(home.path()).unwrap()).unwrap();
+        let file = home.path().join("incoming/a/b/x");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "x").unwrap();
+        let rel = RelPath::new("a/b/x").unwrap();
+        let count = || std::fs::read_dir(home.path().join("processing")).unwrap().count();
+        let mut folders = Folders::new(1);
+        folders.keep_open(0);
+        let mut claimed = Claimed::file(JobId::MIN, 1);
+        let mut claim = |folders: &mut Folders<_>| {
+            claimed.job = JobId::next(claimed.job, 1, [3; 10]);
+            (spool.claim(&rel, claimed, None, folders), claimed)
+        };
+        let fails: [Fails; 2] =
+            [(|op| op == Op::MakeDir, Errno::NOSPC), (|op| op == Op::OpenDir, Errno::MFILE)];
+        for (op, errno) in fails {
+            fs.arm_for(op, 2, errno, Then::Works);
+            let (refused, _) = claim(&mut folders);
+            assert!(matches!(refused, Claim::Refused(_)), "{refused:?}");
+            assert_eq!(count(), 0, "{errno:?}");
+        }
+        let (made, claimed) = claim(&mut folders);
+        assert!(matches!(made, Claim::Made(_)), "{made:?}");
+        let settling = crate::spool::settle::Settling {
+            job: claimed.job,
+            claimed,
+            rel: &rel,
+            why: None,
+            alone: false,
+        };
+        spool.settle(&settling, &mut folders).unwrap();
+        assert_eq!(count(), 1, "it is kept");
+        std::fs::write(&file, "x").unwrap();
+        fs.arm_for(|op| op == Op::OpenDir, 2, Errno::MFILE, Then::Works);
+        let (refused, _) = claim(&mut folders);
+        assert!(matches!(refused, Claim::Refused(_)), "{refused:?}");
+        spool.remove_empty(&mut folders).unwrap();
+        assert_eq!(count(), 0, "nobody knew of it");
     }
 }

@@ -30,8 +30,8 @@ impl<F: Filesystem> Spool<F> {
         match self.try_claim_folder(rel, claimed) {
             Ok(folder) => Claim::Made(folder),
             Err(error) => {
-                // What was made for it is empty. If it cannot go now, the next start removes it.
-                drop(self.remove_way(rel, claimed));
+                // What was made for it is empty.
+                self.remove_way(rel, claimed);
                 gone_or_refused(error)
             }
         }
@@ -76,14 +76,14 @@ impl<F: Filesystem> Spool<F> {
         }
     }
 
-    /// Removes the empty folders that led to a claimed one, and nothing that holds anything.
-    fn remove_way(&self, rel: &RelPath, claimed: Claimed) -> io::Result<()> {
+    /// Removes the empty folders that were made for a claim, and nothing that holds anything.
+    pub(super) fn remove_way(&self, rel: &RelPath, claimed: Claimed) {
         let job = PathBuf::from(Place::Job(claimed).name());
         let way = job.join(OsStr::from_bytes(rel.parent()));
-        for folder in way.ancestors().take(usize::from(claimed.levels())) {
-            self.fs.remove_dir(&self.processing, folder)?;
+        for folder in way.ancestors().take(rel.components().count()) {
+            // Not all of them need have been made. What cannot go now the next start removes.
+            drop(self.fs.remove_dir(&self.processing, folder));
         }
-        Ok(())
     }
 
     /// The folder that a claim is about, at recovery: of all at its depth the oldest, since what else
