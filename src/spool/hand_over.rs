@@ -71,16 +71,20 @@ impl<F: Filesystem> Spool<F> {
         let mut foreign = None;
         let mut failed = Ok(());
         fs::walk_files(&self.fs, &folder, &|_| true, &mut |dir, name, path| {
-            match self.fs.stat(dir, name) {
-                Ok(stat) if stat.file_type != FileType::File => {}
-                Ok(_) => made.extend(RelPath::new(path.as_os_str().as_bytes())),
+            let is_file = match self.fs.stat(dir, name) {
+                Ok(stat) => stat.file_type == FileType::File,
                 // What a process that the worker left takes away meanwhile was not made.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => failed = Err(error),
-            }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+                Err(error) => {
+                    failed = Err(error);
+                    return false;
+                }
+            };
+            let file = RelPath::new(path.as_os_str().as_bytes()).filter(|_| is_file);
+            let Some(file) = file else { return true };
             match self.fs.stat(dir, Path::new(".")) {
-                Ok(stat) if ours != ROOT && stat.uid != ours => foreign = made.pop(),
-                Ok(_) => {}
+                Ok(stat) if ours != ROOT && stat.uid != ours => foreign = Some(file),
+                Ok(_) => made.push(file),
                 Err(error) => failed = Err(error),
             }
             failed.is_ok() && foreign.is_none() && made.len() <= most.0
@@ -180,5 +184,37 @@ mod tests {
         let long = of(&"x".repeat(255), "y").unwrap();
         assert!(long.components().all(|part| part.len() <= 255), "{long}");
         assert_eq!(of("x", &"d/".repeat(2000).replace("//", "/")[..3999]), None);
+    }
+
+    /// Goal: a folder of another user's with nothing to hand over in it is no reason to refuse, and the file that is
+    /// named where there is one stands there. Method: links only beside a file of ours; then a file, too.
+    #[test]
+    fn only_files_in_anothers_folder_are_refused() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root can make another user's folder");
+            return;
+        }
+        let home = tempfile::tempdir().unwrap();
+        let spool = Spool::open(RealFs, RealFs.open_root(home.path()).unwrap()).unwrap();
+        let from = Claimed::file(JobId::MIN, 1);
+        let made = home.path().join("processing").join(Place::Output(from).name());
+        std::fs::create_dir_all(made.join("theirs")).unwrap();
+        for ours in [home.path().join("processing"), made.clone()] {
+            std::os::unix::fs::chown(ours, Some(65534), None).unwrap();
+        }
+        // So many that one is found before the other folder, whatever order they are listed in.
+        let names: Vec<String> = (10..40).map(|n| n.to_string()).collect();
+        for name in &names {
+            std::fs::write(made.join(name), "x").unwrap();
+        }
+        for link in ["a", "b"] {
+            std::os::unix::fs::symlink("../10", made.join("theirs").join(link)).unwrap();
+        }
+        let rel = |text: &str| RelPath::new(text).unwrap();
+        let look = || spool.made_files(from, &rel("x"), (99, 9999)).unwrap();
+        let all = names.iter().map(|name| (rel(name), rel(&format!("x.made/{name}"))));
+        assert_eq!(look(), Ok(all.collect()));
+        std::fs::write(made.join("theirs/c"), "x").unwrap();
+        assert_eq!(look(), Err(Unfit::Foreign(rel("theirs/c"))));
     }
 }
