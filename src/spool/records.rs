@@ -208,7 +208,8 @@ impl<F: Filesystem> Input<F> {
                     break (seen + more, false);
                 }
                 seen += unread.len();
-                if seen as u64 > limits::RECORD {
+                // Its last byte may be the first of two that end its line.
+                if seen as u64 > limits::RECORD + 1 {
                     passed += seen as u64;
                     scan.lines += count_lines(self.block.get(self.at..).unwrap_or_default());
                     self.block.clear();

@@ -53,6 +53,22 @@ fn records_are_split_as_described() {
     assert_eq!(splits.iter().map(Split::no).collect::<Vec<_>>(), [1, 2, 3]);
 }
 
+/// Goal: a record that is just short enough is read, wherever a block ends. Method: the longest one, with each end
+/// of a line; blocks that end before it, within it and behind it.
+#[test]
+fn the_longest_record_is_read_whatever_the_blocks() {
+    let most = usize::try_from(limits::RECORD).unwrap();
+    for (records, end) in [(Records::Lines, "\r\n"), (Records::Csv, "\r\n"), (Records::Csv, "\r")] {
+        let header = if records == Records::Csv { "a\n" } else { "" };
+        let file = made(format!("{header}{}{end}b", "x".repeat(most)).as_bytes());
+        for block in header.len() + most..=header.len() + most + 2 {
+            let splits = all(&mut open(&file, records, block).0);
+            let fits: Vec<_> = splits.iter().map(|it| (it.unfit, it.bytes.len())).collect();
+            assert_eq!(fits, [(None, most), (None, 1)], "{records:?} {end:?} {block}");
+        }
+    }
+}
+
 /// Goal: nothing is a file without records. Method: no byte, a header alone, empty lines.
 #[test]
 fn empty_files_have_no_records() {
