@@ -30,6 +30,7 @@ use super::{Ended, Stop, Task, exit, orphans, program};
 use crate::config::template::{Part, parse};
 use crate::config::{Route, Worker, limits};
 use crate::core::{FailClass, Failure, Row, Verdict};
+use crate::fs::is_shortage;
 
 /// Runs one attempt to its end. [`Slot::run`] does the same and keeps what can be used again.
 pub fn run(task: &Task, stop: &Stop) -> Ended {
@@ -304,16 +305,19 @@ impl Prepared {
 /// Standard input of a route that asks for it.
 fn open_input(task: &Task) -> Result<OwnedFd, StartError> {
     if let Some(record) = &task.record {
-        return record_stdin(record.value.text()).map_err(|error| {
-            StartError::Task(format!("cannot make the record standard input: {error}"))
-        });
+        return record_stdin(record.value.text())
+            .map_err(|error| no_input("cannot make the record standard input", &error));
     }
     // NOFOLLOW: the file was regular when it was claimed, and a link put in its place is not it.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::open(&task.path, flags, Mode::empty()).map_err(|errno| {
-        let error = io::Error::from(errno);
-        StartError::Task(format!("cannot open the file as standard input: {error}"))
-    })
+    rustix::fs::open(&task.path, flags, Mode::empty())
+        .map_err(|errno| no_input("cannot open the file as standard input", &errno.into()))
+}
+
+/// We are short of descriptors or memory: it can pass by itself, and the file has not failed.
+fn no_input(what: &str, error: &io::Error) -> StartError {
+    let reason = format!("{what}: {error}");
+    if is_shortage(error) { StartError::Route(reason) } else { StartError::Task(reason) }
 }
 
 fn variable(name: &OsStr, value: &OsStr) -> Result<CString, StartError> {

@@ -19,6 +19,7 @@ use super::records::RecordValue;
 use super::{Ended, Task};
 use crate::config::{Route, Schema, limits};
 use crate::core::{FailClass, Failure, Verdict, without_bom};
+use crate::fs::is_shortage;
 
 /// Faults that a reason lists.
 const MOST_FAULTS: usize = 20;
@@ -43,13 +44,10 @@ impl Schemas {
         let source = task.route.schema.as_ref()?;
         let verdict = match self.compiled(&task.route, source, &task.spool) {
             Err(reason) => Verdict::Misconfigured { reason },
-            Ok(validator) => {
-                let reason = match read(task) {
-                    Ok(input) => faults(validator, &input)?,
-                    Err(reason) => reason,
-                };
-                Verdict::Failed(Failure::new(FailClass::Permanent, reason))
-            }
+            Ok(validator) => match read(task) {
+                Ok(input) => unfit(faults(validator, &input)?),
+                Err(verdict) => verdict,
+            },
         };
         Some(Ended::without_rows(verdict))
     }
@@ -101,21 +99,31 @@ pub fn text_of(source: &Schema, spool: &Path) -> Result<Value, String> {
     serde_json::from_slice(&bytes).map_err(|error| format!("{name} is not valid JSON: {error}"))
 }
 
+fn unfit(reason: String) -> Verdict {
+    Verdict::Failed(Failure::new(FailClass::Permanent, reason))
+}
+
+/// Short of descriptors or memory, it can pass by itself, and the file has not failed.
+fn unread(error: &std::io::Error) -> Verdict {
+    let reason = format!("cannot be read to check it: {error}");
+    if is_shortage(error) { Verdict::Misconfigured { reason } } else { unfit(reason) }
+}
+
 /// What is to be checked: the file, or the record that the task is about.
-fn read(task: &Task) -> Result<Value, String> {
-    let no_json = |error: serde_json::Error| format!("not valid JSON: {error}");
+fn read(task: &Task) -> Result<Value, Verdict> {
+    let no_json = |error: serde_json::Error| unfit(format!("not valid JSON: {error}"));
     match task.record.as_ref().map(|record| &record.value) {
         Some(RecordValue::Line(text)) => return Ok(Value::String(text.clone())),
         Some(RecordValue::Object(text)) => return serde_json::from_str(text).map_err(no_json),
         None => {}
     }
-    let cannot = |error: std::io::Error| format!("cannot be read to check it: {error}");
-    let size = std::fs::metadata(&task.path).map_err(cannot)?.len();
+    let size = std::fs::metadata(&task.path).map_err(|error| unread(&error))?.len();
     if size > limits::SCHEMA_INPUT {
         let most = limits::SCHEMA_INPUT;
-        return Err(format!("it has {size} bytes: a schema checks files of at most {most} bytes"));
+        let reason = format!("it has {size} bytes: a schema checks files of at most {most} bytes");
+        return Err(unfit(reason));
     }
-    let bytes = std::fs::read(&task.path).map_err(cannot)?;
+    let bytes = std::fs::read(&task.path).map_err(|error| unread(&error))?;
     serde_json::from_slice(without_bom(&bytes)).map_err(no_json)
 }
 
@@ -174,6 +182,16 @@ mod tests {
         assert!(long.len() < 300, "{long}");
         let many = said(&json!({"items": {"type": "string"}}), &json!(vec![1; 30])).unwrap();
         assert!(many.ends_with("; and 10 more"), "{many}");
+    }
+
+    /// Goal: a shortage of ours fails no file. Method: what is said of each kind of error.
+    #[test]
+    fn a_shortage_fails_no_file() {
+        let verdict = |errno: rustix::io::Errno| unread(&errno.into());
+        let short = verdict(rustix::io::Errno::MFILE);
+        assert!(matches!(short, Verdict::Misconfigured { .. }), "{short:?}");
+        let gone = verdict(rustix::io::Errno::NOENT);
+        assert!(matches!(gone, Verdict::Failed(_)), "{gone:?}");
     }
 
     /// Goal: a schema never makes us fetch anything. Method: references to the net and to a file.

@@ -485,3 +485,11 @@ fn a_record_reaches_a_script() {
     let heard = run_by(false, "7", &["sh", "-c", "test \"$INBOXD_RECORD\" = 7"]);
     assert_eq!(heard.verdict, Verdict::Done, "{heard:?}");
 }
+
+/// Goal: a shortage of ours fails no file that is standard input. Method: what is said of each kind of error.
+#[test]
+fn a_shortage_fails_no_file() {
+    let said = |errno: rustix::io::Errno| no_input("cannot open", &errno.into());
+    assert!(matches!(said(rustix::io::Errno::MFILE), StartError::Route(_)));
+    assert!(matches!(said(rustix::io::Errno::NOENT), StartError::Task(_)));
+}

@@ -19,6 +19,7 @@ use crate::config::limits;
 use crate::config::request::{Body, Cell, HttpRules, Piece, pieces, reads_input};
 use crate::config::template::Part;
 use crate::core::{FailClass, Failure, without_bom};
+use crate::fs::is_shortage;
 use crate::worker::records::RecordValue;
 use crate::worker::stdout::json;
 use crate::worker::{Task, exit::one_line, template};
@@ -221,8 +222,10 @@ fn permanent(reason: String) -> Failure {
     Failure::new(FailClass::Permanent, reason)
 }
 
+/// Short of descriptors or memory, it can pass by itself.
 fn unreadable(error: &io::Error) -> Failure {
-    Failure::new(FailClass::Fail, format!("cannot read the file: {error}"))
+    let class = if is_shortage(error) { FailClass::TryAgain } else { FailClass::Fail };
+    Failure::new(class, format!("cannot read the file: {error}"))
 }
 
 /// The claimed file and its length.
