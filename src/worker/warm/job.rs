@@ -56,6 +56,10 @@ pub(super) struct Job {
     require_output: bool,
     rows: Vec<Row>,
     staged_bytes: u64,
+    /// Bytes of all files of rows.
+    file_bytes: u64,
+    /// Bytes of the rows, each with the names of its columns.
+    held_bytes: u64,
     chunks: u64,
     /// What is wrong with its rows, the first of it.
     wrong: Option<String>,
@@ -77,6 +81,8 @@ impl Job {
             require_output,
             rows: Vec::new(),
             staged_bytes: 0,
+            file_bytes: 0,
+            held_bytes: 0,
             chunks: 0,
             wrong: None,
         }
@@ -138,7 +144,7 @@ impl Job {
                     ));
                 }
                 let row = self.row(raw.get())?;
-                self.rows.push(row);
+                self.hold(row)?;
             }
             return Ok(());
         }
@@ -165,6 +171,18 @@ impl Job {
         Ok(Row(pairs.map(|(name, cell)| (name.clone(), json::cell(cell.get()))).collect()))
     }
 
+    /// A list as a row repeats the names of all columns, and may be far shorter than they are.
+    fn hold(&mut self, row: Row) -> Result<(), String> {
+        let len: usize = row.0.iter().map(|(name, cell)| name.len() + cell.len()).sum();
+        self.held_bytes = self.held_bytes.saturating_add(u64::try_from(len).unwrap_or(u64::MAX));
+        let in_files = if self.file_bytes > 0 { limits::ROWS_FILE } else { 0 };
+        if self.held_bytes > self.max_staged.max(in_files).saturating_mul(limits::ROWS_GROWTH) {
+            return Err("rows: each with its column names, they are too much for max_staged".into());
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+
     /// Rows in a file: length, checksum and count are compared before any of them counts.
     fn stage_file(&mut self, message: &Rows<'_>) -> Result<(), String> {
         let (Some(name), Some(bytes), Some(count), Some(sum)) =
@@ -176,6 +194,11 @@ impl Job {
         if bytes > limits::ROWS_FILE {
             let most = bytesize::ByteSize::b(limits::ROWS_FILE);
             return Err(format!("rows: file {shown} has more than {most}"));
+        }
+        self.file_bytes = self.file_bytes.saturating_add(bytes);
+        if self.file_bytes > limits::ROWS_FILE {
+            let most = bytesize::ByteSize::b(limits::ROWS_FILE);
+            return Err(format!("rows: with file {shown} its files have more than {most}"));
         }
         let failed = |error: std::io::Error| match Errno::from_io_error(&error) {
             Some(Errno::XDEV | Errno::LOOP) => format!(
@@ -210,7 +233,7 @@ impl Job {
             let line = line.trim();
             if !line.is_empty() {
                 let row = self.row(line)?;
-                self.rows.push(row);
+                self.hold(row)?;
                 rows = rows.saturating_add(1);
             }
         }
@@ -452,5 +475,35 @@ mod tests {
                 assert!(class == FailClass::Permanent && reason.contains(why), "{reason}");
             }
         }
+    }
+
+    /// Goal: what is held of a job's rows is bounded, also where a worker says little and means much. Method: a
+    /// list as a row beside a column with a long name; a file of rows that is named again and again.
+    #[test]
+    fn what_is_held_is_bounded() {
+        let ready = format!(r#","columns":["{}"]"#, "x".repeat(1000));
+        let rows = format!(r#"{{"t":"rows","id":"j","seq":0,"rows":[{}]}}"#, ["[1]"; 20].join(","));
+        let ok = r#"{"t":"result","id":"j","status":"ok","rows":20,"chunks":1}"#;
+        let (class, reason) = {
+            let over = over(&ready, &[&rows, ok]);
+            let (class, reason) = failure(&over);
+            (class, reason.to_owned())
+        };
+        assert!(class == FailClass::Permanent && reason.contains("max_staged"), "{reason}");
+
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("rows"), "{\"a\":1}\n").unwrap();
+        let sum = hex(b"{\"a\":1}\n");
+        let line = |seq: u64, bytes: u64| {
+            format!(
+                r#"{{"t":"rows","id":"j","seq":{seq},"file":"rows","bytes":{bytes},"count":1,"sha256":"{sum}"}}"#
+            )
+        };
+        let lines = [line(0, 8), line(1, limits::ROWS_FILE - 7)];
+        let ok = r#"{"t":"result","id":"j","status":"ok","rows":2,"chunks":2}"#;
+        let lines = [lines[0].as_str(), lines[1].as_str(), ok];
+        let Some(Step::Over(over)) = steps("", folder.path(), 1, &lines).pop() else { panic!() };
+        let (class, reason) = failure(&over);
+        assert!(class == FailClass::Permanent && reason.contains("more than"), "{reason}");
     }
 }

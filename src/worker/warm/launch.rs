@@ -102,9 +102,11 @@ fn start_with_socket(
 ) -> Started {
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // Before the start: an error after it would leave a process that nobody knows.
+    let to = ours.try_clone()?;
     prepare(&mut command, args, env, spool);
     let child = command.stdin(Stdio::from(theirs)).spawn()?;
-    Ok((child, ours.try_clone()?, ours))
+    Ok((child, to, ours))
 }
 
 fn start_with_pipes(
