@@ -70,7 +70,20 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     if args.all {
         // What goes along with another one is no failure of its own.
         let beside: HashSet<RelPath> = moves.iter().flat_map(Move::beside_at).collect();
+        // Of something that stays it is not known what goes along with it.
+        let stays = moves.iter().filter(|it| it.obstacle().is_some());
+        let stays: HashSet<Vec<u8>> = stays.map(|it| it.at.parent().to_vec()).collect();
         moves.retain(|it| it.sidecar.is_some() || !beside.contains(&it.at));
+        moves.retain(|it| {
+            let may_belong =
+                it.sidecar.is_none() && it.obstacle().is_none() && stays.contains(it.at.parent());
+            if may_belong {
+                let at = shown_in(spool, Tree::Error, &it.at);
+                let why = "it may belong to what stays beside it";
+                eprint_line(&format!("warning: {at} stays where it is: {why}"));
+            }
+            !may_belong
+        });
     }
     move_back(spool, moves, From::Error, args.wait, args.json)
 }

@@ -146,6 +146,31 @@ fn a_failed_folder_is_retried_with_its_sentinel() {
     daemon.end_well();
 }
 
+/// Goal: a failed folder that no route takes any more stays whole: what says that it is complete is not put into
+/// `incoming/` alone. Method: its route goes; another file that failed, and a stray one, are put back.
+#[test]
+fn a_folder_that_stays_keeps_its_sentinel() {
+    let spool = Spool::new(SCANS);
+    spool.write("taken/keep", "");
+    for rel in ["scan-1", "box/scan-3"] {
+        spool.drop_folder(rel, &[("a.tif", "a"), ("fail", "")]);
+        spool.seal(rel);
+    }
+    let daemon = spool.daemon();
+    let failed = ["scan-1", "box/scan-3"];
+    spool.wait_until("both failed", || failed.iter().all(|it| spool.has(&format!("error/{it}"))));
+    daemon.end_well();
+    let settings = fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    let end = settings.find("[routes.scans]").unwrap();
+    spool.write("inboxd.toml", &settings[..end]);
+    fs::create_dir(spool.path("error/lone")).unwrap();
+    spool.write("error/lone/b.tif", "b");
+    let said = spool.run(&["retry", "--all"]).code(1);
+    said.says("no route takes scan-1 as one job now");
+    assert_eq!(spool.names("incoming"), ["lone/b.tif"], "{}", spool.report());
+    assert!(spool.has("error/scan-1.ok") && spool.has("error/box/scan-3.ok"), "{}", spool.report());
+}
+
 /// Goal: nothing is overwritten or mixed, and any name will do. Method: names that are taken in done/ by a
 /// folder and by a file; a newline, a dash, a name of 251 bytes; an empty folder.
 #[test]
