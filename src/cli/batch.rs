@@ -77,15 +77,13 @@ fn beside(args: &Args, spool: &SpoolArg) -> Result<Option<ExitCode>, Failed> {
     let began = Instant::now();
     let ask = Ask::Batch { named, link: args.link, again: args.again, seal: args.seal };
     let Some(mut client) = spool.ask(&ask)? else { return Ok(None) };
-    let loaded = spool.load()?;
-    let header = format!(
-        "spool {}   {}   beside the running inboxd",
-        spool.shown(),
-        show::routes(&loaded.settings.routes)
-    );
+    // Where they cannot be read now, it goes on with those that it has.
+    let routes = spool.load().map(|loaded| loaded.settings.routes).unwrap_or_default();
+    let shown = if routes.is_empty() { String::new() } else { show::routes(&routes) + "   " };
+    let header = format!("spool {}   {shown}beside the running inboxd", spool.shown());
     let mut screen = Screen::new(!args.sources.is_empty(), header);
     screen.then = "; it is picked up by itself.";
-    screen.before = tables(spool, &loaded.settings.routes);
+    screen.before = tables(spool, &routes);
     let mut shown = 0;
     let mut has_answered = false;
     let seen = loop {
@@ -137,7 +135,7 @@ fn beside(args: &Args, spool: &SpoolArg) -> Result<Option<ExitCode>, Failed> {
         ..seen.left.map(|left| *left).unwrap_or_default()
     };
     let summary = Summary { status, sources: seen.sources };
-    Ok(Some(conclude(&summary, spool, &loaded.settings.routes, &mut screen, began)))
+    Ok(Some(conclude(&summary, spool, &routes, &mut screen, began)))
 }
 
 fn serve_batch(args: &Args, spool: &SpoolArg, leash: Leash) -> Result<ExitCode, Failed> {

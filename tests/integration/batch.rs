@@ -266,6 +266,20 @@ fn beside_a_daemon() {
     assert_eq!(files_below(&spool.home().join("source")).len(), 5);
 }
 
+/// Goal: settings that cannot be read now, and that the daemon does without, are no reason to leave what it was
+/// asked to take in alone. Method: a mistake in them while it runs.
+#[test]
+fn beside_a_daemon_with_broken_settings() {
+    let spool = with_source();
+    let daemon = spool.daemon();
+    let text = fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    spool.write("inboxd.toml", &format!("wrokers = 1\n{text}"));
+    let said = spool.run(&["batch", "source"]).ok().says("4 files   4 done   0 failed   4 rows");
+    said.says("beside the running inboxd");
+    assert_eq!(spool.names("done").len(), 4);
+    daemon.end();
+}
+
 /// Goal: beside a daemon `batch` without sources waits for what stands in `incoming/`, and `--seal` seals
 /// there, once all is recorded. Method: files dropped, one of which fails, one that no route takes; then
 /// once more with nothing there; the daemon goes on into a new segment.
