@@ -137,7 +137,8 @@ pub struct LoopState {
     /// The drain's time is over, or it was cut short.
     stops_now: bool,
     low_disk: bool,
-    /// Jobs that had ended at the last sweep, and when the next may be.
+    /// Attempts that have ended, and that had at the last sweep, and when the next may be.
+    ended: u64,
     swept: u64,
     next_sweep: Instant,
     guests: Guests,
@@ -180,6 +181,7 @@ impl Default for LoopState {
             draining: false,
             stops_now: false,
             low_disk: false,
+            ended: 0,
             swept: 0,
             next_sweep: now,
             guests: Guests::default(),
@@ -300,6 +302,7 @@ impl<L: Listener> Service<RealFs, L> {
         self.state.next_look = self.state.next_look.min(Instant::now() + LOOK_EVERY);
         match message {
             Message::Slot(SlotEnded { job, record, mut ended }) => {
+                self.state.ended += 1;
                 ended.verdict = self.of_this_place(ended.verdict);
                 let input = match record {
                     None => Input::Ended { job, ended },

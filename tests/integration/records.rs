@@ -541,7 +541,7 @@ fn a_wide_record_makes_the_others_large() {
 }
 
 /// Goal: what escaped from workers that are over is ended, and no record that runs. Method: a record that
-/// waits; one before it and a whole file leave a process in a session of its own, and those are gone first.
+/// waits; one before it, then a whole file leave a process in a session of its own, and those are gone first.
 #[test]
 fn a_record_that_runs_is_no_escaped_process() {
     let escape = "escape() { setsid sh -c 'echo $$ > \"$1\"; exec sleep 600' escaped \"$1\" &\n\
@@ -556,13 +556,14 @@ fn a_record_that_runs_is_no_escaped_process() {
     let daemon = spool.daemon();
     spool.drop_file("in", "first\nlast\n");
     spool.wait_until("the last record runs", || spool.has("runs"));
-    spool.drop_file("x", "");
-    spool.wait_until("the file is done", || spool.has("done/x"));
     let escaped = |of: &str| {
         let pid = std::fs::read_to_string(spool.path(of)).unwrap();
         crate::harness::alive(pid.trim().parse().unwrap())
     };
-    spool.wait_until("what escaped is gone", || !escaped("first.pid") && !escaped("file.pid"));
+    spool.wait_until("what the record left is gone", || !escaped("first.pid"));
+    spool.drop_file("x", "");
+    spool.wait_until("the file is done", || spool.has("done/x"));
+    spool.wait_until("what the file left is gone", || !escaped("file.pid"));
     spool.write("go", "");
     spool.wait_until("the input is done", || spool.has("done/in"));
     daemon.end_well();

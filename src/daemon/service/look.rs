@@ -70,15 +70,15 @@ impl<L: Listener> Service<RealFs, L> {
             && state.guests.is_empty()
             && state.status.short_of.is_none()
             && self.min_free_memory == 0
-            && state.swept == state.status.done + state.status.failed
+            && state.swept == state.ended
             && !self.intake.wants_clock()
             && !self.retention.is_on()
     }
 
-    /// Ends what escaped from the group of a worker that has ended. Looks only after a job ended, so an
-    /// idle daemon reads nothing.
+    /// Ends what escaped from the group of a worker that has ended. Looks only after an attempt ended, at a file
+    /// or at a record, so an idle daemon reads nothing.
     fn sweep(&mut self, now: Instant) {
-        let ended = self.state.status.done + self.state.status.failed;
+        let ended = self.state.ended;
         if ended == self.state.swept || now < self.state.next_sweep {
             return;
         }
