@@ -185,6 +185,11 @@ impl<F: Filesystem> Filesystem for Faults<F> {
         self.inner.open_dir(at, path)
     }
 
+    fn open_own_dir(&self, at: &F::Dir, path: &Path) -> io::Result<F::Dir> {
+        self.meet(Op::OpenDir, path)?;
+        self.inner.open_own_dir(at, path)
+    }
+
     fn make_dir(&self, at: &F::Dir, path: &Path, mode: u32) -> io::Result<()> {
         self.meet(Op::MakeDir, path)?;
         self.inner.make_dir(at, path, mode)

@@ -23,7 +23,9 @@ pub mod sim;
 pub mod tree;
 
 pub use real::RealFs;
-pub use tree::{is_gone_or_closed, make_dirs, open_up_tree, remove_tree, sync_tree, walk_files};
+pub use tree::{
+    is_gone_or_closed, is_in_use, make_dirs, open_up_tree, remove_tree, sync_tree, walk_files,
+};
 
 /// Too little of something that comes back by itself: space, quota, descriptors, memory.
 pub fn is_shortage(error: &io::Error) -> bool {
@@ -111,6 +113,11 @@ pub trait Filesystem: Clone + Send + Sync + 'static {
 
     /// Opens a directory below another one.
     fn open_dir(&self, at: &Self::Dir, path: &Path) -> io::Result<Self::Dir>;
+    /// The same for a folder of ours, and never into what is mounted there
+    /// ([`io::ErrorKind::CrossesDevices`]): that is somebody's, and not ours to empty.
+    fn open_own_dir(&self, at: &Self::Dir, path: &Path) -> io::Result<Self::Dir> {
+        self.open_dir(at, path)
+    }
     /// Makes one directory; its parent exists.
     fn make_dir(&self, at: &Self::Dir, path: &Path, mode: u32) -> io::Result<()>;
     /// Gives its owner all rights on a folder of ours back, which a worker may have taken. Nothing to do

@@ -218,6 +218,12 @@ impl Filesystem for RealFs {
         Ok(RealDir(Arc::new(fd)))
     }
 
+    fn open_own_dir(&self, at: &RealDir, path: &Path) -> io::Result<RealDir> {
+        let here = BENEATH.union(ResolveFlags::NO_XDEV);
+        let fd = rustix::fs::openat2(at, path, DIRECTORY, Mode::empty(), here)?;
+        Ok(RealDir(Arc::new(fd)))
+    }
+
     fn make_dir(&self, at: &RealDir, path: &Path, mode: u32) -> io::Result<()> {
         let mode = Mode::from_raw_mode(mode);
         at_parent(at, path, |dir, name| {

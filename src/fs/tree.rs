@@ -2,8 +2,8 @@
 //!
 //! Must not know: whose trees they are. Callers remove only what is inboxd's own.
 //!
-//! Invariant: no symbolic link is followed; a link is removed as a name. A tree of any depth is
-//! handled with a bounded number of descriptors.
+//! Invariant: no symbolic link is followed; a link is removed as a name. What a worker mounted in a tree of
+//! ours, and left, is not entered. A tree of any depth is handled with a bounded number of descriptors.
 //!
 //! What is in such a tree a worker made, and workers write-protect folders (a module cache, `chmod -R`),
 //! which nobody but root may then empty or move. They are given their rights back; it is our tree.
@@ -22,7 +22,7 @@ fn open_own<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Result<F::Di
     if fs.stat(at, path)?.mode & OWNER != OWNER {
         fs.open_up(at, path)?;
     }
-    fs.open_dir(at, path)
+    fs.open_own_dir(at, path)
 }
 
 /// Gives all folders of a tree of ours their owner's rights back. That it is gone is fine; a folder of
@@ -43,7 +43,7 @@ pub fn open_up_tree<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Resu
         for entry in entries {
             let name = PathBuf::from(entry?.name);
             match fs.stat(&dir, &name) {
-                Err(error) if is_gone_or_closed(&error) => {}
+                Err(error) if is_beyond_us(&error) => {}
                 Err(error) => return Err(error),
                 Ok(stat) if stat.file_type == FileType::Dir => folders.push(folder.join(name)),
                 Ok(_) => {}
@@ -58,7 +58,14 @@ pub fn is_gone_or_closed(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
 }
 
-/// Removes `path` and everything below it; that it is gone already is fine.
+/// A process still writes there, or something is mounted there, be it by a server that has ended.
+pub fn is_in_use(error: &io::Error) -> bool {
+    use io::ErrorKind::{CrossesDevices, DirectoryNotEmpty, NotConnected, ResourceBusy};
+    matches!(error.kind(), CrossesDevices | DirectoryNotEmpty | NotConnected | ResourceBusy)
+}
+
+/// Removes `path` and everything below it; that it is gone already is fine. [`is_in_use`] says of an error that
+/// something of it stays.
 ///
 /// The deepest folders go first, found again from the top for each: slow for a deep tree, but bounded
 /// in memory and descriptors, and a worker that makes a thousand nested folders harms only itself.
@@ -174,10 +181,11 @@ fn sync_each<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Result<bool
     Ok(true)
 }
 
-/// The same, or no folder any more, or so deep that no path reaches it.
+/// The same, or no folder any more, or so deep that no path reaches it, or mounted there.
 fn is_beyond_us(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidFilename, NotADirectory};
-    is_gone_or_closed(error) || matches!(error.kind(), InvalidFilename | NotADirectory)
+    use io::ErrorKind::{CrossesDevices, InvalidFilename, NotADirectory, NotConnected};
+    is_gone_or_closed(error)
+        || matches!(error.kind(), CrossesDevices | InvalidFilename | NotADirectory | NotConnected)
 }
 
 /// Calls `visit` with the path of everything below `at` that is no folder, streaming and in no order,

@@ -318,3 +318,56 @@ fn a_closed_folder_among_the_settled_ends_nothing() {
         daemon.end_well();
     }
 }
+
+/// Undone, whatever became of the test.
+struct Mounted<'a>(&'a Spool);
+
+impl Mounted<'_> {
+    fn places(&self) -> Vec<String> {
+        let all = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let root = self.0.root().canonicalize().unwrap();
+        let places = all.lines().filter_map(|line| line.split(' ').nth(4));
+        places.filter(|it| Path::new(it).starts_with(&root)).map(ToOwned::to_owned).collect()
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        for place in self.places() {
+            std::process::Command::new("umount").arg("-l").arg(place).status().unwrap();
+        }
+    }
+}
+
+/// Goal: what a worker mounted in its scratch folder, and left, is somebody's: nothing in it goes, and neither
+/// other jobs nor the next start are held up. Method: a folder of ours mounted there; a job, a restart, a job.
+#[test]
+fn what_a_worker_mounted_is_not_emptied() {
+    let spool =
+        Spool::new("workers = 1\n[routes.main]\nstdout = \"none\"\ncommand = [\"sh\", \"w.sh\"]\n");
+    spool.write(
+        "w.sh",
+        "[ $INBOXD_NAME = mounts ] || exit 0\nmkdir $INBOXD_SCRATCH/m\n\
+         mount --bind theirs $INBOXD_SCRATCH/m || echo no > refused\n",
+    );
+    spool.write("theirs/f", "theirs");
+    let mounted = Mounted(&spool);
+    let daemon = spool.daemon();
+    spool.drop_file("mounts", "");
+    spool.wait_until("it is done", || spool.has("done/mounts"));
+    if spool.has("refused") {
+        println!("skipped: nothing can be mounted here");
+        return;
+    }
+    spool.drop_file("one", "");
+    spool.wait_until("the next job is done", || spool.has("done/one"));
+    daemon.end_well();
+    assert_eq!(mounted.places().len(), 1);
+    assert!(spool.has("theirs/f"), "it was emptied");
+    let daemon = spool.daemon();
+    daemon.wait_for_log("what a worker left stays");
+    spool.drop_file("two", "");
+    spool.wait_until("the job after a start is done", || spool.has("done/two"));
+    daemon.end_well();
+    assert!(spool.has("theirs/f"), "it was emptied by the start");
+}

@@ -126,11 +126,11 @@ pub(super) fn take_up<F: Filesystem>(
     Ok(())
 }
 
-/// What a worker made as another user stays and is said; it stands in nobody's way.
+/// What a worker made as another user, or mounted and left, stays and is said; it stands in nobody's way.
 fn remove_or_say<F: Filesystem>(keeper: &mut Keeper<F>, place: Place) -> Result<(), KeeperError> {
     match remove(&keeper.spool, place) {
         Err(KeeperError::Spool { source, .. })
-            if source.kind() == io::ErrorKind::PermissionDenied =>
+            if source.kind() == io::ErrorKind::PermissionDenied || fs::is_in_use(&source) =>
         {
             say_left(keeper, place);
             Ok(())
