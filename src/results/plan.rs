@@ -184,7 +184,12 @@ impl<F: Filesystem> Results<F> {
         let mut records = Vec::new();
         for (route, book) in &mut self.routes {
             if book.queue.front().is_some_and(|front| front.touched) && book.is_caught_up() {
-                records.extend(move_front(&self.fs, &self.dir, route, book, now_ms)?);
+                match move_front(&self.fs, &self.dir, route, book, now_ms) {
+                    Ok(moved) => records.extend(moved),
+                    // What is planned must be journaled; the others follow with a later flush.
+                    Err(_) if !records.is_empty() => break,
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(records)

@@ -8,11 +8,12 @@
 use std::io;
 use std::sync::Arc;
 
-use super::{Keeper, KeeperError, Shortage};
+use super::{Keeper, KeeperError, Output, Shortage};
 use crate::config::{Route, limits};
 use crate::core::state::{Effect, Millis};
 use crate::core::{FailClass, Failure, JobId, RelPath, Row, Spent};
-use crate::fs::{Filesystem, is_gone_or_closed};
+use crate::daemon::notice::Notice;
+use crate::fs::{Filesystem, is_gone_or_closed, is_in_use, is_shortage};
 use crate::journal::record::{Next, Outcome, PieceBytes, Record, Rel};
 use crate::results::{CsvSpec, PlanError, Planned};
 
@@ -154,6 +155,12 @@ impl<F: Filesystem> Keeper<F> {
                 // Another user's, or a process that the worker left still writes there: it is tried again at
                 // the next start, which says so.
                 Err(error) if is_anothers(&error) => {}
+                // The row of errors.csv has its place by now: an outcome that came later would leave it empty, and
+                // no start could read on there.
+                Err(error) if is_shortage(&error) => {
+                    let (rel, reason) = (rel.clone(), error.to_string());
+                    self.out.push(Output::Notice(Notice::ScratchRefused { rel, reason }));
+                }
                 other => {
                     other.map_err(KeeperError::spool("remove made files in processing/"))?;
                 }
@@ -190,7 +197,7 @@ impl<F: Filesystem> Keeper<F> {
 
 /// What is removed is not ours alone.
 fn is_anothers(error: &io::Error) -> bool {
-    is_gone_or_closed(error) || error.kind() == io::ErrorKind::DirectoryNotEmpty
+    is_gone_or_closed(error) || is_in_use(error)
 }
 
 /// The CSV of a route.

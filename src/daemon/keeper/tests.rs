@@ -234,3 +234,85 @@ fn a_start_refused_by_a_full_disk_is_told_once() {
     let said = said.filter(|it| matches!(it, Output::Notice(Notice::StartRefused { .. })));
     assert_eq!(said.count(), 1);
 }
+
+/// Goal: a job that fails although its worker succeeded is recorded once, whatever becomes of the files it made:
+/// no line of `errors.csv` is given away twice, which no start could read. Method: a row in a column that the
+/// route does not have; its made file cannot be removed for want of memory.
+#[test]
+fn made_files_that_stay_defer_no_outcome() {
+    let home = tempfile::tempdir().unwrap();
+    let fs = Faults::new(RealFs);
+    let mut settings = settings();
+    settings.routes[0].output = true;
+    settings.routes[0].columns = Some(vec!["a".to_owned()]);
+    let mut keeper = keeper_on(fs.clone(), home.path(), &settings);
+    let now = now_ms();
+    for name in ["x", "y"] {
+        std::fs::write(home.path().join("incoming").join(name), "").unwrap();
+        while !keeper.scan(1000, now).unwrap() {}
+        let task = keeper.take_outputs().into_iter().find_map(|output| match output {
+            Output::Start(task) => Some(task),
+            _ => None,
+        });
+        let task = task.unwrap();
+        std::fs::write(task.output.unwrap().join("made"), "").unwrap();
+        let mut ended = crate::worker::Ended::without_rows(crate::core::Verdict::Done);
+        ended.rows = vec![crate::core::Row(vec![("b".to_owned(), b"1".to_vec())])];
+        fs.arm_for(|op| op == Op::RemoveFile, 1, Errno::NOMEM, Then::Works);
+        keeper.handle(Input::Ended { job: task.job, ended }, now).unwrap();
+        assert_eq!(fs.failed(), 1 + u64::from(name == "y"));
+        keeper.tick(now + 2_000).unwrap();
+        keeper.commit(now + 2_000).unwrap();
+        assert!(home.path().join("error").join(name).exists());
+    }
+    let errors = std::fs::read_to_string(home.path().join("results/errors.csv")).unwrap();
+    assert_eq!(errors.lines().count(), 3, "{errors}");
+}
+
+/// Goal: who removes several CSVs, as to make room, loses no row, and the daemon goes on. Method: two are removed
+/// after a row each, which a further row of each finds; there is room for a new file of the first, not yet of the
+/// second.
+#[test]
+fn room_for_one_of_two_new_csvs_is_enough_to_go_on() {
+    let home = tempfile::tempdir().unwrap();
+    let fs = Faults::new(RealFs);
+    let route = |name: &str| {
+        let route = Route::new(name, vec!["true".to_owned()]);
+        Route { glob: vec![format!("{name}*")], trace_columns: false, ..route }
+    };
+    let routes = vec![route("a"), route("b")];
+    let settings = Settings { workers: 2, routes, ..Settings::default() };
+    let mut keeper = keeper_on(fs.clone(), home.path(), &settings);
+    let now = now_ms();
+    let run = |keeper: &mut Keeper<Faults<RealFs>>, row: &str| {
+        for route in ["a", "b"] {
+            std::fs::write(home.path().join(format!("incoming/{route}{row}")), "").unwrap();
+        }
+        while !keeper.scan(1000, now).unwrap() {}
+        for output in keeper.take_outputs() {
+            let Output::Start(task) = output else { continue };
+            let mut ended = crate::worker::Ended::without_rows(crate::core::Verdict::Done);
+            ended.rows = vec![crate::core::Row(vec![("n".to_owned(), row.into())])];
+            keeper.handle(Input::Ended { job: task.job, ended }, now).unwrap();
+        }
+    };
+    run(&mut keeper, "1");
+    keeper.commit(now).unwrap();
+    let results = RealFs.open_root(&home.path().join("results")).unwrap();
+    for name in ["a.csv", "b.csv"] {
+        RealFs.remove_file(&results, Path::new(name)).unwrap();
+    }
+    run(&mut keeper, "2");
+    fs.arm_for(|op| op == Op::Create, 2, Errno::NOSPC, Then::Works);
+    for second in 0..9 {
+        keeper.tick(now + second * 1_000).unwrap();
+        keeper.commit(now + second * 1_000).unwrap();
+    }
+    assert!(fs.failed() == 1 && keeper.is_settled());
+    run(&mut keeper, "3");
+    keeper.commit(now + 9_000).unwrap();
+    for name in ["a.csv", "b.csv"] {
+        let rows = std::fs::read_to_string(home.path().join("results").join(name)).unwrap();
+        assert_eq!(rows, "n\n2\n3\n", "{name}");
+    }
+}
