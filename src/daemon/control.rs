@@ -35,7 +35,7 @@ use crate::core::JobId;
 use crate::journal::record::{AnyPath, Rel};
 
 use super::history::JobLine;
-use super::keeper::{Input, Staged};
+use super::keeper::Staged;
 use super::notice::Notice;
 use super::service::guest::{GuestSeen, Request};
 use super::service::{Message, Wanted};
@@ -225,18 +225,13 @@ async fn answer(
         }
         Ask::Submit { job, rel, shape } => {
             let staged = Staged { job, rel: rel.0, shape, source: None };
-            drop(keeper.send(Message::Input(Input::Staged(staged))));
-            loop {
-                match notices.recv().await.as_deref() {
-                    Ok(Notice::Taken { job: taken }) if *taken == job => {
-                        return say(&mut write, &Taken { taken: job }).await;
-                    }
-                    Ok(Notice::TakeRefused { job: refused, reason }) if *refused == job => {
-                        return say(&mut write, &Refusal { error: reason.clone() }).await;
-                    }
-                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(broadcast::error::RecvError::Closed) => return Ok(()),
-                }
+            let (send, receive) = oneshot::channel();
+            let reply = move |taken| send.send(taken).unwrap_or(());
+            drop(keeper.send(Message::Submit(staged, Box::new(reply))));
+            match receive.await {
+                Ok(Ok(())) => say(&mut write, &Taken { taken: job }).await,
+                Ok(Err(error)) => say(&mut write, &Refusal { error }).await,
+                Err(_) => Ok(()),
             }
         }
         Ask::Why { rel } => {

@@ -33,6 +33,7 @@ use super::pool::{Pool, SlotEnded};
 use super::readiness::Progress;
 use super::retention::Retention;
 use guest::Guests;
+use news::Submitters;
 
 mod end;
 pub mod guest;
@@ -142,6 +143,7 @@ pub struct LoopState {
     swept: u64,
     next_sweep: Instant,
     guests: Guests,
+    submitters: Submitters,
     /// Not told yet: they go out together, once a group of jobs is settled.
     notices: Vec<Notice>,
     /// Time passes for the keeper at the latest then.
@@ -185,6 +187,7 @@ impl Default for LoopState {
             swept: 0,
             next_sweep: now,
             guests: Guests::default(),
+            submitters: Submitters::default(),
             notices: Vec::new(),
         }
     }
@@ -325,6 +328,10 @@ impl<L: Listener> Service<RealFs, L> {
                     self.state.next_look = Instant::now();
                 }
                 self.keeper.handle(input, now)
+            }
+            Message::Submit(staged, answer) => {
+                self.state.submitters.wait(staged.job, answer);
+                self.keeper.handle(Input::Staged(staged), now)
             }
             Message::Synced(synced) => self.keeper.end_commit(synced, now),
             Message::SyncFailed(source) => {

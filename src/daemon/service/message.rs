@@ -14,11 +14,14 @@ use super::Status;
 use super::guest::Request;
 use crate::config::Settings;
 use crate::core::{JobId, RelPath};
-use crate::daemon::keeper::Input;
 use crate::daemon::keeper::inputs::RecordsFound;
+use crate::daemon::keeper::{Input, Staged};
 use crate::daemon::pool::SlotEnded;
 use crate::daemon::sight::Held;
 use crate::spool::retention::Swept;
+
+/// Takes the answer to [`Message::Submit`].
+pub(super) type Answer = Box<dyn FnOnce(Result<(), String>) + Send>;
 
 /// What others tell the keeper's thread.
 pub enum Message {
@@ -26,6 +29,8 @@ pub enum Message {
     Slot(SlotEnded),
     /// For the keeper as it is.
     Input(Input),
+    /// A copy in `processing/` is to be a job; the function hears whether it is one, durable, or why not.
+    Submit(Staged, Answer),
     /// What the fsync of a group of records said.
     Synced(std::io::Result<()>),
     /// It cannot be said that a job waits no more: it did not begin, and the daemon ends.

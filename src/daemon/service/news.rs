@@ -3,20 +3,51 @@
 //! Must not know: who listens.
 //!
 //! Invariants
-//! - A notice changes the status at once; it is told once its group of jobs is settled.
+//! - A notice changes the status at once, and answers who asked; it is told once its group of jobs is settled.
 //! - A job log that cannot be written stops no job.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::{JobLine, Listener, Notice, Service};
+use super::message::Answer;
+use super::{JobId, JobLine, Listener, Notice, Service};
 use crate::fs::RealFs;
 
 /// A paused route is tried again after this long, whatever changed.
 const PAUSED_TRY: Duration = Duration::from_secs(60);
 
+/// Who waits to hear what became of a file handed in. Not a listener's matter: a listener may miss notices
+/// where many come at once, and the one who asked would wait for ever.
+#[derive(Default)]
+pub(super) struct Submitters(HashMap<JobId, Answer>);
+
+impl std::fmt::Debug for Submitters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Submitters {
+    pub(super) fn wait(&mut self, job: JobId, answer: Answer) {
+        self.0.insert(job, answer);
+    }
+
+    fn heard(&mut self, notice: &Notice) {
+        let (job, taken) = match notice {
+            Notice::Taken { job } => (job, Ok(())),
+            Notice::TakeRefused { job, reason } => (job, Err(reason.clone())),
+            _ => return,
+        };
+        if let Some(answer) = self.0.remove(job) {
+            answer(taken);
+        }
+    }
+}
+
 impl<L: Listener> Service<RealFs, L> {
     pub(in crate::daemon) fn notice(&mut self, notice: Notice) {
         self.state.guests.heard(&notice);
+        self.state.submitters.heard(&notice);
         let status = &mut self.state.status;
         match &notice {
             Notice::Finished(finished) => {
@@ -83,5 +114,31 @@ impl<L: Listener> Service<RealFs, L> {
             Err(_) => {}
             Ok(()) => self.state.history_failed = false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    /// Goal: who hands a file in hears of it once, and of no other's. Method: two that wait; one is taken, one is
+    /// refused, and a third that nobody waits for.
+    #[test]
+    fn each_submitter_hears_of_its_own() {
+        let ids = [1, 2, 3].map(|ms| JobId::next(JobId::MIN, ms, [7; 10]));
+        let (sender, heard) = channel();
+        let mut submitters = Submitters::default();
+        for job in &ids[..2] {
+            let (job, sender) = (*job, sender.clone());
+            submitters.wait(job, Box::new(move |taken| sender.send((job, taken)).unwrap()));
+        }
+        submitters.heard(&Notice::Taken { job: ids[2] });
+        submitters.heard(&Notice::TakeRefused { job: ids[1], reason: "no".to_owned() });
+        submitters.heard(&Notice::Taken { job: ids[0] });
+        submitters.heard(&Notice::Taken { job: ids[0] });
+        drop((sender, submitters));
+        let all: Vec<_> = heard.iter().collect();
+        assert_eq!(all, [(ids[1], Err("no".to_owned())), (ids[0], Ok(()))]);
     }
 }
