@@ -283,7 +283,7 @@ impl State {
             Some(pid) => format!("{} pid {pid}", show::good("RUNNING")),
             None => match self.silent_pid {
                 Some(pid) => format!(
-                    "{} pid {pid}   it starts or ends, and does not answer yet",
+                    "{} pid {pid}   it starts, ends or makes its socket anew: ask again in a moment",
                     show::bad("BUSY")
                 ),
                 None => {

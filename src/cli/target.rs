@@ -235,7 +235,10 @@ impl Target {
         };
         let logged = line.and_then(Failure::logged);
         let found = [named, logged].into_iter().flatten().find_map(|at| Failure::at(spool, &at));
-        found.or_else(|| self.prefix.as_ref().and_then(|id| Failure::of_id(spool, id)))
+        // All reasons are read for it: not where the job log knows that nothing of the job failed.
+        let may_be = line.is_none_or(JobLine::has_failures);
+        let id = self.prefix.as_ref().filter(|_| may_be);
+        found.or_else(|| id.and_then(|id| Failure::of_id(spool, id)))
     }
 }
 
