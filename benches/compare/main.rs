@@ -33,18 +33,18 @@
 //!   remembers nothing, is at 1.2 to 2.2 × the ceiling here, so that 0.7 of it is more than the renames of a job allow.
 //!   A job costs 163 µs of two cores: the keeper's thread, which is the limit, 90, of which three renames (folder,
 //!   claim, settling) are 45, other calls on names 20, waking slots 5, its own code 20; slots 35; Python 40.
-//! - From drop to first instruction: p50 1.1 to 1.9 ms beside 0.85 to 1.7 of the loop, 1.07 to 1.31 × (wanted: 1.0),
-//!   p99 1.04 to 1.30 ×. A C program of one thread that claims and starts, and no more, is at 1.01 to 1.03 × in the
-//!   same runs, also with our looks before and after the claim, the folder and the pipes: what is more are the
-//!   three threads that an event goes through, and our own code in cold caches. Events that are masked in the kernel
-//!   (notify 9) make it 60 µs less at p50 and a p99 of 4 ms; a short slice for keeper and slots 50 less. With a core taken by others both wait for ticks of 4 ms, the daemon more often. A millisecond of
-//!   both is the start of the worker's own program. Stamped from the call of notify's handler on, in µs: marked 9,
-//!   the keeper has it 41, judges 77, has looked who writes 118, has its folder named 148, has claimed 169, gives it
-//!   to a slot 197, which has it 217, clones at 250 and is in `execve`'s program at 385; the kernel keeps all of
-//!   them on one core. The loop has two wake-ups less work between them, since it claims nothing. To wake the slot
-//!   before the claim, or to yield to it after, changed nothing; nor did pipes that were made ahead together with a
-//!   notify thread that preempts nobody (`SCHED_BATCH`), nor link-time optimisation (1,000 drops), while
-//!   `opt-level = "s"` made it 4 % less with that and 7 % more without: what code lies beside what is worth as much.
+//! - From drop to first instruction: p50 1.2 to 1.4 ms. The loop has 1.4 to 1.5 where `sh` is bash, and 1.1 to 1.2 where
+//!   it is dash, which vforks: 0.85 and 1.13 × (wanted: 1.0); p99 0.9 to 1.2 × bash's, 1.2 to 1.4 × dash's. A process
+//!   that is cloned ahead is worth 6 % of that (1.21 × dash without it, in the same runs). A C program of one thread that claims
+//!   and starts, and no more, is at 1.01 to 1.03 × dash, also with our looks before and after the claim, the folder and
+//!   the pipes: what is more are the three threads that an event goes through, and our own code in cold caches.
+//!   A millisecond of both is the start of the worker's own program. With a core taken by others both wait for ticks of
+//!   4 ms, the daemon more often. From the drop on, in µs, under a tracer: notify's thread runs 100, tells the keeper
+//!   150, which has looked who writes 275, has its folder named 320, has claimed 360 and wakes a slot 415, which
+//!   gives the process its orders 470, which is in `execve` 485; dash is there 310. The kernel keeps all of them on one core. The loop has
+//!   two wake-ups less work between them, since it claims nothing. What changed nothing, or less than these runs can tell: events that
+//!   are masked in the kernel (notify 9), a short slice for keeper and slots, a notify thread that preempts nobody (`SCHED_BATCH`), to wake the slot
+//!   before the claim or to yield to it after, link-time optimisation, `opt-level = "s"`.
 //! - Idle beside 1,000 folders: at most one processor tick in 30 s; 6.0 MiB PSS with the supervisor (wanted: 8), 8.2
 //!   before text that only the start needs was given back; 0.8 more with a glob that needs regular expressions, such
 //!   as `[ab]*.x`.

@@ -3,10 +3,11 @@
 //!
 //! Must not know: anything of the daemon but its folders, its `status` and what the kernel says of it.
 //!
-//! - The worker of both is this program itself, which writes down the time as the first thing it does.
+//! - The worker of all is this program itself, which writes down the time as the first thing it does.
 //!   A shell would take longer to start than what is measured.
-//! - The loop does nothing besides: no claim, no record, no move. Drops alternate between the two, which
-//!   are both there all the time, so that what disturbs one disturbs the other.
+//! - The loop does nothing besides: no claim, no record, no move. Drops go to each in turn, and all are there
+//!   all the time, so that what disturbs one disturbs the others.
+//! - The loop runs in two shells, as they differ more from each other than from the daemon: bash forks, dash vforks.
 //! - A drop is timed just before its rename, and who drops sleeps at once after it: its files were written
 //!   before. Else what is measured is when it stops, on the core that it shares with those it wakes up.
 //! - The loop has a session of its own, as the daemon has: by sessions the scheduler decides whether who is
@@ -22,9 +23,9 @@ use inboxd::daemon::control::{Ask, Client};
 use super::spool::{Bench, TRUE, names};
 use super::{Options, median, say};
 
-/// Drops for each of the two.
+/// Drops for each.
 const DROPS: usize = 200;
-/// Between two drops, of either.
+/// Between two drops for one.
 const EVERY: Duration = Duration::from_millis(20);
 /// Folders that the idle daemon watches.
 const FOLDERS: usize = 1000;
@@ -93,13 +94,29 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Result<(), String> {
     Ok(())
 }
 
+/// The loop that everybody writes, in this shell, once it watches.
+fn start_loop(shell: &str, folder: &Path, us: &Path, stamps: &Path) -> Result<Ends, String> {
+    let script = "inotifywait -m -e moved_to --format %w%f \"$0\" | while read -r f; do \
+                  \"$1\" --stamp \"$2\" \"$f\"; done";
+    let mut command = Command::new("setsid");
+    command.args([shell, "-c", script]).args([folder, us, stamps]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = Ends(command.spawn().map_err(|error| format!("setsid: {error}"))?);
+    let said = child.0.stderr.take().ok_or("no stderr")?;
+    let mut lines = BufReader::new(said).lines();
+    let is_ready = |line: std::io::Result<String>| line.is_ok_and(|it| it.contains("established"));
+    if !lines.by_ref().any(is_ready) {
+        return Err(format!("{shell} or inotifywait (inotify-tools) is not installed"));
+    }
+    Ok(child)
+}
+
 fn latency(options: &Options, inboxd: &Path) -> Result<(), String> {
     let failed = |error: std::io::Error| error.to_string();
     let us = std::env::current_exe().map_err(failed)?;
     let stamps = options.folder.join("stamps");
-    let looped = options.folder.join("looped");
     let staged = options.folder.join("staged");
-    for folder in [&stamps, &looped, &staged] {
+    for folder in [&stamps, &staged] {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
     let route = format!(
@@ -110,45 +127,44 @@ fn latency(options: &Options, inboxd: &Path) -> Result<(), String> {
     let bench = Bench::new(&options.folder, &route, 0)?;
     let _daemon = Ends(bench.start(inboxd, "run")?);
     until("the daemon answers", || status(bench.path()).is_some())?;
-    let script = "inotifywait -m -e moved_to --format %w%f \"$0\" | while read -r f; do \
-                  \"$1\" --stamp \"$2\" \"$f\"; done";
-    let mut command = Command::new("setsid");
-    command.args(["sh", "-c", script]).args([&looped, &us, &stamps]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = Ends(command.spawn().map_err(|error| format!("setsid: {error}"))?);
-    let said = child.0.stderr.take().ok_or("no stderr")?;
-    let mut lines = BufReader::new(said).lines();
-    let is_ready = |line: std::io::Result<String>| line.is_ok_and(|it| it.contains("established"));
-    if !lines.by_ref().any(is_ready) {
-        return Err("inotifywait (inotify-tools) is not installed".to_owned());
+    let mut folders = vec![("inboxd run".to_owned(), bench.folder("incoming"))];
+    let mut loops = Vec::new();
+    // The shell of most scripts of this kind, and the one that starts programs fastest, where that is another.
+    for shell in ["bash", "sh"] {
+        let folder = options.folder.join(shell);
+        std::fs::create_dir_all(&folder).map_err(failed)?;
+        loops.push(start_loop(shell, &folder, &us, &stamps)?);
+        folders.push((format!("inotifywait -m | while read, {shell}"), folder));
     }
-    let mut took = [Vec::new(), Vec::new()];
-    let folders = [bench.folder("incoming"), looped];
     let mut drops = Vec::new();
-    for drop in 0..2 * (DROPS + 5) {
-        let side = drop % 2;
-        let name = format!("{side}-{drop:04}");
-        let from = staged.join(&name);
-        std::fs::write(&from, "a b c\n").map_err(failed)?;
-        let Some(folder) = folders.get(side) else { continue };
-        drops.push((side, from, folder.join(&name), name));
+    for drop in 0..DROPS + 5 {
+        for (side, (_, folder)) in folders.iter().enumerate() {
+            let name = format!("{side}-{drop:04}");
+            let from = staged.join(&name);
+            std::fs::write(&from, "a b c\n").map_err(failed)?;
+            drops.push((drop, side, from, folder.join(&name), name));
+        }
     }
-    let mut next = Instant::now();
-    for (drop, (side, from, to, name)) in drops.into_iter().enumerate() {
-        next += EVERY / 2;
+    let mut took = vec![Vec::new(); folders.len()];
+    let (mut next, sides) = (Instant::now(), u32::try_from(folders.len()).unwrap_or(u32::MAX));
+    for (drop, side, from, to, name) in drops {
+        next += EVERY / sides;
         std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
         let at = unix_ns(SystemTime::now());
         #[expect(clippy::disallowed_methods, reason = "the bench plays the producer")]
         std::fs::rename(&from, &to).map_err(failed)?;
         // The first of each find nothing in any cache.
-        if drop >= 10
+        if drop >= 5
             && let Some(took) = took.get_mut(side)
         {
             took.push((name, at));
         }
     }
-    let mut ms = Vec::new();
-    for drops in took {
+    say(&format!(
+        "drop to the worker's first instruction, {DROPS} drops each, {EVERY:?} apart (ms)"
+    ));
+    say("                                         p50      p90      p99      most");
+    for ((name, _), drops) in folders.iter().zip(took) {
         let mut all = Vec::new();
         for (name, at) in drops {
             let path = stamps.join(&name);
@@ -159,15 +175,8 @@ fn latency(options: &Options, inboxd: &Path) -> Result<(), String> {
             all.push(end.saturating_sub(at) as f64 / 1e6);
         }
         all.sort_by(f64::total_cmp);
-        ms.push(all);
-    }
-    say(&format!(
-        "drop to the worker's first instruction, {DROPS} drops each, {EVERY:?} apart (ms)"
-    ));
-    say("                                 p50      p90      p99      most");
-    for (name, all) in ["inboxd run", "inotifywait -m | while read"].iter().zip(&ms) {
         let at = |part: usize| all.get((all.len() - 1) * part / 100).copied().unwrap_or(0.0);
-        say(&format!("  {name:28} {:8.2} {:8.2} {:8.2} {:8.2}", at(50), at(90), at(99), at(100)));
+        say(&format!("  {name:36} {:8.2} {:8.2} {:8.2} {:8.2}", at(50), at(90), at(99), at(100)));
     }
     Ok(())
 }

@@ -112,6 +112,8 @@ pub fn longest_line(slots: usize) -> usize {
 }
 /// While slots have enough in line, the keeper takes in what happens this much later at most.
 pub const REST: Duration = Duration::from_millis(5);
+/// So long a slot without a job keeps a process ready that becomes the next one's worker.
+pub const STANDS_BY: Duration = Duration::from_secs(10);
 /// A job in line whose slots are at work so long with others goes back: it has not begun.
 pub const LONGEST_AHEAD: Duration = Duration::from_millis(100);
 /// Folders of jobs that are held open from claim to settling, or emptied and kept for the next claim.

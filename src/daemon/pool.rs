@@ -207,8 +207,10 @@ impl Line {
         }
     }
 
-    /// Waits for the next order of this slot; `None`: there will be none.
-    fn next(&self, slot: usize) -> Option<Order> {
+    /// Waits for the next order of this slot; `None`: there will be none. `rest` is called once, after a while
+    /// without any.
+    fn next(&self, slot: usize, rest: &mut dyn FnMut()) -> Option<Order> {
+        let mut until_rest = Some(limits::STANDS_BY);
         let mut state = self.lock();
         loop {
             if state.busy() < state.most
@@ -232,8 +234,22 @@ impl Line {
                 return None;
             }
             state.resting += 1;
-            state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let is_time;
+            (state, is_time) = match until_rest {
+                Some(time) => {
+                    let waited = self.news.wait_timeout(state, time);
+                    let (state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+                    (state, waited.timed_out())
+                }
+                None => (self.news.wait(state).unwrap_or_else(PoisonError::into_inner), false),
+            };
             state.resting -= 1;
+            if is_time {
+                until_rest = None;
+                drop(state);
+                rest();
+                state = self.lock();
+            }
         }
     }
 }
@@ -367,7 +383,9 @@ impl Pool {
 }
 
 fn serve(number: usize, line: &Line, stop: &Stop, mut slot: Slot, report: &impl Fn(SlotEnded)) {
-    while let Some(order) = line.next(number) {
+    loop {
+        slot.get_ready();
+        let Some(order) = line.next(number, &mut || slot.rest()) else { return };
         match order {
             Order::Task(task) => {
                 let ended = slot.run(&task, stop);

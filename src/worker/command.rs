@@ -9,20 +9,16 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{Mode, OFlags};
-
 use super::memory::OomWatch;
-use super::process::{Bounds, Ending, ResourceLimits, Started, Stream, attend, start_program};
-use super::spawn::{NotStarted, Program, Stack, Step};
+use super::process::{Bounds, Ending, ResourceLimits, Stream, attend};
+use super::spawn::{NotStarted, Program, Started, Starter, Stdin, Step};
 use super::stdout::{Said, Stdout};
 use super::tail::Tail;
 use super::template::{companions, fill};
@@ -46,21 +42,7 @@ pub struct Slot {
     /// does without.
     buffer: Vec<u8>,
     /// Made at the first start.
-    tools: Option<Tools>,
-}
-
-/// What every start needs and leaves as it was.
-#[derive(Debug)]
-struct Tools {
-    stack: Stack,
-    null: OwnedFd,
-}
-
-impl Tools {
-    fn new() -> io::Result<Self> {
-        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { stack: Stack::new()?, null })
-    }
+    starter: Option<Starter>,
 }
 
 /// As much as a pipe holds, so that one read empties it.
@@ -68,7 +50,7 @@ const BUFFER: usize = 64 << 10;
 
 impl Default for Slot {
     fn default() -> Self {
-        Self { prepared: None, memory: OomWatch::new(), buffer: Vec::new(), tools: None }
+        Self { prepared: None, memory: OomWatch::new(), buffer: Vec::new(), starter: None }
     }
 }
 
@@ -80,8 +62,8 @@ impl Slot {
         let mut ended = if stop.is_stopped() {
             Ended::without_rows(Verdict::Released)
         } else {
-            match self.start(task) {
-                Ok(worker) => self.attend(task, &worker, stop),
+            match self.start(task, stop) {
+                Ok(ended) => ended,
                 Err(StartError::Task(reason)) => {
                     Ended::without_rows(Verdict::Failed(Failure::new(FailClass::Fail, reason)))
                 }
@@ -94,54 +76,77 @@ impl Slot {
         ended
     }
 
-    fn start(&mut self, task: &Task) -> Result<Started, StartError> {
-        let tools = match self.tools.take() {
-            Some(tools) => tools,
-            None => Tools::new()
-                .map_err(|error| StartError::Route(format!("cannot start anything: {error}")))?,
-        };
-        let tools = self.tools.insert(tools);
-        if let Some(prepared) = self.prepared.as_ref().filter(|p| p.is_for(task)) {
-            match prepared.spawn(task, tools) {
+    /// Has a process stand by for the next task, once there was one.
+    pub(super) fn get_ready(&mut self) {
+        if let Some(starter) = &mut self.starter {
+            starter.get_ready();
+        }
+    }
+
+    /// Lets that go again.
+    pub(super) fn dismiss(&mut self) {
+        if let Some(starter) = &mut self.starter {
+            starter.dismiss();
+        }
+    }
+
+    fn start(&mut self, task: &Task, stop: &Stop) -> Result<Ended, StartError> {
+        let Self { prepared, memory, buffer, starter } = self;
+        buffer.resize(BUFFER, 0);
+        let starter =
+            match starter.take() {
+                Some(kept) => starter.insert(kept),
+                None => starter.insert(Starter::new().map_err(|error| {
+                    StartError::Route(format!("cannot start anything: {error}"))
+                })?),
+            };
+        let mut attend = |worker: &Started| attend_task(task, worker, stop, buffer, memory);
+        if let Some(prepared) = prepared.as_ref().filter(|p| p.is_for(task)) {
+            match prepared.run(task, starter, &mut attend) {
                 // The program was found earlier and has moved since: look once more.
                 Err(StartError::Moved(_)) => {}
                 result => return result,
             }
         }
         // Kept only once it is whole, so that a program that appears later is found.
-        self.prepared = None;
-        self.prepared.insert(Prepared::new(task)?).spawn(task, tools)
+        *prepared = None;
+        prepared.insert(Prepared::new(task)?).run(task, starter, &mut attend)
     }
+}
 
-    fn attend(&mut self, task: &Task, worker: &Started, stop: &Stop) -> Ended {
-        let route = &*task.route;
-        let mut stdout = Stdout::new(route);
-        let mut stderr = Tail::new(limits::STDERR_KEPT);
-        self.buffer.resize(BUFFER, 0);
-        let bounds = Bounds { stop, timeout: route.timeout, grace: route.grace };
-        let ending = attend(worker, &bounds, &mut self.buffer, &mut |stream, bytes| match stream {
-            Stream::Stdout => stdout.hear(bytes),
-            Stream::Stderr => stderr.push(bytes),
-        });
-        let stderr = stderr.finish();
-        let succeeded = matches!(&ending, Ending::Exited(status) if status.success());
-        let Said { rows, error, log } = stdout.finish(succeeded);
-        let (verdict, rows) = match ending {
-            Ending::Stopped => (Verdict::Released, Vec::new()),
-            Ending::Lost(error) => (lost(&error), Vec::new()),
-            Ending::TimedOut => (timed_out(route.timeout), Vec::new()),
-            Ending::Exited(status) => match status.code() {
-                Some(0) => succeed(rows, error),
-                Some(code) => (exit::of_code(code, error.as_deref(), &stderr), Vec::new()),
-                None => {
-                    let signal = status.signal().unwrap_or_default();
-                    let ran_out = signal == exit::SIGKILL && self.memory.ran_out();
-                    (exit::of_signal(signal, ran_out), Vec::new())
-                }
-            },
-        };
-        Ended { verdict, rows, log, stderr, took: Duration::ZERO }
-    }
+fn attend_task(
+    task: &Task,
+    worker: &Started,
+    stop: &Stop,
+    buffer: &mut [u8],
+    memory: &OomWatch,
+) -> Ended {
+    let route = &*task.route;
+    let mut stdout = Stdout::new(route);
+    let mut stderr = Tail::new(limits::STDERR_KEPT);
+    let bounds = Bounds { stop, timeout: route.timeout, grace: route.grace };
+    let ending = attend(worker, &bounds, buffer, &mut |stream, bytes| match stream {
+        Stream::Stdout => stdout.hear(bytes),
+        Stream::Stderr => stderr.push(bytes),
+    });
+    let stderr = stderr.finish();
+    let succeeded = matches!(&ending, Ending::Exited(status) if status.success());
+    let Said { rows, error, log } = stdout.finish(succeeded);
+    let (verdict, rows) = match ending {
+        Ending::Stopped => (Verdict::Released, Vec::new()),
+        Ending::Lost(error) => (lost(&error), Vec::new()),
+        Ending::TimedOut => (timed_out(route.timeout), Vec::new()),
+        Ending::Exited(status) => match status.code() {
+            Some(0) => succeed(rows, error),
+            Some(code) => (exit::of_code(code, error.as_deref(), &stderr), Vec::new()),
+            None => {
+                let signal = status.signal().unwrap_or_default();
+                let ran_out = signal == exit::SIGKILL && memory.ran_out();
+                (exit::of_signal(signal, ran_out), Vec::new())
+            }
+        },
+    };
+    Ended { verdict, rows, log, stderr, took: Duration::ZERO }
 }
 
 /// Its end is unknown. The attempt costs nothing, since nothing says that the worker did wrong.
@@ -231,7 +236,12 @@ impl Prepared {
         Arc::ptr_eq(&self.route, &task.route) && self.spool == task.spool
     }
 
-    fn spawn(&self, task: &Task, tools: &mut Tools) -> Result<Started, StartError> {
+    fn run(
+        &self,
+        task: &Task,
+        starter: &mut Starter,
+        attend: &mut dyn FnMut(&Started) -> Ended,
+    ) -> Result<Ended, StartError> {
         if let Some(why) = self.unfit(task) {
             return Err(StartError::Task(why));
         }
@@ -253,16 +263,27 @@ impl Prepared {
         let common = self.environment.iter().filter(|(name, _)| is_free(name)).map(|(_, it)| it);
         let environment: Vec<&CStr> =
             common.chain(own.iter().map(|(_, it)| it)).map(CString::as_c_str).collect();
+        let (path, text);
+        let stdin = match &task.record {
+            _ if !self.route.stdin => Stdin::Null,
+            Some(record) => {
+                text = [record.value.text().as_bytes(), b"\n"].concat();
+                Stdin::Text(&text)
+            }
+            None => {
+                path = for_kernel(task.path.as_os_str())?;
+                Stdin::File(&path)
+            }
+        };
         let program = Program {
             path: &self.path,
             argv: &argv,
             environment: &environment,
             folder: &self.folder,
+            stdin,
             limits: ResourceLimits::of(&self.route),
         };
-        let input = self.route.stdin.then(|| open_input(task)).transpose()?;
-        let stdin = input.as_ref().unwrap_or(&tools.null).as_fd();
-        start_program(&program, stdin, &mut tools.stack).map_err(|error| self.explain(&error))
+        starter.start(&program, attend).map_err(|error| self.explain(&error, task))
     }
 
     /// Why the record does not reach the worker: as an argument that is asked for, or as the variable where
@@ -277,7 +298,7 @@ impl Prepared {
         Some(format!("{what} cannot hold a NUL byte or more than {most} bytes; use stdin = true"))
     }
 
-    fn explain(&self, error: &NotStarted) -> StartError {
+    fn explain(&self, error: &NotStarted, task: &Task) -> StartError {
         let source = &error.source;
         match error.step {
             Step::Limits => {
@@ -291,6 +312,19 @@ impl Prepared {
             Step::Folder => {
                 StartError::Route(format!("cannot enter {}: {source}", self.spool.display()))
             }
+            Step::Stdin => {
+                let what = match task.record {
+                    Some(_) => "cannot make the record standard input",
+                    None => "cannot open the file as standard input",
+                };
+                let reason = format!("{what}: {source}");
+                // Short of descriptors or memory: that can pass by itself, and the file has not failed.
+                if is_shortage(source) {
+                    StartError::Route(reason)
+                } else {
+                    StartError::Task(reason)
+                }
+            }
             Step::Execute | Step::Prepare => {
                 let reason = program::start_error(&self.name, &self.found, source);
                 match source.kind() {
@@ -300,24 +334,6 @@ impl Prepared {
             }
         }
     }
-}
-
-/// Standard input of a route that asks for it.
-fn open_input(task: &Task) -> Result<OwnedFd, StartError> {
-    if let Some(record) = &task.record {
-        return record_stdin(record.value.text())
-            .map_err(|error| no_input("cannot make the record standard input", &error));
-    }
-    // NOFOLLOW: the file was regular when it was claimed, and a link put in its place is not it.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::open(&task.path, flags, Mode::empty())
-        .map_err(|errno| no_input("cannot open the file as standard input", &errno.into()))
-}
-
-/// We are short of descriptors or memory: it can pass by itself, and the file has not failed.
-fn no_input(what: &str, error: &io::Error) -> StartError {
-    let reason = format!("{what}: {error}");
-    if is_shortage(error) { StartError::Route(reason) } else { StartError::Task(reason) }
 }
 
 fn variable(name: &OsStr, value: &OsStr) -> Result<CString, StartError> {
@@ -346,15 +362,6 @@ fn record_facts(task: &Task) -> impl Iterator<Item = (&'static str, OsString)> {
     let no = record.map(|record| ("INBOXD_RECORD_NO", record.no.to_string().into()));
     let text = record.map(|record| record.value.text()).filter(|text| fits_argument(text));
     no.into_iter().chain(text.map(|text| ("INBOXD_RECORD", text.into())))
-}
-
-/// The record as a file that nobody has to write into while the worker reads.
-fn record_stdin(text: &str) -> io::Result<OwnedFd> {
-    let mut file = File::from(rustix::fs::memfd_create("record", rustix::fs::MemfdFlags::CLOEXEC)?);
-    file.write_all(text.as_bytes())?;
-    file.write_all(b"\n")?;
-    file.rewind()?;
-    Ok(file.into())
 }
 
 /// The variables that differ from task to task.

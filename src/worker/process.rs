@@ -14,20 +14,19 @@
 //! ends it. A process that we may not signal (setuid) can outlive its time-out.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process_group, pidfd_open, prlimit,
     setpriority_pgrp, test_kill_process_group,
 };
 
-use super::spawn::{NotStarted, Process, Program, Stack, spawn};
+use super::spawn::{Pipes, Process, Started};
 use super::{Stop, proc};
 use crate::config::{Route, limits};
 
@@ -61,48 +60,15 @@ pub(super) enum Stream {
     Stderr,
 }
 
-/// A worker that runs, with our ends of its pipes.
-#[derive(Debug)]
-pub(super) struct Started {
-    process: Process,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-    /// The worker's ends of the pipes are open here too. So their closing does not wake us: one
-    /// wake-up a job instead of three. Nobody waits for the end of a pipe anyway.
-    _writers: [OwnedFd; 2],
-}
-
-impl Started {
-    /// Its id, and that of its group.
-    pub(super) fn group(&self) -> Pid {
-        self.process.pid
-    }
-}
-
-/// Starts a program, both outputs into pipes. It dies with the calling thread, which must attend it.
-pub(super) fn start_program(
-    program: &Program<'_>,
-    stdin: BorrowedFd<'_>,
-    stack: &mut Stack,
-) -> Result<Started, NotStarted> {
-    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(NotStarted::prepare);
-    let ((stdout, to_stdout), (stderr, to_stderr)) = (pipe()?, pipe()?);
-    let process = spawn(program, [stdin, to_stdout.as_fd(), to_stderr.as_fd()], stack)?;
-    Ok(Started { process, stdout, stderr, _writers: [to_stdout, to_stderr] })
-}
-
 /// Starts the command in a process group of its own, both outputs into pipes.
 pub(super) fn start(mut command: Command) -> io::Result<Started> {
-    let (stdout, to_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
-    let (stderr, to_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+    let pipes = Pipes::new()?;
+    let [to_stdout, to_stderr] = &pipes.writers;
     command.process_group(0).stdout(to_stdout.try_clone()?).stderr(to_stderr.try_clone()?);
     let mut child = command.spawn()?;
     let pid = Pid::from_child(&child);
     match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => {
-            let process = Process { pid, pidfd };
-            Ok(Started { process, stdout, stderr, _writers: [to_stdout, to_stderr] })
-        }
+        Ok(pidfd) => Ok(Started::of(Process { pid, pidfd }, pipes)),
         Err(errno) => {
             signal_group(pid, Signal::KILL);
             child.wait()?;
@@ -111,7 +77,7 @@ pub(super) fn start(mut command: Command) -> io::Result<Started> {
     }
 }
 
-/// Stays with a started worker until it and its group are gone, and hands on what it prints.
+/// Begins a worker, stays with it until it and its group are gone, and hands on what it prints.
 /// `buffer` is scratch and not empty.
 pub(super) fn attend(
     started: &Started,
@@ -122,8 +88,8 @@ pub(super) fn attend(
     let group = started.group();
     let watched = watch(group, started, bounds, buffer, hear);
     signal_group(group, Signal::KILL);
-    drain(Stream::Stdout, &started.stdout, buffer, hear);
-    drain(Stream::Stderr, &started.stderr, buffer, hear);
+    drain(Stream::Stdout, &started.pipes.stdout, buffer, hear);
+    drain(Stream::Stderr, &started.pipes.stderr, buffer, hear);
     let waited = started.process.wait();
     await_group_end(group);
     match (watched, waited) {
@@ -166,6 +132,7 @@ fn watch(
     hear: &mut dyn FnMut(Stream, &[u8]),
 ) -> rustix::io::Result<Option<Cause>> {
     let mut phase = Phase::Running(Instant::now().checked_add(bounds.timeout));
+    started.begin();
     loop {
         let due = match phase {
             Phase::Running(due) | Phase::Asked(_, due) => due,
@@ -173,23 +140,25 @@ fn watch(
         };
         let mut fds = [
             PollFd::new(&started.process.pidfd, PollFlags::IN),
-            PollFd::new(&started.stdout, PollFlags::IN),
-            PollFd::new(&started.stderr, PollFlags::IN),
+            PollFd::new(&started.pipes.stdout, PollFlags::IN),
+            PollFd::new(&started.pipes.stderr, PollFlags::IN),
             PollFd::from_borrowed_fd(bounds.stop.as_fd(), PollFlags::IN),
         ];
         // The stop stays readable: once heard, it is not listened to any more.
         let listened = if matches!(phase, Phase::Running(_)) { 4 } else { 3 };
-        match poll(fds.get_mut(..listened).unwrap_or_default(), due.map(proc::time_until).as_ref())
-        {
+        let wait = due.map(proc::time_until);
+        let polled = poll(fds.get_mut(..listened).unwrap_or_default(), wait.as_ref());
+        started.has_left();
+        match polled {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
         let [gone, out, err, stopped] = fds.each_ref().map(PollFd::revents);
         if out.contains(PollFlags::IN) {
-            read_once(Stream::Stdout, &started.stdout, buffer, hear);
+            read_once(Stream::Stdout, &started.pipes.stdout, buffer, hear);
         }
         if err.contains(PollFlags::IN) {
-            read_once(Stream::Stderr, &started.stderr, buffer, hear);
+            read_once(Stream::Stderr, &started.pipes.stderr, buffer, hear);
         }
         if !gone.is_empty() {
             return Ok(match phase {

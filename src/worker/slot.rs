@@ -31,6 +31,16 @@ impl Slot {
         Self { command: command::Slot::default(), warm, http, memory, schemas }
     }
 
+    /// Has what the next start needs prepared, if the last one was of its kind.
+    pub fn get_ready(&mut self) {
+        self.command.get_ready();
+    }
+
+    /// There is nothing to run for a while: lets go of that.
+    pub fn rest(&mut self) {
+        self.command.dismiss();
+    }
+
     /// Runs one attempt to its end, blocking. Whatever happens is a verdict; nothing is an error.
     pub fn run(&mut self, task: &Task, stop: &Stop) -> Ended {
         if let Some(ended) = folder::check(task).or_else(|| self.schemas.check(task)) {

@@ -6,35 +6,52 @@
 //! third of the rate, and far more with much memory in use; and without that the child has neither a
 //! parent-death signal nor its limits from its first instruction on. `posix_spawn` has neither.
 //!
-//! The child shares our memory until `execve` (`CLONE_VM`), on a stack of its own with a guard page,
-//! while the thread that made it waits (`CLONE_VFORK`). So everything is prepared before, and [`child`]
-//! makes system calls only: no allocation, no lock, no panic; what fails is stored for the parent.
+//! The child shares our memory until `execve` (`CLONE_VM`), on a stack of its own with a guard page. It is
+//! cloned ahead where there is time for that ([`Starter::get_ready`]): it does what is the same for every
+//! program, and stands by. So the worker of a file that is dropped into a quiet folder begins a tenth of a
+//! millisecond earlier.
+//!
+//! Everything is prepared by the thread, and [`child`] makes system calls only: no allocation, no lock, no
+//! panic; what fails is stored for the thread, which hears of it by the end of the process.
 //!
 //! Invariants
+//! - The child has the thread's `errno`, too. It makes its calls by rustix, which does without, but for
+//!   `execve`. So from [`Started::begin`] until the child has left our memory ([`Started::has_left`]) the thread
+//!   makes only calls of rustix: it polls what [`Started`] has.
 //! - All signals are blocked from before the `clone` to the child's empty mask, and by then the child
 //!   has its default for each: none of our functions for signals ever runs in it.
-//! - A child whose program did not start is reaped here: an error leaves no process.
-//! - The child has the three descriptors given and no other; all of ours are CLOEXEC besides.
+//! - What the child reads outlives its stay in our memory. A start that failed leaves no process.
+//! - One that somebody killed while it stood by is replaced.
+//! - The child has three descriptors and no other, also while it stands by: nothing is held open by it.
 //! - The child gets SIGKILL when the *thread* that made it ends. So that thread must stay with it, or
 //!   live as long as the daemon.
 
-#![expect(
-    unsafe_code,
-    reason = "clone, mmap, sigaction, execve: neither std nor rustix has them so"
-)]
+#![expect(unsafe_code, reason = "clone, sigaction, execve: neither std nor rustix has them so")]
 
-use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
+use std::convert::Infallible;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::ptr::{null, null_mut};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
+use rustix::fs::{MemfdFlags, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
-use rustix::process::{Pid, Resource, WaitOptions, getpid, waitpid};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitOptions, getpid, getppid, kill_process, setpriority_process,
+    setrlimit, waitpid,
+};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use rustix::thread::futex;
 
 use super::process::ResourceLimits;
+use stack::Stack;
+
+mod stack;
 
 /// What is to be started.
 pub(super) struct Program<'a> {
@@ -46,8 +63,21 @@ pub(super) struct Program<'a> {
     pub(super) environment: &'a [&'a CStr],
     /// Its working directory.
     pub(super) folder: &'a CStr,
+    /// What it reads.
+    pub(super) stdin: Stdin<'a>,
     /// In force before its first instruction.
     pub(super) limits: ResourceLimits,
+}
+
+/// The standard input of a program.
+#[derive(Clone, Copy)]
+pub(super) enum Stdin<'a> {
+    /// `/dev/null`.
+    Null,
+    /// The file of this name, if that is no link.
+    File(&'a CStr),
+    /// A file of this text, which nobody has to write into while the program reads.
+    Text(&'a [u8]),
 }
 
 /// A started process, the leader of a group of its own.
@@ -70,19 +100,111 @@ impl Process {
     }
 }
 
+/// The pipes that are a process's standard output and error.
+#[derive(Debug)]
+pub(super) struct Pipes {
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+    /// The process's ends stay open here too. So their closing does not wake us: one wake-up a job
+    /// instead of three. Nobody waits for the end of a pipe anyway.
+    pub(super) writers: [OwnedFd; 2],
+}
+
+impl Pipes {
+    pub(super) fn new() -> io::Result<Self> {
+        let pipe = || pipe_with(PipeFlags::CLOEXEC);
+        let ((stdout, to_stdout), (stderr, to_stderr)) = (pipe()?, pipe()?);
+        Ok(Self { stdout, stderr, writers: [to_stdout, to_stderr] })
+    }
+}
+
+/// A process with its pipes: it runs, or it will from [`Started::begin`] on.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) process: Process,
+    pub(super) pipes: Pipes,
+    /// Of our own clones.
+    shared: Option<Box<Shared>>,
+}
+
+impl Started {
+    /// Its id, and that of its group.
+    pub(super) fn group(&self) -> Pid {
+        self.process.pid
+    }
+
+    /// Of a process that runs already.
+    pub(super) fn of(process: Process, pipes: Pipes) -> Self {
+        Self { process, pipes, shared: None }
+    }
+
+    /// What it is to become, once it begins. It must live until the child has left.
+    fn give(&self, orders: *mut Orders<'_>) {
+        if let Some(shared) = &self.shared {
+            shared.orders.store(orders.cast(), Ordering::Relaxed);
+        }
+    }
+
+    /// From now on it becomes its program; see the module.
+    pub(super) fn begin(&self) {
+        if let Some(shared) = &self.shared {
+            shared.begin();
+        }
+    }
+
+    /// Waits until it has left our memory: it is the program, or has ended.
+    pub(super) fn has_left(&self) {
+        if let Some(shared) = &self.shared {
+            shared.await_leaving();
+        }
+    }
+
+    /// Once it has left: whether it began, and became its program as far as we know.
+    fn outcome(&self) -> Result<bool, NotStarted> {
+        self.shared.as_ref().map_or(Ok(true), |shared| shared.outcome())
+    }
+
+    /// Ends one that has not begun.
+    fn end(&self) {
+        // Somebody may have done so before; it is still to be reaped.
+        match kill_process(self.process.pid, Signal::KILL) {
+            Ok(()) | Err(_) => {}
+        }
+        self.has_left();
+        drop(self.process.wait());
+    }
+}
+
+impl Drop for Started {
+    /// It must not outlive what it reads, whatever happened to its thread.
+    fn drop(&mut self) {
+        if self.shared.as_ref().is_some_and(|shared| shared.is_here()) {
+            self.end();
+        }
+    }
+}
+
 /// At which step a start failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Anything before the program: descriptors, memory, the process itself.
     Prepare,
+    /// Its standard input.
+    Stdin,
+    /// Its working directory.
+    Folder,
     /// Its niceness.
     Nice,
     /// Its limits.
     Limits,
-    /// Its working directory.
-    Folder,
     /// Becoming the program.
     Execute,
+}
+
+impl Step {
+    /// In the order in which they are counted.
+    const ALL: [Self; 6] =
+        [Self::Prepare, Self::Stdin, Self::Folder, Self::Nice, Self::Limits, Self::Execute];
 }
 
 /// Why nothing runs.
@@ -93,135 +215,213 @@ pub(super) struct NotStarted {
 }
 
 impl NotStarted {
-    pub(super) fn prepare(source: impl Into<io::Error>) -> Self {
-        Self { step: Step::Prepare, source: source.into() }
+    fn prepare(source: io::Error) -> Self {
+        Self { step: Step::Prepare, source }
     }
 }
 
-/// The child's stack; one serves many children, one at a time.
+/// Starts one program after another.
 #[derive(Debug)]
-pub(super) struct Stack {
-    base: *mut c_void,
+pub(super) struct Starter {
+    stack: Stack,
+    null: OwnedFd,
     /// Signals that are caught here or ignored: most are neither, and each is a system call in each
     /// child. Found once: the daemon says what it catches before it starts a worker.
     signals: Vec<c_int>,
+    ready: Option<Started>,
 }
 
-// SAFETY: the mapping belongs to no thread, and `spawn` borrows it exclusively.
-unsafe impl Send for Stack {}
-
-/// The child calls a few shallow C functions; `clone`'s own use is less than a page.
-const STACK: usize = 64 << 10;
-/// A multiple of every page size in use on Linux.
-const GUARD: usize = 64 << 10;
-
-impl Stack {
-    /// Maps it, with a guard below: who overruns it ends with SIGSEGV and corrupts nothing of ours.
+impl Starter {
+    /// Nothing stands by yet.
     pub(super) fn new() -> io::Result<Self> {
-        let (access, kind) = (
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK,
-        );
-        // SAFETY: a new anonymous mapping, wherever the kernel likes.
-        let base = unsafe { libc::mmap(null_mut(), GUARD + STACK, access, kind, -1, 0) };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let stack = Self { base, signals: changed_signals() };
-        // SAFETY: the first part of the mapping just made, which nothing uses.
-        match unsafe { libc::mprotect(base, GUARD, libc::PROT_NONE) } {
-            0 => Ok(stack),
-            _ => Err(io::Error::last_os_error()),
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { stack: Stack::new()?, null, signals: changed_signals(), ready: None })
+    }
+
+    /// Has a child stand by for the next start. Where that fails the next start does without.
+    pub(super) fn get_ready(&mut self) {
+        if self.ready.is_none() {
+            self.ready = self.clone_child().ok();
         }
     }
 
-    /// Its upper end, from which it grows downwards; aligned as the mapping is.
-    fn top(&self) -> *mut c_void {
-        self.base.wrapping_byte_add(GUARD + STACK)
+    /// Ends the child that stands by, if one does.
+    pub(super) fn dismiss(&mut self) {
+        if let Some(child) = self.ready.take() {
+            child.end();
+        }
+    }
+
+    /// Starts a program. `attend` begins it and stays with it to its end; it may be called a second time.
+    pub(super) fn start<T>(
+        &mut self,
+        program: &Program<'_>,
+        attend: &mut dyn FnMut(&Started) -> T,
+    ) -> Result<T, NotStarted> {
+        let argv: Vec<_> = program.argv.iter().map(|it| it.as_ptr()).chain([null()]).collect();
+        let environment: Vec<_> =
+            program.environment.iter().map(|it| it.as_ptr()).chain([null()]).collect();
+        let rlimit = |most| Rlimit { current: Some(most), maximum: Some(most) };
+        let limits: Vec<_> =
+            program.limits.all().map(|(resource, most)| (resource, rlimit(most))).collect();
+        let mut orders =
+            Orders { program, argv: &argv, environment: &environment, limits: &limits };
+        let orders: *mut Orders<'_> = &raw mut orders;
+        loop {
+            let (child, was_ready) = match self.ready.take() {
+                Some(child) => (child, true),
+                None => (self.clone_child().map_err(NotStarted::prepare)?, false),
+            };
+            child.give(orders);
+            let attended = attend(&child);
+            match child.outcome() {
+                Ok(true) => return Ok(attended),
+                Err(error) => return Err(error),
+                Ok(false) if was_ready => {}
+                Ok(false) => {
+                    return Err(NotStarted::prepare(io::Error::other("killed before it began")));
+                }
+            }
+        }
+    }
+
+    /// The clone itself, with all signals blocked around it. It has no orders yet.
+    fn clone_child(&mut self) -> io::Result<Started> {
+        let pipes = Pipes::new()?;
+        let [to_stdout, to_stderr] = &pipes.writers;
+        // Above the three, so that none is overwritten before it is duplicated.
+        let mut raised: Vec<OwnedFd> = Vec::new();
+        let mut streams = [-1; 3];
+        for (to, from) in streams.iter_mut().zip([&self.null, to_stdout, to_stderr]) {
+            *to = from.as_raw_fd();
+            if *to < 3 {
+                let higher = fcntl_dupfd_cloexec(from, 3)?;
+                *to = higher.as_raw_fd();
+                raised.push(higher);
+            }
+        }
+        let shared = Box::new(Shared {
+            is_here: AtomicU32::new(1),
+            may_begin: AtomicU32::new(0),
+            orders: AtomicPtr::new(null_mut()),
+            has_begun: AtomicU32::new(0),
+            failed: AtomicU32::new(0),
+            errno: AtomicU32::new(0),
+            streams,
+            signals: self.signals.as_ptr(),
+            signals_len: self.signals.len(),
+            parent: getpid(),
+        });
+        let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+        let mut old = MaybeUninit::<libc::sigset_t>::uninit();
+        let mut pidfd: c_int = -1;
+        // CLEARTID: once the child has left our memory, by `execve` or by its end, the kernel makes `is_here`
+        // zero and wakes who waits for that: mm_release() in kernel/fork.c.
+        let flags = libc::CLONE_VM | libc::CLONE_PIDFD | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
+        let (given, is_here) = (&raw const *shared, shared.is_here.as_ptr());
+        let no_tls: *mut c_void = null_mut();
+        // SAFETY: the sets are filled before they are read. The child runs on a stack that no other child
+        // has now, and reads `shared`, which outlives it: no `Started` is dropped before its process has
+        // left our memory.
+        let (pid, error) = unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr());
+            let (top, given) = (self.stack.top(), given.cast_mut().cast());
+            let pid = libc::clone(child, top, flags, given, &raw mut pidfd, no_tls, is_here);
+            let error = if pid < 0 { Some(io::Error::last_os_error()) } else { None };
+            libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), null_mut());
+            (pid, error)
+        };
+        drop(raised);
+        if let Some(error) = error {
+            return Err(error);
+        }
+        let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("clone gave no process"))?;
+        // SAFETY: the kernel has just made this descriptor for us; those that cannot have no openat2 either.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        Ok(Started { process: Process { pid, pidfd }, pipes, shared: Some(shared) })
     }
 }
 
-impl Drop for Stack {
+impl Drop for Starter {
     fn drop(&mut self) {
-        // SAFETY: our own mapping; a child that used it has left it, as `spawn` returned.
-        let unmapped = unsafe { libc::munmap(self.base, GUARD + STACK) };
-        debug_assert_eq!(unmapped, 0);
+        self.dismiss();
     }
 }
 
-/// All that the child needs, and where it says what failed. It lies in the parent's frame.
-struct Orders {
-    path: *const c_char,
-    argv: *const *const c_char,
-    environment: *const *const c_char,
-    folder: *const c_char,
-    streams: [c_int; 3],
-    /// Resources and their limits, as `prlimit` takes them: soft, hard.
-    limits: *const (c_long, [u64; 2]),
-    limits_len: usize,
+/// Between the thread and its child.
+#[derive(Debug)]
+struct Shared {
+    /// 0: the child has left our memory.
+    is_here: AtomicU32,
+    /// There are orders, and it is time.
+    may_begin: AtomicU32,
+    /// In the frame of [`Starter::start`], which waits for the child.
+    orders: AtomicPtr<c_void>,
+    /// The child has seen its orders.
+    has_begun: AtomicU32,
+    /// The step that failed, counted from one; zero: none.
+    failed: AtomicU32,
+    errno: AtomicU32,
+    streams: [RawFd; 3],
     signals: *const c_int,
     signals_len: usize,
-    parent: libc::pid_t,
-    nice: Option<c_int>,
-    failed: Option<(Step, c_int)>,
+    parent: Pid,
 }
 
-/// Starts a program with these as standard input, output and error.
-pub(super) fn spawn(
-    program: &Program<'_>,
-    [stdin, stdout, stderr]: [BorrowedFd<'_>; 3],
-    stack: &mut Stack,
-) -> Result<Process, NotStarted> {
-    // Above the three, so that none is overwritten before it is duplicated.
-    let mut raised: Vec<OwnedFd> = Vec::new();
-    let mut streams = [-1; 3];
-    for (to, from) in streams.iter_mut().zip([stdin, stdout, stderr]) {
-        *to = from.as_raw_fd();
-        if *to < 3 {
-            let higher = fcntl_dupfd_cloexec(from, 3).map_err(NotStarted::prepare)?;
-            *to = higher.as_fd().as_raw_fd();
-            raised.push(higher);
+impl Shared {
+    fn is_here(&self) -> bool {
+        self.is_here.load(Ordering::Acquire) == 1
+    }
+
+    fn await_leaving(&self) {
+        while self.is_here() {
+            // Not PRIVATE: the kernel does not wake so.
+            look_again(futex::wait(&self.is_here, futex::Flags::empty(), 1, None));
         }
     }
-    let argv: Vec<_> = program.argv.iter().map(|it| it.as_ptr()).chain([null()]).collect();
-    let environment: Vec<_> =
-        program.environment.iter().map(|it| it.as_ptr()).chain([null()]).collect();
-    let limits: Vec<_> =
-        program.limits.all().map(|(it, most)| (number(it), [most, most])).collect();
-    let mut orders = Orders {
-        path: program.path.as_ptr(),
-        argv: argv.as_ptr(),
-        environment: environment.as_ptr(),
-        folder: program.folder.as_ptr(),
-        streams,
-        limits: limits.as_ptr(),
-        limits_len: limits.len(),
-        signals: stack.signals.as_ptr(),
-        signals_len: stack.signals.len(),
-        parent: getpid().as_raw_nonzero().get(),
-        nice: program.limits.nice,
-        failed: None,
-    };
-    let cloned = clone_blocked(&mut orders, stack);
-    drop(raised);
-    let (pid, pidfd) = cloned.map_err(NotStarted::prepare)?;
-    let process = Process { pid, pidfd };
-    match orders.failed {
-        None => Ok(process),
-        Some((step, errno)) => {
-            // It has ended already. That it cannot be reaped says nothing of why it did not start.
-            drop(process.wait());
-            Err(NotStarted { step, source: io::Error::from_raw_os_error(errno) })
+
+    fn begin(&self) {
+        self.may_begin.store(1, Ordering::Release);
+        // Nobody waits where the child is not there yet. It cannot fail for a place in our own memory.
+        let woken = futex::wake(&self.may_begin, futex::Flags::PRIVATE, 1);
+        debug_assert!(woken.is_ok());
+    }
+
+    /// The child's own: it stands by until it may begin.
+    fn stand_by(&self) {
+        while self.may_begin.load(Ordering::Acquire) == 0 {
+            look_again(futex::wait(&self.may_begin, futex::Flags::PRIVATE, 0, None));
+        }
+    }
+
+    fn outcome(&self) -> Result<bool, NotStarted> {
+        let failed = self.failed.load(Ordering::Acquire);
+        let step = failed.checked_sub(1).and_then(|it| Step::ALL.get(usize::try_from(it).ok()?));
+        match step {
+            None => Ok(self.has_begun.load(Ordering::Acquire) == 1),
+            Some(step) => {
+                let errno = self.errno.load(Ordering::Acquire).cast_signed();
+                Err(NotStarted { step: *step, source: io::Error::from_raw_os_error(errno) })
+            }
         }
     }
 }
 
-fn number(resource: Resource) -> c_long {
-    c_long::from(match resource {
-        Resource::As => libc::RLIMIT_AS,
-        Resource::Fsize => libc::RLIMIT_FSIZE,
-        _ => libc::RLIMIT_NOFILE,
-    })
+/// A wait ends without a cause (EINTR), and does not begin where the value has changed (EAGAIN): who waits looks
+/// again in any case.
+fn look_again(waited: rustix::io::Result<()>) {
+    match waited {
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// All that a child needs to become a program.
+struct Orders<'a> {
+    program: &'a Program<'a>,
+    argv: &'a [*const c_char],
+    environment: &'a [*const c_char],
+    limits: &'a [(Resource, Rlimit)],
 }
 
 /// Signals that are not at their default in this process.
@@ -238,158 +438,98 @@ fn changed_signals() -> Vec<c_int> {
     (1..=libc::SIGRTMAX()).filter(is_changed).collect()
 }
 
-/// The clone itself, with all signals blocked around it.
-fn clone_blocked(orders: &mut Orders, stack: &mut Stack) -> io::Result<(Pid, OwnedFd)> {
-    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
-    let mut old = MaybeUninit::<libc::sigset_t>::uninit();
-    let mut pidfd: c_int = -1;
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
-    let orders: *mut Orders = orders;
-    // SAFETY: the sets are filled before they are read. The child runs on a stack that is ours alone and
-    // reads `orders`, which outlives it: CLONE_VFORK holds us here until it has left our memory.
-    let (pid, error) = unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr());
-        let pid = libc::clone(child, stack.top(), flags, orders.cast(), &raw mut pidfd);
-        let error = io::Error::last_os_error();
-        libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), null_mut());
-        (pid, error)
-    };
-    let Some(pid) = Pid::from_raw(pid.max(0)) else { return Err(error) };
-    if pidfd < 0 {
-        return Err(io::Error::other("the kernel gave no pidfd"));
-    }
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
-}
-
 /// What the new process does until it is the program. It returns only to end.
-extern "C" fn child(orders: *mut c_void) -> c_int {
-    // SAFETY: `spawn` gave a pointer to its `Orders`, and waits.
-    let orders = unsafe { &mut *orders.cast::<Orders>() };
-    // SAFETY: system calls on pointers that `spawn` keeps alive; nothing else of the process is touched.
-    let failed = unsafe { become_program(orders) };
-    // SAFETY: no pointers.
-    let errno = unsafe { *libc::__errno_location() };
-    orders.failed = Some((failed, errno));
+extern "C" fn child(shared: *mut c_void) -> c_int {
+    // SAFETY: it is the `Shared` that `clone_child` gave, which outlives our stay in this memory.
+    let shared = unsafe { &*shared.cast::<Shared>() };
+    let Err((step, errno)) = prepare(shared).and_then(|()| {
+        shared.stand_by();
+        shared.has_begun.store(1, Ordering::Release);
+        // SAFETY: `start` gave it, and waits until we have left this memory.
+        let orders = unsafe { &*shared.orders.load(Ordering::Acquire).cast::<Orders<'_>>() };
+        become_program(orders)
+    });
+    shared.errno.store(errno.raw_os_error().cast_unsigned(), Ordering::Release);
+    shared.failed.store(step as u32 + 1, Ordering::Release);
     127
 }
 
-/// Returns the step that failed, with `errno` set.
-///
-/// # Safety
-///
-/// Only in a fresh child on its own stack; the pointers in `orders` are valid and NUL-ended.
-unsafe fn become_program(orders: &Orders) -> Step {
-    // SAFETY: as said above; every call is async-signal-safe.
+/// What is the same for every program.
+fn prepare(shared: &Shared) -> Result<(), (Step, Errno)> {
+    let failed = |errno| (Step::Prepare, errno);
+    // SAFETY: `signals` lives in the `Starter`, which outlives its children; nothing here needs a lock.
     unsafe {
         // Also what std ignores for us (SIGPIPE): a program expects the defaults.
         let mut default: libc::sigaction = std::mem::zeroed();
         default.sa_sigaction = libc::SIG_DFL;
-        for signal in std::slice::from_raw_parts(orders.signals, orders.signals_len) {
+        for signal in std::slice::from_raw_parts(shared.signals, shared.signals_len) {
             libc::sigaction(*signal, &raw const default, null_mut());
         }
-        if libc::setpgid(0, 0) != 0 {
-            return Step::Prepare;
-        }
-        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
-            return Step::Prepare;
-        }
-        if libc::getppid() != orders.parent {
-            // It died before that could count; nobody reads this.
-            libc::_exit(127);
-        }
-        for (from, to) in orders.streams.iter().zip(0..) {
-            if libc::dup2(*from, to) < 0 {
-                return Step::Prepare;
-            }
-        }
-        // What who started the daemon left open. Kernels before 5.11 lack it; ours are CLOEXEC anyway.
-        libc::syscall(libc::SYS_close_range, 3, c_int::MAX, libc::CLOSE_RANGE_CLOEXEC);
-        if libc::chdir(orders.folder) != 0 {
-            return Step::Folder;
-        }
-        if let Some(nice) = orders.nice
-            && libc::setpriority(libc::PRIO_PROCESS, 0, nice) != 0
-        {
-            return Step::Nice;
-        }
-        for (resource, both) in std::slice::from_raw_parts(orders.limits, orders.limits_len) {
-            let none: *mut [u64; 2] = null_mut();
-            if libc::syscall(libc::SYS_prlimit64, 0, *resource, both.as_ptr(), none) != 0 {
-                return Step::Limits;
-            }
-        }
+    }
+    rustix::process::setpgid(None, None).map_err(failed)?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed)?;
+    if getppid() != Some(shared.parent) {
+        // It died before that could count; nobody reads this.
+        return Err(failed(Errno::SRCH));
+    }
+    let [stdin, stdout, stderr] = shared.streams;
+    // SAFETY: three that were open when we were cloned.
+    let open = |fd| unsafe { BorrowedFd::borrow_raw(fd) };
+    dup2_stdin(open(stdin)).map_err(failed)?;
+    dup2_stdout(open(stdout)).map_err(failed)?;
+    dup2_stderr(open(stderr)).map_err(failed)?;
+    // SAFETY: no pointers. Our own descriptors, and what who started the daemon left open.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, c_int::MAX, 0) };
+    // SAFETY: the set is filled before it is read.
+    unsafe {
         let mut none = MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(none.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), null_mut());
-        libc::execve(orders.path, orders.argv, orders.environment);
     }
-    Step::Execute
+    Ok(())
+}
+
+/// Returns only the step that failed.
+fn become_program(orders: &Orders<'_>) -> Result<Infallible, (Step, Errno)> {
+    let program = orders.program;
+    open_stdin(program.stdin).map_err(|errno| (Step::Stdin, errno))?;
+    rustix::process::chdir(program.folder).map_err(|errno| (Step::Folder, errno))?;
+    if let Some(nice) = program.limits.nice {
+        setpriority_process(None, nice).map_err(|errno| (Step::Nice, errno))?;
+    }
+    for (resource, limit) in orders.limits {
+        setrlimit(*resource, *limit).map_err(|errno| (Step::Limits, errno))?;
+    }
+    let (argv, environment) = (orders.argv.as_ptr(), orders.environment.as_ptr());
+    // SAFETY: both end with a null, and what they point to lives as long as `orders`.
+    unsafe { libc::execve(program.path.as_ptr(), argv, environment) };
+    // SAFETY: our thread waits, so it is ours.
+    let errno = unsafe { *libc::__errno_location() };
+    Err((Step::Execute, Errno::from_raw_os_error(errno)))
+}
+
+/// In place of the `/dev/null` that is there.
+fn open_stdin(stdin: Stdin<'_>) -> rustix::io::Result<()> {
+    let opened = match stdin {
+        Stdin::Null => return Ok(()),
+        Stdin::File(path) => {
+            // NOFOLLOW: the file was regular when it was claimed, and a link put in its place is not it.
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            rustix::fs::open(path, flags, Mode::empty())?
+        }
+        Stdin::Text(text) => {
+            let file = rustix::fs::memfd_create(c"stdin", MemfdFlags::CLOEXEC)?;
+            let mut left = text;
+            while !left.is_empty() {
+                let written = rustix::io::write(&file, left)?;
+                left = left.get(written..).unwrap_or_default();
+            }
+            rustix::fs::seek(&file, SeekFrom::Start(0))?;
+            file
+        }
+    };
+    dup2_stdin(&opened)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs::File;
-    use std::io::Read;
-
-    fn run(path: &str, argv: &[&str], folder: &str) -> Result<(ExitStatus, String), NotStarted> {
-        let text = |it: &str| CString::new(it).unwrap();
-        let (reader, writer) = std::io::pipe().unwrap();
-        let null = File::open("/dev/null").unwrap();
-        let argv: Vec<CString> = argv.iter().map(|it| text(it)).collect();
-        let program = Program {
-            path: &text(path),
-            argv: &argv,
-            environment: &[c"A=1", c"PATH=/usr/bin:/bin"],
-            folder: &text(folder),
-            limits: ResourceLimits { open_files: Some(20), ..ResourceLimits::default() },
-        };
-        let streams = [null.as_fd(), writer.as_fd(), writer.as_fd()];
-        let process = spawn(&program, streams, &mut Stack::new().unwrap())?;
-        drop(writer);
-        let mut said = String::new();
-        (&reader).read_to_string(&mut said).unwrap();
-        Ok((process.wait().unwrap(), said))
-    }
-
-    /// Goal: the program finds what it was promised and nothing else. Method: a shell that tells its
-    /// environment, folder, group, limit, signals and descriptors; one of ours is left without CLOEXEC.
-    #[test]
-    fn the_child_has_what_was_asked_for_and_no_more() {
-        let leak = File::open("/dev/null").unwrap();
-        let leaked = rustix::io::dup(&leak).unwrap();
-        let script = "echo $0 $A $PWD; ulimit -n; cat; test $$ = $(ps -o pgid= $$) && echo leader; \
-            ls /proc/self/fd | wc -l; grep -E 'Sig(Blk|Ign)' /proc/$$/status | cut -f2";
-        let (status, said) = run("/bin/sh", &["me", "-c", script], "/usr").unwrap();
-        drop(leaked);
-        assert!(status.success(), "{said}");
-        let lines: Vec<&str> = said.lines().collect();
-        // Three, and the folder that ls itself reads.
-        assert_eq!(lines[..4], ["me 1 /usr", "20", "leader", "4"], "{said}");
-        // Signals 32 and 33 are the C library's own; who started us may have left them ignored.
-        let signals = |at: usize| u64::from_str_radix(lines[at], 16).unwrap() & !(3 << 31);
-        assert_eq!((signals(4), signals(5)), (0, 0), "{said}");
-    }
-
-    /// Goal: an error names its step and is the kernel's, and leaves no process. Method: nothing there,
-    /// not executable, no program, no folder.
-    #[test]
-    fn what_does_not_start_says_why() {
-        let home = tempfile::tempdir().unwrap();
-        let at = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
-        std::fs::write(at("text"), "no program\n").unwrap();
-        std::fs::write(at("data"), "no program\n").unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(at("text"), mode).unwrap();
-        let failed = |path: &str, folder: &str| {
-            let error = run(path, &["x"], folder).unwrap_err();
-            (error.step, Errno::from_io_error(&error.source).unwrap())
-        };
-        assert_eq!(failed(&at("none"), "/"), (Step::Execute, Errno::NOENT));
-        assert_eq!(failed(&at("data"), "/"), (Step::Execute, Errno::ACCESS));
-        assert_eq!(failed(&at("text"), "/"), (Step::Execute, Errno::NOEXEC));
-        assert_eq!(failed("/bin/true", &at("none")), (Step::Folder, Errno::NOENT));
-    }
-}
+mod tests;

@@ -8,25 +8,36 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::proc::time_until;
 
 /// A handle that all slots share; clones are the same handle.
 #[derive(Clone, Debug)]
-pub struct Stop(Arc<OwnedFd>);
+pub struct Stop(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Readable once it is so.
+    event: OwnedFd,
+    /// The same, for who only asks.
+    is_stopped: AtomicBool,
+}
 
 impl Stop {
     /// A handle that has not been used. Fails where no descriptor is left.
     pub fn new() -> io::Result<Self> {
-        Ok(Self(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self(Arc::new(Inner { event, is_stopped: AtomicBool::new(false) })))
     }
 
     /// Ends every attempt that waits on this handle, for good; a second call changes nothing.
     pub fn now(&self) -> io::Result<()> {
-        match rustix::io::write(&*self.0, &1u64.to_ne_bytes()) {
+        self.0.is_stopped.store(true, Ordering::SeqCst);
+        match rustix::io::write(&self.0.event, &1u64.to_ne_bytes()) {
             // EAGAIN: the counter is full, so it has long been readable.
             Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -43,7 +54,7 @@ impl Stop {
             if Instant::now() >= due {
                 return true;
             }
-            match poll(&mut [PollFd::new(&*self.0, PollFlags::IN)], Some(&time_until(due))) {
+            match poll(&mut [PollFd::new(&self.0.event, PollFlags::IN)], Some(&time_until(due))) {
                 // Whatever it is, the loop looks at the time and at the handle itself.
                 Ok(_) | Err(_) => {}
             }
@@ -52,14 +63,13 @@ impl Stop {
 
     /// Whether [`Stop::now`] was called.
     pub fn is_stopped(&self) -> bool {
-        let mut fds = [PollFd::new(&*self.0, PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
+        self.0.is_stopped.load(Ordering::SeqCst)
     }
 }
 
 impl AsFd for Stop {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.0.event.as_fd()
     }
 }
 

@@ -61,6 +61,36 @@ fn drop_samples(spool: &Spool) {
     }
 }
 
+/// Goal: the process that a slot keeps ready for its next job is no worker: who kills it harms nothing, it holds
+/// nothing for long, and none outlives the daemon. Method: one job each after it is killed, let go, and at the end.
+#[test]
+fn a_process_that_stands_by_is_no_job() {
+    let spool = Spool::new(
+        "workers = 1\n[routes.r]\ncommand = [\"true\"]\nretries = { fail = 0, crash = 0 }\n",
+    );
+    let daemon = spool.daemon();
+    let pid = daemon.daemon_pid();
+    let standing = || crate::harness::children_of(pid);
+    let done = |name: &str| {
+        spool.drop_file(name, "x");
+        spool.wait_until("it is done", || spool.path("done").join(name).exists());
+        spool.wait_until("one stands by", || !standing().is_empty());
+    };
+    assert!(standing().is_empty());
+    done("a");
+    for process in standing() {
+        send(process, Signal::TERM);
+        spool.wait_until("it is killed", || !alive(process));
+    }
+    done("b");
+    spool.wait_until("it is let go", || standing().is_empty());
+    done("c");
+    let last = standing();
+    daemon.end_well();
+    assert!(last.into_iter().all(|process| !alive(process)));
+    assert_eq!(spool.errors(), Vec::<String>::new());
+}
+
 /// Goal: the sample gives exactly its six rows, with LF ends. Method: run it, compare bytes after sorting.
 #[test]
 fn the_sample_gives_its_rows() {

@@ -205,14 +205,18 @@ fn a_worker_ended_with_the_daemon_is_not_a_crash() {
     for (script, want) in [("kill -9 $$", Verdict::Released), ("exit 0", Verdict::Done)] {
         let spool = Spool::with("job.sh", script);
         let task = spool.task(route(&["sh", "{path}"]));
-        let (stop, mut slot) = (Stop::new().unwrap(), Slot::default());
-        let worker = slot.start(&task).unwrap();
-        let pid = worker.group();
-        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
-        let deadline = Instant::now().checked_add(Duration::from_secs(10));
-        assert!(proc::await_ends(&[pidfd], deadline), "{script} does not end");
-        stop.now().unwrap();
-        assert_eq!(slot.attend(&task, &worker, &stop).verdict, want, "{script}");
+        let stop = Stop::new().unwrap();
+        let mut late = |worker: &Started| {
+            worker.begin();
+            let pidfd = worker.process.pidfd.try_clone().unwrap();
+            let deadline = Instant::now().checked_add(Duration::from_secs(10));
+            assert!(proc::await_ends(&[pidfd], deadline), "{script} does not end");
+            stop.now().unwrap();
+            attend_task(&task, worker, &stop, &mut [0; 64], &OomWatch::new())
+        };
+        let prepared = Prepared::new(&task).unwrap();
+        let ended = prepared.run(&task, &mut Starter::new().unwrap(), &mut late).unwrap();
+        assert_eq!(ended.verdict, want, "{script}");
     }
 }
 
@@ -489,7 +493,12 @@ fn a_record_reaches_a_script() {
 /// Goal: a shortage of ours fails no file that is standard input. Method: what is said of each kind of error.
 #[test]
 fn a_shortage_fails_no_file() {
-    let said = |errno: rustix::io::Errno| no_input("cannot open", &errno.into());
+    let spool = Spool::with("job.sh", "");
+    let task = spool.task(route(&["sh", "{path}"]));
+    let prepared = Prepared::new(&task).unwrap();
+    let said = |errno: rustix::io::Errno| {
+        prepared.explain(&NotStarted { step: Step::Stdin, source: errno.into() }, &task)
+    };
     assert!(matches!(said(rustix::io::Errno::MFILE), StartError::Route(_)));
     assert!(matches!(said(rustix::io::Errno::NOENT), StartError::Task(_)));
 }
