@@ -220,6 +220,9 @@ impl NotStarted {
     }
 }
 
+/// Children that somebody may kill before they begin, until that is an error.
+const TRIES: usize = 5;
+
 /// Starts one program after another.
 #[derive(Debug)]
 pub(super) struct Starter {
@@ -252,7 +255,8 @@ impl Starter {
         }
     }
 
-    /// Starts a program. `attend` begins it and stays with it to its end; it may be called a second time.
+    /// Starts a program. `attend` begins it and stays with it to its end; it is called again where
+    /// somebody killed it before.
     pub(super) fn start<T>(
         &mut self,
         program: &Program<'_>,
@@ -267,22 +271,18 @@ impl Starter {
         let mut orders =
             Orders { program, argv: &argv, environment: &environment, limits: &limits };
         let orders: *mut Orders<'_> = &raw mut orders;
-        loop {
-            let (child, was_ready) = match self.ready.take() {
-                Some(child) => (child, true),
-                None => (self.clone_child().map_err(NotStarted::prepare)?, false),
+        for _ in 0..TRIES {
+            let child = match self.ready.take() {
+                Some(child) => child,
+                None => self.clone_child().map_err(NotStarted::prepare)?,
             };
             child.give(orders);
             let attended = attend(&child);
-            match child.outcome() {
-                Ok(true) => return Ok(attended),
-                Err(error) => return Err(error),
-                Ok(false) if was_ready => {}
-                Ok(false) => {
-                    return Err(NotStarted::prepare(io::Error::other("killed before it began")));
-                }
+            if child.outcome()? {
+                return Ok(attended);
             }
         }
+        Err(NotStarted::prepare(io::Error::other("something kills it before it begins")))
     }
 
     /// The clone itself, with all signals blocked around it. It has no orders yet.
