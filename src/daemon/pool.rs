@@ -31,7 +31,7 @@ use crate::worker::slot::Slot;
 use crate::worker::warm::WarmPool;
 use crate::worker::{Ended, Stop, Task, lot};
 
-/// Stack of a slot's thread, in bytes: it polls and parses, nothing recursive.
+/// Stack of a slot's thread, in bytes: it polls and parses JSON, which is not deep; a check by a schema has its own.
 const STACK: usize = 512 << 10;
 
 /// A slot's task is over.

@@ -312,6 +312,9 @@ impl Prepared {
             Step::Folder => {
                 StartError::Route(format!("cannot enter {}: {source}", self.spool.display()))
             }
+            Step::StdinKind => StartError::Task(
+                "cannot open the file as standard input: it is not a regular file".to_owned(),
+            ),
             Step::Stdin => {
                 let what = match task.record {
                     Some(_) => "cannot make the record standard input",

@@ -46,9 +46,13 @@ pub use program::{find_program, program_time};
 pub use schema::schema_fault;
 pub use stop::Stop;
 
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::config::Route;
 use crate::core::{JobId, RelPath, Row, Verdict};
@@ -96,6 +100,18 @@ impl Ended {
     pub fn without_rows(verdict: Verdict) -> Self {
         let took = Duration::ZERO;
         Self { verdict, rows: Vec::new(), log: Vec::new(), stderr: Vec::new(), took }
+    }
+}
+
+/// The claimed file of a task. A worker of an earlier attempt may have put something else in its place: a link is
+/// not followed, and a FIFO would hold the slot until somebody writes into it.
+fn open_claimed(task: &Task) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(&task.path, flags, Mode::empty())?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
     }
 }
 

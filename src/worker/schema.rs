@@ -7,16 +7,19 @@
 //! - Input that does not fit is final: trying again is useless. All that is wrong is said at once.
 //! - A schema that cannot be used is the route's fault, not the file's: the route pauses.
 //! - A slot compiles a schema once, and again when its file has changed.
+//! - No input, however deep, takes more of a slot's stack than it has.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::thread::Builder;
 use std::time::SystemTime;
 
 use jsonschema::Validator;
 use serde_json::Value;
 
 use super::records::RecordValue;
-use super::{Ended, Task};
+use super::{Ended, Task, open_claimed};
 use crate::config::{Route, Schema, limits};
 use crate::core::{FailClass, Failure, Verdict, without_bom};
 use crate::fs::is_shortage;
@@ -25,6 +28,12 @@ use crate::fs::is_shortage;
 const MOST_FAULTS: usize = 20;
 /// Characters of one fault: it may quote the value.
 const FAULT: usize = 160;
+
+/// Input that is nested deeper is checked on a stack of its own …
+const SHALLOW: usize = 4;
+/// … of so many bytes, which take memory only as they are used: a check goes down into the input and, at each of
+/// its levels, into the schema. Where a stack ends, the daemon would end with it.
+const STACK: usize = 64 << 20;
 
 /// The schemas that a slot has compiled, by route.
 #[derive(Debug, Default)]
@@ -45,7 +54,10 @@ impl Schemas {
         let verdict = match self.compiled(&task.route, source, &task.spool) {
             Err(reason) => Verdict::Misconfigured { reason },
             Ok(validator) => match read(task) {
-                Ok(input) => unfit(faults(validator, &input)?),
+                Ok(input) => match check(validator, &input) {
+                    Ok(faults) => unfit(faults?),
+                    Err(reason) => Verdict::Misconfigured { reason },
+                },
                 Err(verdict) => verdict,
             },
         };
@@ -61,7 +73,7 @@ impl Schemas {
         let changed = file_of(source, spool).and_then(|path| path.metadata().ok()?.modified().ok());
         let is_same = |it: &Compiled| it.source == *source && it.changed == changed;
         if !self.0.get(&route.name).is_some_and(is_same) {
-            let validator = compile(source, spool)?;
+            let validator = on_a_deep_stack(|| compile(source, spool))??;
             let compiled = Compiled { source: source.clone(), changed, validator };
             self.0.insert(route.name.clone(), compiled);
         }
@@ -117,14 +129,44 @@ fn read(task: &Task) -> Result<Value, Verdict> {
         Some(RecordValue::Object(text)) => return serde_json::from_str(text).map_err(no_json),
         None => {}
     }
-    let size = std::fs::metadata(&task.path).map_err(|error| unread(&error))?.len();
+    let file = open_claimed(task).map_err(|error| unread(&error))?;
+    let size = file.metadata().map_err(|error| unread(&error))?.len();
     if size > limits::SCHEMA_INPUT {
         let most = limits::SCHEMA_INPUT;
         let reason = format!("it has {size} bytes: a schema checks files of at most {most} bytes");
         return Err(unfit(reason));
     }
-    let bytes = std::fs::read(&task.path).map_err(|error| unread(&error))?;
+    let mut bytes = Vec::new();
+    file.take(limits::SCHEMA_INPUT).read_to_end(&mut bytes).map_err(|error| unread(&error))?;
     serde_json::from_slice(without_bom(&bytes)).map_err(no_json)
+}
+
+/// All that is wrong with an input, on as much stack as it may take. The error is why it cannot be checked.
+fn check(validator: &Validator, input: &Value) -> Result<Option<String>, String> {
+    if depth(input) <= SHALLOW {
+        return Ok(faults(validator, input));
+    }
+    on_a_deep_stack(|| faults(validator, input))
+}
+
+/// Lists and objects within each other.
+fn depth(value: &Value) -> usize {
+    let deepest = match value {
+        Value::Array(items) => items.iter().map(depth).max(),
+        Value::Object(map) => map.values().map(depth).max(),
+        _ => return 0,
+    };
+    deepest.unwrap_or(0) + 1
+}
+
+/// The error is one line for a person: there is no thread, or it panicked.
+fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
+    let cannot = |why: String| format!("cannot check against the schema: {why}");
+    std::thread::scope(|scope| {
+        let thread = Builder::new().name("schema".to_owned()).stack_size(STACK);
+        let thread = thread.spawn_scoped(scope, work).map_err(|error| cannot(error.to_string()))?;
+        thread.join().map_err(|_| cannot("it panicked".to_owned()))
+    })
 }
 
 /// All that is wrong, each with its JSON pointer; `None`: nothing.
@@ -182,6 +224,46 @@ mod tests {
         assert!(long.len() < 300, "{long}");
         let many = said(&json!({"items": {"type": "string"}}), &json!(vec![1; 30])).unwrap();
         assert!(many.ends_with("; and 10 more"), "{many}");
+    }
+
+    /// Goal: no file ends the daemon, however deep it is. Method: a schema of trees that is deep at each level, as
+    /// deep a tree as JSON may be, and one that is deeper, on a stack like a slot's.
+    #[test]
+    fn a_deep_file_has_stack_enough() {
+        let mut node = json!({"type": "object", "properties": {"n": {"$ref": "#/$defs/node"}}});
+        for _ in 0..20 {
+            node = json!({"allOf": [node]});
+        }
+        let Value::Object(schema) = json!({"$defs": {"node": node}, "$ref": "#/$defs/node"}) else {
+            panic!("an object")
+        };
+        let home = tempfile::tempdir().unwrap();
+        let said = |depth: usize| {
+            let path = home.path().join("x");
+            let text = format!("{}1{}", "{\"n\":".repeat(depth), "}".repeat(depth));
+            std::fs::write(&path, text).unwrap();
+            let mut route = crate::worker::tests::route(&["true"]);
+            route.schema = Some(Schema::Inline(schema.clone()));
+            let task = Task {
+                job: crate::core::JobId::MIN,
+                attempt: 1,
+                route: std::sync::Arc::new(route),
+                rel: crate::core::RelPath::new("x").unwrap(),
+                spool: home.path().to_owned(),
+                path,
+                scratch: home.path().to_owned(),
+                output: None,
+                record: None,
+            };
+            let slot = Builder::new().stack_size(512 << 10);
+            let ended = slot.spawn(move || Schemas::default().check(&task)).unwrap().join();
+            match ended.unwrap().unwrap().verdict {
+                Verdict::Failed(failure) => failure.reason,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(said(126).contains("1 is not of type \"object\""), "{}", said(126));
+        assert!(said(200).starts_with("not valid JSON: recursion limit"), "{}", said(200));
     }
 
     /// Goal: a shortage of ours fails no file. Method: what is said of each kind of error.

@@ -38,7 +38,7 @@ use std::process::ExitStatus;
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use rustix::fs::{MemfdFlags, Mode, OFlags, SeekFrom};
+use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
@@ -74,7 +74,7 @@ pub(super) struct Program<'a> {
 pub(super) enum Stdin<'a> {
     /// `/dev/null`.
     Null,
-    /// The file of this name, if that is no link.
+    /// The file of this name, if that is a regular one and no link.
     File(&'a CStr),
     /// A file of this text, which nobody has to write into while the program reads.
     Text(&'a [u8]),
@@ -191,6 +191,8 @@ pub(super) enum Step {
     Prepare,
     /// Its standard input.
     Stdin,
+    /// The file of that name is no regular one.
+    StdinKind,
     /// Its working directory.
     Folder,
     /// Its niceness.
@@ -203,8 +205,15 @@ pub(super) enum Step {
 
 impl Step {
     /// In the order in which they are counted.
-    const ALL: [Self; 6] =
-        [Self::Prepare, Self::Stdin, Self::Folder, Self::Nice, Self::Limits, Self::Execute];
+    const ALL: [Self; 7] = [
+        Self::Prepare,
+        Self::Stdin,
+        Self::StdinKind,
+        Self::Folder,
+        Self::Nice,
+        Self::Limits,
+        Self::Execute,
+    ];
 }
 
 /// Why nothing runs.
@@ -492,7 +501,7 @@ fn prepare(shared: &Shared) -> Result<(), (Step, Errno)> {
 /// Returns only the step that failed.
 fn become_program(orders: &Orders<'_>) -> Result<Infallible, (Step, Errno)> {
     let program = orders.program;
-    open_stdin(program.stdin).map_err(|errno| (Step::Stdin, errno))?;
+    open_stdin(program.stdin)?;
     rustix::process::chdir(program.folder).map_err(|errno| (Step::Folder, errno))?;
     if let Some(nice) = program.limits.nice {
         setpriority_process(None, nice).map_err(|errno| (Step::Nice, errno))?;
@@ -509,26 +518,33 @@ fn become_program(orders: &Orders<'_>) -> Result<Infallible, (Step, Errno)> {
 }
 
 /// In place of the `/dev/null` that is there.
-fn open_stdin(stdin: Stdin<'_>) -> rustix::io::Result<()> {
+fn open_stdin(stdin: Stdin<'_>) -> Result<(), (Step, Errno)> {
+    let failed = |errno| (Step::Stdin, errno);
     let opened = match stdin {
         Stdin::Null => return Ok(()),
         Stdin::File(path) => {
-            // NOFOLLOW: the file was regular when it was claimed, and a link put in its place is not it.
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            rustix::fs::open(path, flags, Mode::empty())?
+            // The file was regular when it was claimed. A link put in its place is not it; a FIFO would hold us
+            // until somebody writes into it.
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            let file = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
+            let kind = FileType::from_raw_mode(rustix::fs::fstat(&file).map_err(failed)?.st_mode);
+            if kind != FileType::RegularFile {
+                return Err((Step::StdinKind, Errno::INVAL));
+            }
+            file
         }
         Stdin::Text(text) => {
-            let file = rustix::fs::memfd_create(c"stdin", MemfdFlags::CLOEXEC)?;
+            let file = rustix::fs::memfd_create(c"stdin", MemfdFlags::CLOEXEC).map_err(failed)?;
             let mut left = text;
             while !left.is_empty() {
-                let written = rustix::io::write(&file, left)?;
+                let written = rustix::io::write(&file, left).map_err(failed)?;
                 left = left.get(written..).unwrap_or_default();
             }
-            rustix::fs::seek(&file, SeekFrom::Start(0))?;
+            rustix::fs::seek(&file, SeekFrom::Start(0)).map_err(failed)?;
             file
         }
     };
-    dup2_stdin(&opened)
+    dup2_stdin(&opened).map_err(failed)
 }
 
 #[cfg(test)]

@@ -502,3 +502,18 @@ fn a_shortage_fails_no_file() {
     assert!(matches!(said(rustix::io::Errno::MFILE), StartError::Route(_)));
     assert!(matches!(said(rustix::io::Errno::NOENT), StartError::Task(_)));
 }
+
+/// Goal: what a worker of an earlier attempt put in place of its input holds no slot. Method: a FIFO that nobody
+/// writes into, as standard input.
+#[test]
+fn a_fifo_in_place_of_the_input_fails_the_job() {
+    let spool = Spool::with("x", "");
+    let mut route = route(&["cat"]);
+    route.stdin = true;
+    let path = spool.task(route.clone()).path;
+    rustix::fs::unlink(&path).unwrap();
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+    rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
+    let ended = spool.run(route);
+    assert_eq!(reason(&ended), "cannot open the file as standard input: it is not a regular file");
+}

@@ -11,7 +11,6 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 
-use rustix::fs::{Mode, OFlags};
 use serde_json::value::RawValue;
 
 use super::pointer;
@@ -22,7 +21,7 @@ use crate::core::{FailClass, Failure, without_bom};
 use crate::fs::is_shortage;
 use crate::worker::records::RecordValue;
 use crate::worker::stdout::json;
-use crate::worker::{Task, exit::one_line, template};
+use crate::worker::{Task, exit::one_line, open_claimed, template};
 
 /// The texts of a route, taken apart once.
 #[derive(Debug)]
@@ -230,10 +229,7 @@ fn unreadable(error: &io::Error) -> Failure {
 
 /// The claimed file and its length.
 fn open(task: &Task) -> Result<(File, u64), Failure> {
-    // NOFOLLOW: the file was regular when it was claimed, and a link put in its place is not it.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = rustix::fs::open(&task.path, flags, Mode::empty()).map(File::from);
-    let file = file.map_err(|errno| unreadable(&errno.into()))?;
+    let file = open_claimed(task).map_err(|error| unreadable(&error))?;
     let len = file.metadata().map_err(|error| unreadable(&error))?.len();
     Ok((file, len))
 }

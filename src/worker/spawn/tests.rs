@@ -85,7 +85,8 @@ fn a_program_reads_its_input() {
 }
 
 /// Goal: an error names its step and is the kernel's, and leaves no process. Method: nothing there,
-/// not executable, no program, no folder, no input, a link in its place.
+/// not executable, no program, no folder, no input, a link or a folder in its
+/// place.
 #[test]
 fn what_does_not_start_says_why() {
     let home = tempfile::tempdir().unwrap();
@@ -95,8 +96,9 @@ fn what_does_not_start_says_why() {
     std::os::unix::fs::symlink("text", at("link")).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(at("text"), mode).unwrap();
-    let (none, link) = (CString::new(at("none")).unwrap(), CString::new(at("link")).unwrap());
-    let (none, link) = (Stdin::File(&none), Stdin::File(&link));
+    let path = |name: &str| CString::new(at(name)).unwrap();
+    let (none, link, folder) = (path("none"), path("link"), path(""));
+    let [none, link, folder] = [&none, &link, &folder].map(|path| Stdin::File(path));
     let cases = [
         (at("none"), at(""), Stdin::Null, (Step::Execute, Errno::NOENT)),
         (at("data"), at(""), Stdin::Null, (Step::Execute, Errno::ACCESS)),
@@ -104,6 +106,7 @@ fn what_does_not_start_says_why() {
         ("/bin/true".to_owned(), at("none"), Stdin::Null, (Step::Folder, Errno::NOENT)),
         ("/bin/true".to_owned(), at(""), none, (Step::Stdin, Errno::NOENT)),
         ("/bin/true".to_owned(), at(""), link, (Step::Stdin, Errno::LOOP)),
+        ("/bin/true".to_owned(), at(""), folder, (Step::StdinKind, Errno::INVAL)),
     ];
     for (program, folder, stdin, wanted) in cases {
         for mut starter in starters() {
