@@ -92,6 +92,9 @@ pub const ROWS_GROWTH: u64 = 8;
 pub const GROUP_END: Duration = Duration::from_secs(2);
 /// How long the workers of a dead daemon may take to die of KILL at start-up.
 pub const ORPHANS_END: Duration = Duration::from_secs(10);
+/// A dead child that may be a slot's is taken away after this long: a slot takes its own at once, so nobody
+/// waits for it.
+pub const UNCLAIMED_DEAD: Duration = Duration::from_secs(5);
 /// What a worker finds in PATH where the daemon itself has none.
 pub const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// One line of a log; a longer one is cut and marked.

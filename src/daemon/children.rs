@@ -5,7 +5,8 @@
 //!
 //! Invariants
 //! - A signal goes through a pidfd to a process that was seen to be our child while it was held.
-//! - No zombie is reaped by [`sweep`] that a slot may be waiting for.
+//! - No zombie is reaped by a [`Sweeper`] that a slot may be waiting for: such a one is gone soon. One that stays
+//!   is of a process that nobody waits for, in a group of its own as a worker is (`set -m`, `timeout`).
 //!
 //! Our own group and session are read from `/proc`, where none that this pid namespace can see is
 //! `None`: a container may be started from outside of it, and getsid(2) says 0 then, which is no pid.
@@ -56,30 +57,53 @@ pub fn end_all_children() -> io::Result<usize> {
 /// Whether this `INBOXD_JOB` runs, or of it the record of this `INBOXD_RECORD_NO`.
 type IsRunning<'a> = &'a dyn Fn(&[u8], Option<&[u8]>) -> bool;
 
-/// Ends what escaped from workers that are over: children whose job, or whose record of it, does not
-/// run. Returns how many. For the daemon, now and then; its own workers are left to their slots.
-pub fn sweep(is_running: IsRunning<'_>) -> io::Result<usize> {
-    let own = own_stat()?;
-    let mut killed = 0usize;
-    for child in children()? {
-        // A worker leads a group in our session, and cannot leave either: setsid is refused to the
-        // leader of a group. So whatever is different was left to us.
-        let may_be_a_slots =
-            child.stat.group == Some(child.pid) && child.stat.session == own.session;
-        if child.stat.is_dead() {
-            if !may_be_a_slots {
-                reap(child.pid);
-            }
-            continue;
-        }
-        let job = proc::variable(child.pid, "INBOXD_JOB");
-        let record = proc::variable(child.pid, "INBOXD_RECORD_NO");
-        if job.is_some_and(|job| !is_running(&job, record.as_deref())) {
-            end(&child, &own);
-            killed = killed.saturating_add(1);
-        }
+/// Sweeps now and then, for the daemon; its own workers are left to their slots.
+#[derive(Debug, Default)]
+pub struct Sweeper {
+    /// Dead children that may be a slot's, and since when they are known: number, and when it began.
+    dead: Vec<(Pid, u64, Instant)>,
+    /// The last sweep ended something, or met such dead.
+    left_some: bool,
+}
+
+impl Sweeper {
+    /// Another sweep has something to take away, also where nothing has ended since the last one.
+    pub fn has_more(&self) -> bool {
+        self.left_some
     }
-    Ok(killed)
+
+    /// Ends what escaped from workers that are over: children whose job, or whose record of it, does not
+    /// run; and takes away the dead whom nobody waits for. Returns how many were ended.
+    pub fn sweep(&mut self, now: Instant, is_running: IsRunning<'_>) -> io::Result<usize> {
+        let own = own_stat()?;
+        let known = std::mem::take(&mut self.dead);
+        let mut killed = 0usize;
+        for child in children()? {
+            // A worker leads a group in our session, and cannot leave either: setsid is refused to the
+            // leader of a group. So whatever is different was left to us.
+            let may_be_a_slots =
+                child.stat.group == Some(child.pid) && child.stat.session == own.session;
+            if child.stat.is_dead() {
+                let (pid, began) = (child.pid, child.stat.began);
+                let since = known.iter().find(|it| (it.0, it.1) == (pid, began)).map(|it| it.2);
+                let since = since.unwrap_or(now);
+                if !may_be_a_slots || now.duration_since(since) >= limits::UNCLAIMED_DEAD {
+                    reap(pid);
+                } else {
+                    self.dead.push((pid, began, since));
+                }
+                continue;
+            }
+            let job = proc::variable(child.pid, "INBOXD_JOB");
+            let record = proc::variable(child.pid, "INBOXD_RECORD_NO");
+            if job.is_some_and(|job| !is_running(&job, record.as_deref())) {
+                end(&child, &own);
+                killed = killed.saturating_add(1);
+            }
+        }
+        self.left_some = killed > 0 || !self.dead.is_empty();
+        Ok(killed)
+    }
 }
 
 fn own_stat() -> io::Result<Stat> {

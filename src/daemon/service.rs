@@ -25,6 +25,7 @@ use crate::core::state::Millis;
 use crate::fs::{Filesystem, RealFs};
 use crate::worker::Stop;
 
+use super::children::Sweeper;
 use super::history::{History, JobLine};
 use super::intake::Intake;
 use super::keeper::{Input, Keeper, KeeperError, Output};
@@ -142,6 +143,7 @@ pub struct LoopState {
     ended: u64,
     swept: u64,
     next_sweep: Instant,
+    sweeper: Sweeper,
     guests: Guests,
     submitters: Submitters,
     /// Not told yet: they go out together, once a group of jobs is settled.
@@ -186,6 +188,7 @@ impl Default for LoopState {
             ended: 0,
             swept: 0,
             next_sweep: now,
+            sweeper: Sweeper::default(),
             guests: Guests::default(),
             submitters: Submitters::default(),
             notices: Vec::new(),

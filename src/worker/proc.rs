@@ -24,6 +24,8 @@ pub struct Stat {
     pub group: Option<Pid>,
     /// Its session; `None` for threads of the kernel.
     pub session: Option<Pid>,
+    /// When it began, in ticks since the boot: with its number, which process it is.
+    pub began: u64,
 }
 
 impl Stat {
@@ -101,7 +103,7 @@ pub(super) fn file(pid: Pid, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{}/{name}", pid.as_raw_nonzero()))
 }
 
-/// `PID (NAME) STATE PARENT GROUP SESSION …`; the name may hold anything, also `) R 1 1`.
+/// `PID (NAME) STATE PARENT GROUP SESSION … BEGAN …`; the name may hold anything, also `) R 1 1`.
 fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let after = bytes.iter().rposition(|b| *b == b')')?;
     let mut fields = bytes.get(after + 1..)?.split(|b| *b == b' ').filter(|f| !f.is_empty());
@@ -111,7 +113,10 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
         // The kernel says -1 of a process that was reaped while it was asked: it is gone.
         if number < 0 { None } else { Some(Pid::from_raw(number)) }
     };
-    Some(Stat { state, parent: pid()?, group: pid()?, session: pid()? })
+    let (parent, group, session) = (pid()?, pid()?, pid()?);
+    // The 22nd, and the session is the 6th.
+    let began = std::str::from_utf8(fields.nth(15)?).ok()?.parse().ok()?;
+    Some(Stat { state, parent, group, session, began })
 }
 
 #[cfg(test)]
@@ -122,10 +127,12 @@ mod tests {
     #[test]
     fn names_do_not_forge_fields() {
         for name in ["sh", "a b", ") R 1 1 (", "\n)"] {
-            let stat = parse_stat(format!("77 ({name}) S 12 34 56 0 -1").as_bytes()).unwrap();
+            let rest = "0 -1 4194304 100 0 0 0 1 2 0 0 20 0 1 0 9876 1234";
+            let line = format!("77 ({name}) S 12 34 56 {rest}");
+            let stat = parse_stat(line.as_bytes()).unwrap();
             assert_eq!((stat.state, stat.is_dead()), (b'S', false));
             assert_eq!((stat.parent, stat.group), (Pid::from_raw(12), Pid::from_raw(34)));
-            assert_eq!(stat.session, Pid::from_raw(56));
+            assert_eq!((stat.session, stat.began), (Pid::from_raw(56), 9876));
         }
         assert_eq!(parse_stat(b"77 (x)"), None);
         assert_eq!(parse_stat(b""), None);

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use super::status::LowMemory;
 use super::{Input, KeeperError, LOOK_EVERY, Listener, Mode, Notice, Service, now_ms};
 use crate::config::limits;
+use crate::daemon::free_memory;
 use crate::daemon::keeper::Shortage;
-use crate::daemon::{children, free_memory};
 use crate::fs::RealFs;
 
 /// The same while nothing goes on: often enough for a watchdog of a minute.
@@ -71,21 +71,23 @@ impl<L: Listener> Service<RealFs, L> {
             && state.status.short_of.is_none()
             && self.min_free_memory == 0
             && state.swept == state.ended
+            && !state.sweeper.has_more()
             && !self.intake.wants_clock()
             && !self.retention.is_on()
     }
 
     /// Ends what escaped from the group of a worker that has ended. Looks only after an attempt ended, at a file
-    /// or at a record, so an idle daemon reads nothing.
+    /// or at a record, and until what that left is taken away, so an idle daemon reads nothing.
     fn sweep(&mut self, now: Instant) {
         let ended = self.state.ended;
-        if ended == self.state.swept || now < self.state.next_sweep {
+        let has_more = ended != self.state.swept || self.state.sweeper.has_more();
+        if !has_more || now < self.state.next_sweep {
             return;
         }
         self.state.swept = ended;
         self.state.next_sweep = now + SWEEP_EVERY;
         let keeper = &self.keeper;
-        let swept = children::sweep(&|job, record| keeper.is_running(job, record));
+        let swept = self.state.sweeper.sweep(now, &|job, record| keeper.is_running(job, record));
         if let Err(error) = swept {
             self.listener.notice(Notice::SweepFailed { reason: error.to_string() });
         }

@@ -5,7 +5,8 @@ use std::process::{ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::daemon::children::sweep;
+use crate::config::limits;
+use crate::daemon::children::Sweeper;
 use crate::worker::proc;
 
 const PROGRAM_VAR: &str = "INBOXD_TEST_PROGRAM";
@@ -65,8 +66,7 @@ fn starting_program() {
 
 fn sweeping_program() {
     set_child_subreaper(Some(getpid())).unwrap();
-    let orphan = |job: &str| {
-        let script = "setsid sh -c 'echo $$; exec sleep 600' & exit 0";
+    let orphan = |job: &str, script: &str, name: &[u8]| {
         let mut command = Command::new("sh");
         command.args(["-c", script]).env("INBOXD_JOB", job).process_group(0).stdout(Stdio::piped());
         let mut worker = command.spawn().unwrap();
@@ -75,24 +75,39 @@ fn sweeping_program() {
         worker.wait().unwrap();
         // Amid its exec a process shows no environment: a sweep leaves it to the next one.
         let read = |what: &str| std::fs::read(format!("/proc/{}/{what}", line.trim())).unwrap();
-        while read("comm") != b"sleep\n" || read("environ").is_empty() {
+        while read("comm") != name || read("environ").is_empty() {
             std::thread::yield_now();
         }
         Pid::from_raw(line.trim().parse().unwrap()).unwrap()
     };
     let alive = |pid: Pid| proc::stat(pid).is_some_and(|stat| !stat.is_dead());
-    let (runs, is_over) = (orphan("runs"), orphan("over"));
+    let own_session = "setsid sh -c 'echo $$; exec sleep 600' & exit 0";
+    let (runs, is_over) =
+        (orphan("runs", own_session, b"sleep\n"), orphan("over", own_session, b"sleep\n"));
+    // It makes a group of its own, as each worker has one.
+    let like_a_worker = orphan("over", "timeout 600 sleep 600 & echo $!; exit 0", b"timeout\n");
+    while proc::stat(like_a_worker).unwrap().group != Some(like_a_worker) {
+        std::thread::yield_now();
+    }
     // A worker of a slot, ended and not yet waited for: its zombie is the slot's.
     let mut of_slot = Command::new("true").process_group(0).spawn().unwrap();
-    let pidfd = pidfd_open(is_over, PidfdFlags::empty()).unwrap();
+    let pidfds = [is_over, like_a_worker].map(|pid| pidfd_open(pid, PidfdFlags::empty()).unwrap());
+    let (mut sweeper, mut now) = (Sweeper::default(), Instant::now());
+    let mut sweep =
+        |now| sweeper.sweep(now, &|job, _| job == b"runs").map(|n| (n, sweeper.has_more()));
 
-    assert_eq!(sweep(&|job, _| job == b"runs").unwrap(), 1);
-    assert!(proc::await_ends(&[pidfd], in_time()));
-    assert!(alive(runs) && !alive(is_over));
-    // The second sweep takes the zombie of the first away.
-    assert_eq!(sweep(&|job, _| job == b"runs").unwrap(), 0);
+    assert_eq!(sweep(now).unwrap(), (2, true));
+    assert!(proc::await_ends(&pidfds, in_time()));
+    assert!(alive(runs) && !alive(is_over) && !alive(like_a_worker));
+    // The second sweep takes the zombie of the first away, but for what may be a slot's.
+    assert_eq!(sweep(now).unwrap(), (0, true));
     assert_eq!(proc::stat(is_over), None);
+    assert!(proc::stat(like_a_worker).is_some());
     assert!(of_slot.wait().unwrap().success());
+    // That goes once no slot has taken it for long.
+    now += limits::UNCLAIMED_DEAD;
+    assert_eq!(sweep(now).unwrap(), (0, false));
+    assert_eq!(proc::stat(like_a_worker), None);
 
     assert_eq!(end_all_children().unwrap(), 1);
     assert_eq!(proc::stat(runs), None);
@@ -201,7 +216,8 @@ fn term_is_forwarded_and_what_is_left_is_ended() {
     assert_eq!(tree.end().as_deref(), Some("0"));
 }
 
-/// Goal: a sweep ends what escaped from a job that is over, and nothing else. Method: see the program.
+/// Goal: a sweep ends what escaped from a job that is over, and nothing else, and leaves no zombie for good.
+/// Method: see the program.
 #[test]
 fn a_sweep_ends_only_what_escaped() {
     let (mut child, out) = start("sweeping");
