@@ -16,6 +16,11 @@
 //!
 //! The socket is 0660: who may speak is who may read the spool. One that somebody removed is made again: who
 //! finds none takes the daemon for stopped.
+//!
+//! Invariants
+//! - Who may only read the spool can neither have a file read nor a copy in `processing/` taken or removed: those
+//!   are of commands that the daemon's own user runs.
+//! - Those who speak, or say nothing, leave descriptors for the jobs. One that has gone is noticed.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
@@ -29,9 +34,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, oneshot, watch};
 
+use crate::config::limits;
 use crate::core::JobId;
+use crate::fs::real::descriptors;
 use crate::journal::record::{AnyPath, Rel};
 
 use super::history::JobLine;
@@ -96,6 +103,10 @@ pub enum Ask {
 
 /// The longest request, in bytes: the paths of a `batch`, which are at most what a command line holds.
 const REQUEST_MAX: u64 = 4 << 20;
+/// The same of those who may not name files to be read: a path below `incoming/`, escaped.
+const REQUEST_MAX_OTHERS: u64 = 64 << 10;
+/// Of our descriptors, clients have at most one in so many; further ones wait in the backlog.
+const CLIENTS_SHARE: usize = 3;
 
 /// The socket's path in a spool.
 pub fn path(spool: &Path) -> PathBuf {
@@ -154,7 +165,9 @@ pub(super) async fn serve(
     notices: broadcast::Sender<Arc<Notice>>,
 ) {
     let spool = door.spool.clone();
+    let places = Arc::new(Semaphore::new((descriptors() / CLIENTS_SHARE).clamp(4, 4096)));
     loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         // Nobody comes by a socket that is gone.
         let Ok(accepted) = tokio::time::timeout(door.every, door.listener.accept()).await else {
             door.keep_open().unwrap_or(());
@@ -165,9 +178,10 @@ pub(super) async fn serve(
                 let (keeper, notices) = (keeper.clone(), notices.subscribe());
                 let spool = spool.clone();
                 // A client that goes away ends only its own task.
-                drop(tokio::spawn(
-                    async move { drop(answer(stream, keeper, notices, spool).await) },
-                ));
+                drop(tokio::spawn(async move {
+                    drop(answer(stream, keeper, notices, spool).await);
+                    drop(place);
+                }));
             }
             // No descriptors: the clients wait in the backlog until there are.
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -187,8 +201,10 @@ async fn answer(
     let peer = stream.peer_cred().map(|peer| peer.uid());
     let is_trusted = peer.is_ok_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw());
     let (read, mut write) = stream.into_split();
+    let most = if is_trusted { REQUEST_MAX } else { REQUEST_MAX_OTHERS };
+    let mut read = tokio::io::BufReader::new(read.take(most));
     let mut line = String::new();
-    tokio::io::BufReader::new(read.take(REQUEST_MAX)).read_line(&mut line).await?;
+    tokio::time::timeout(limits::ANSWER_PATIENCE, read.read_line(&mut line)).await??;
     let ask: Ask = match serde_json::from_str(&line) {
         Ok(ask) => ask,
         Err(error) => return say(&mut write, &Refusal { error: error.to_string() }).await,
@@ -224,6 +240,10 @@ async fn answer(
             }
         }
         Ask::Submit { job, rel, shape } => {
+            if !is_trusted {
+                let error = "only the user that inboxd runs as may hand files in so; drop them into incoming/";
+                return say(&mut write, &Refusal { error: error.to_owned() }).await;
+            }
             let staged = Staged { job, rel: rel.0, shape, source: None };
             let (send, receive) = oneshot::channel();
             let reply = move |taken| send.send(taken).unwrap_or(());
@@ -282,7 +302,12 @@ async fn answer(
         Ask::Follow => {
             write.write_all(b"{}\n").await?;
             loop {
-                match notices.recv().await.as_deref() {
+                let heard = tokio::select! {
+                    heard = notices.recv() => heard,
+                    // It has said all: this is its end, which else would show only when a job ends.
+                    _ = read.read_u8() => return Ok(()),
+                };
+                match heard.as_deref() {
                     Ok(Notice::Finished(finished)) => {
                         say(&mut write, &JobLine::of(finished)).await?;
                     }

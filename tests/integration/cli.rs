@@ -463,6 +463,79 @@ fn a_submit_without_its_copy_harms_nobody() {
     assert_eq!(daemon.end().code(), Some(0));
 }
 
+/// Goal: who may only read the spool can neither take nor remove a copy that the daemon's user hands in: a `batch`
+/// would hand it over once more, and end the daemon. Method: such a copy; as `nobody`, a request for it whose path
+/// no route takes, and one that is right; then the same of the daemon's own user.
+#[test]
+fn a_strangers_submit_touches_no_copy() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let spool = Spool::new(ROWS);
+    let daemon = spool.daemon();
+    // As if it were of a group that may read the spool.
+    for (path, mode) in [("", 0o755), ("inboxd.sock", 0o666)] {
+        fs::set_permissions(spool.path(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    fs::set_permissions(spool.home(), fs::Permissions::from_mode(0o755)).unwrap();
+    let ask = |user: &[&str], line: &str| {
+        let code = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
+                    s.sendall(sys.argv[2].encode() + b'\\n')\nprint(s.makefile().readline())";
+        let path = spool.path("inboxd.sock");
+        let mut command = std::process::Command::new("setpriv");
+        command.args(user).args([crate::harness::python(), "-c", code]).arg(path).arg(line);
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    let nobody = ["--reuid=nobody", "--clear-groups"];
+    let id = ask(&nobody, "{\"ask\":\"id\"}").split('"').nth(3).unwrap().to_owned();
+    let copy = spool.path(&format!("processing/{id}.in/a.json"));
+    fs::create_dir(copy.parent().unwrap()).unwrap();
+    fs::write(&copy, "{\"n\":1}").unwrap();
+    let submit = |rel: &str| format!("{{\"ask\":\"submit\",\"job\":\"{id}\",\"rel\":\"{rel}\"}}");
+    for rel in ["a.txt", "a.json"] {
+        let answer = ask(&nobody, &submit(rel));
+        assert!(answer.contains("only the user that inboxd runs as"), "{answer}");
+        assert!(copy.exists(), "{}", spool.report());
+    }
+    let answer = ask(&[], &submit("a.json"));
+    assert!(answer.contains("taken"), "{answer}");
+    spool.wait_until("done", || spool.names("done") == ["a.json"]);
+    daemon.end_well();
+}
+
+/// Goal: clients that have gone, and those that say nothing, take no descriptors for good, and never all of them.
+/// Method: more of each than a daemon with few descriptors has; then a file and a command.
+#[test]
+fn clients_leave_descriptors() {
+    use std::io::{BufRead, BufReader, Write};
+    let spool = Spool::new(ROWS);
+    let few = ["sh", "-c", "ulimit -n 96; exec \"$@\"", "sh"];
+    let daemon = spool.start_under(&few, &["run"]);
+    daemon.wait_for_log("ready");
+    let open = || {
+        let folder = format!("/proc/{}/fd", daemon.daemon_pid());
+        fs::read_dir(folder).map_or(0, Iterator::count)
+    };
+    let before = open();
+    let connect = || std::os::unix::net::UnixStream::connect(spool.path("inboxd.sock"));
+    for _ in 0..120 {
+        let mut client = connect().unwrap();
+        writeln!(client, "{{\"ask\":\"follow\"}}").unwrap();
+        let mut answer = String::new();
+        BufReader::new(client).read_line(&mut answer).unwrap();
+        assert_eq!(answer, "{}\n");
+    }
+    spool.wait_until("those that have gone are forgotten", || open() <= before);
+    let silent: Vec<_> = (0..120).map_while(|_| connect().ok()).collect();
+    spool.wait_until("some have come in", || open() > before + 8);
+    spool.drop_file("a.json", "{\"n\":1}");
+    spool.wait_until("done", || spool.names("done").len() == 1);
+    assert!(open() < 80, "{} descriptors", open());
+    drop(silent);
+    spool.run(&["status"]).ok().says("done 1");
+    daemon.end_well();
+}
+
 /// Goal: a retry overwrites nothing and loses no reason; `--all` takes all that can be taken.
 /// Method: a newer file of the name of one of two failed ones; retry; take it away; retry and wait.
 #[test]
