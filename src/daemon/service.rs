@@ -23,7 +23,7 @@ use crate::config::{Route, limits};
 use crate::core::JobId;
 use crate::core::state::Millis;
 use crate::fs::{Filesystem, RealFs};
-use crate::worker::Stop;
+use crate::worker::{ProgramState, Stop};
 
 use super::children::Sweeper;
 use super::history::{History, JobLine};
@@ -132,8 +132,8 @@ pub struct LoopState {
     /// When the last pass of the scan ended.
     scanned: Instant,
     next_look: Instant,
-    /// When each is tried again, if by time, and how old its program was.
-    paused: BTreeMap<String, (Option<Instant>, Option<SystemTime>)>,
+    /// When each is tried again, if by time, and what its worker would have run.
+    paused: BTreeMap<String, (Option<Instant>, Option<ProgramState>)>,
     is_ready: bool,
     pub(super) draining: bool,
     /// The drain's time is over, or it was cut short.

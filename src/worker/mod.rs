@@ -42,7 +42,7 @@ mod template;
 pub mod warm;
 
 pub use http::{find_runner, missing_variables};
-pub use program::{find_program, program_time};
+pub use program::{ProgramState, find_program, program_state};
 pub use schema::schema_fault;
 pub use stop::Stop;
 

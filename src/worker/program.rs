@@ -11,6 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
@@ -46,9 +47,15 @@ pub(super) fn find(program: &OsStr, spool: &Path, search: &OsStr) -> Result<Path
     })
 }
 
-/// When the route's program, its schema or a file among its arguments, was last changed; `None` where the program
-/// is not there. For a paused route, and for a warm worker that may run an older text.
-pub fn program_time(route: &Route, spool: &Path) -> Option<std::time::SystemTime> {
+/// The route's program, its schema and the files among its arguments, as they stand there: of each file its change,
+/// inode and size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramState(Vec<Option<[i64; 4]>>);
+
+/// What a worker started now would run, to see whether that was changed; `None` where the program is not there.
+/// For a paused route, and for a runner that may run an older text. Not the newest time of all: a file that is put
+/// in place as it was elsewhere (`rsync -t`, `cp -p`) may be older than the interpreter beside it.
+pub fn program_state(route: &Route, spool: &Path) -> Option<ProgramState> {
     let own = environment(route);
     let (program, files) = match &route.worker {
         Worker::Command { argv } | Worker::Warm { argv } => {
@@ -60,11 +67,16 @@ pub fn program_time(route: &Route, spool: &Path) -> Option<std::time::SystemTime
             (argv.first()?, argv.get(1..).unwrap_or_default())
         }
     };
-    let changed = |path: PathBuf| path.metadata().ok().filter(Metadata::is_file)?.modified().ok();
+    let state = |path: PathBuf| {
+        let meta = path.metadata().ok().filter(Metadata::is_file)?;
+        // Only whether they are the same matters.
+        let (ino, size) = (meta.ino().cast_signed(), meta.len().cast_signed());
+        Some([meta.mtime(), meta.mtime_nsec(), ino, size])
+    };
     let path = find(OsStr::new(program), spool, search_path(&own)).ok()?;
-    let schema = route.schema.as_ref().and_then(|it| changed(super::schema::file_of(it, spool)?));
-    let files = files.iter().filter_map(|file| changed(spool.join(file))).chain(schema);
-    files.chain(changed(path)).max()
+    let schema = route.schema.as_ref().and_then(|it| state(super::schema::file_of(it, spool)?));
+    let files = files.iter().map(|file| state(spool.join(file)));
+    Some(ProgramState(files.chain([schema, state(path)]).collect()))
 }
 
 /// Where the program of a route is; else why it cannot be started, as one line for a person.

@@ -342,6 +342,58 @@ fn a_renamed_route_has_its_runner() {
     daemon.end_well();
 }
 
+/// Goal: a job that its route still had when that was renamed leaves no runner behind: it would hold the port of the
+/// one that is called otherwise now, for ever. Method: a job that is tried again after its route's file was renamed,
+/// and then one of the new name.
+#[test]
+fn a_runner_goes_with_the_last_job_of_its_route() {
+    let port = free_port();
+    let spool = asking(port, "");
+    let text = fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    let (top, route) = text.split_once("[routes.echo]\n").unwrap();
+    spool.write("inboxd.toml", top);
+    let settings = format!("{route}{}try_again_after = \"3s\"\n", starting(port));
+    spool.write("routes.d/echo.toml", &settings);
+    let daemon = spool.daemon();
+    spool.drop_file("a.json", "{\"status\":503,\"times\":1}");
+    daemon.wait_for_log("attempt failed");
+    let (old, new) = (spool.path("routes.d/echo.toml"), spool.path("routes.d/other.toml"));
+    rustix::fs::rename(old, new).unwrap();
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log("settings reloaded");
+    spool.wait_until("a is done", || spool.names("done").len() == 1);
+    spool.drop_file("b.json", "{}");
+    let is_told = || spool.names("done").len() == 2 || daemon.log().contains("paused");
+    spool.wait_until("b is done", is_told);
+    assert_eq!(spool.names("done").len(), 2, "{}", daemon.log());
+    let running = starts(&spool).into_iter().filter(|pid| alive(*pid)).count();
+    assert_eq!((starts(&spool).len(), running), (3, 1), "{}", spool.report());
+    daemon.end_well();
+}
+
+/// Goal: a runner whose file was put in place of another as it was elsewhere is started anew, though its interpreter
+/// is younger than both. Method: two files of long ago.
+#[test]
+fn an_old_file_in_place_of_another_is_a_change() {
+    use std::time::SystemTime;
+    let port = free_port();
+    let spool = asking(port, &starting(port));
+    let put = |text: &str, seconds: u64| {
+        spool.write("new.py", text);
+        let file = fs::File::options().write(true).open(spool.path("new.py")).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+        rustix::fs::rename(spool.path("new.py"), spool.path("runner.py")).unwrap();
+    };
+    put(RUNNER, 1_000_000);
+    let _daemon = spool.daemon();
+    spool.drop_file("a.json", "{}");
+    spool.wait_until("a is done", || spool.names("done").len() == 1);
+    put(&RUNNER.replace("{\"result\": job}", "{\"result\": \"new\"}"), 2_000_000);
+    spool.drop_file("b.json", "{}");
+    spool.wait_until("b is done", || spool.names("done").len() == 2);
+    assert_eq!(starts(&spool).len(), 2, "{}", spool.report());
+}
+
 /// Goal: wrong credentials cost no file: the route pauses and says where they belong. Method: a runner that
 /// wants a token; without it, with a wrong one, with the right one.
 #[test]

@@ -6,7 +6,6 @@
 //! - A question changes nothing.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::SystemTime;
 
 use super::{Keeper, ScanCounts, Shortage};
 use crate::config::limits;
@@ -15,6 +14,7 @@ use crate::core::state::{Counts, Millis};
 use crate::daemon::service::{Found, RouteLoad, Wanted};
 use crate::fs::Filesystem;
 use crate::journal::record::SourceKey;
+use crate::worker::{ProgramState, program_state};
 
 impl<F: Filesystem> Keeper<F> {
     /// How many of each.
@@ -95,10 +95,10 @@ impl<F: Filesystem> Keeper<F> {
         (self.spool.fs.clone(), self.spool.root.clone())
     }
 
-    /// When a route's program was last changed, to see that it was mended.
-    pub fn program_time(&self, route: &str) -> Option<SystemTime> {
+    /// What a route's worker would run now, to see that it was mended.
+    pub fn program_state(&self, route: &str) -> Option<ProgramState> {
         let route = self.routes.iter().find(|known| known.name == route)?;
-        crate::worker::program_time(route, &self.path)
+        program_state(route, &self.path)
     }
 
     /// Free and total bytes of the spool's filesystem.

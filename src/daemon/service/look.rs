@@ -134,7 +134,7 @@ impl<L: Listener> Service<RealFs, L> {
         let mut again = Vec::new();
         for (route, (until, program)) in &self.state.paused {
             if until.is_some_and(|until| now >= until)
-                || self.keeper.program_time(route) != *program
+                || self.keeper.program_state(route) != *program
             {
                 again.push(route.clone());
             }

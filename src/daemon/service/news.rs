@@ -69,7 +69,7 @@ impl<L: Listener> Service<RealFs, L> {
             Notice::Paused { route, why } => {
                 self.state.clears_line = true;
                 status.paused.insert(route.clone(), why.clone());
-                let program = self.keeper.program_time(route);
+                let program = self.keeper.program_state(route);
                 let until = Some(Instant::now() + PAUSED_TRY);
                 self.state.paused.insert(route.clone(), (until, program));
             }
@@ -77,7 +77,7 @@ impl<L: Listener> Service<RealFs, L> {
                 self.state.clears_line = true;
                 // The core tries by itself; a mended program is worth trying at full pace at once.
                 status.paused.insert(route.clone(), why.clone());
-                let program = self.keeper.program_time(route);
+                let program = self.keeper.program_state(route);
                 self.state.paused.insert(route.clone(), (None, program));
             }
             Notice::Mended { route } => {

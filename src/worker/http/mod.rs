@@ -11,7 +11,8 @@
 //!   for reading, a start or an end holds it for writing.
 //! - A failed start charges no job. A permanent one pauses the route, as do
 //!   [`limits::FAILED_STARTS`] in a row; a runner that dies before it answered anything counts as one.
-//! - A runner is not started before that of a route that is no more has left its address.
+//! - A runner is not started before that of a route that is no more has left its address. One that is started for a
+//!   job which such a route still had ends with that job: nobody else would end it.
 //! - What pauses the route is the answer to all that waited for that start: each with starts of its own
 //!   would hold its slot as long again, and with it other routes.
 //! - A job that is alone with a runner of ours when that dies is charged to *crash*. Of several nobody knows
@@ -51,10 +52,21 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
+    /// After a reload: the routes that have runners. Those of others stay for no longer than their jobs.
+    kept: Option<BTreeSet<String>>,
     clients: BTreeMap<String, Arc<Client>>,
     runners: BTreeMap<String, Arc<Place>>,
-    /// Ends of runners that are under way, with the address that each still serves.
-    threads: Vec<(String, JoinHandle<()>)>,
+    /// Ends of runners that are under way.
+    threads: Vec<Leaving>,
+}
+
+/// A runner that is being ended.
+#[derive(Debug)]
+struct Leaving {
+    /// The address that it still serves.
+    served: String,
+    place: Arc<Place>,
+    thread: JoinHandle<()>,
 }
 
 /// Where the runner of a route stands.
@@ -114,6 +126,36 @@ impl Place {
     }
 }
 
+impl State {
+    /// Ends a runner, once the jobs are over that hold it; that takes its grace.
+    fn end_runner(&mut self, served: String, place: Arc<Place>) {
+        let its = Arc::clone(&place);
+        let spawned = Builder::new().name("runner-end".to_owned()).spawn(move || {
+            drop(its.runner.write().unwrap_or_else(PoisonError::into_inner).take());
+        });
+        self.threads.retain(|it| !it.thread.is_finished());
+        self.threads.extend(spawned.map(|thread| Leaving { served, place, thread }));
+    }
+
+    /// Whether the runner of a route that is no more is at this route's address: it ends, or has jobs under way.
+    /// Not the one of this place, whose end waits for who asks.
+    fn is_served_by_another(&self, route: &Route, place: &Place) -> bool {
+        let at = address(route);
+        let is_gone = |name: &str| self.kept.as_ref().is_some_and(|kept| !kept.contains(name));
+        let has_jobs = |name: &String| {
+            let client = self.clients.get(name);
+            *name != route.name
+                && is_gone(name)
+                && client.is_some_and(|it| address(&it.route) == at)
+        };
+        let is_ending = |it: &Leaving| {
+            let is_its = std::ptr::eq(Arc::as_ptr(&it.place), place);
+            it.served == at && !is_its && !it.thread.is_finished()
+        };
+        self.threads.iter().any(is_ending) || self.runners.keys().any(has_jobs)
+    }
+}
+
 impl HttpPool {
     /// Without connections or runners. `stop` ends requests and starts.
     pub fn new(stop: &Stop) -> Self {
@@ -134,6 +176,13 @@ impl HttpPool {
             return Ended { rows, ..ended(verdict, body) };
         }
         let place = self.place(&task.route.name);
+        let ended = self.run_at(task, &client, &place);
+        self.let_go(&task.route, &place);
+        ended
+    }
+
+    /// The same with a runner of ours.
+    fn run_at(&self, task: &Task, client: &Client, place: &Place) -> Ended {
         let refused_before = place.lock_refused().times;
         loop {
             let standing = place.runner.read().unwrap_or_else(PoisonError::into_inner);
@@ -142,17 +191,17 @@ impl HttpPool {
                 let asked = client.ask(task);
                 // Under way until it is known: who begins meanwhile finds the same dead runner, and is
                 // in company with this one.
-                let death = death(&asked, runner, &place);
+                let death = death(&asked, runner, place);
                 let had_company = place.leave(company);
                 if death.is_none() || !had_company {
                     return concluded(asked, death, runner);
                 }
                 drop(standing);
-                return self.ask_alone(task, &client, &place, refused_before);
+                return self.ask_alone(task, client, place, refused_before);
             }
             drop(standing);
             let mut standing = place.runner.write().unwrap_or_else(PoisonError::into_inner);
-            let started = self.start(task, &place, &mut standing, refused_before);
+            let started = self.start(task, place, &mut standing, refused_before);
             if let Err((verdict, detail)) = started {
                 return ended(verdict, detail);
             }
@@ -178,19 +227,28 @@ impl HttpPool {
     /// From now on only these routes have runners and connections.
     pub fn keep_only(&self, routes: &BTreeSet<String>) {
         let mut state = self.lock();
+        state.kept = Some(routes.clone());
         let gone: Vec<String> =
             state.runners.keys().filter(|name| !routes.contains(*name)).cloned().collect();
         for name in gone {
             let Some(place) = state.runners.remove(&name) else { continue };
             let served = state.clients.get(&name).map(|client| address(&client.route).to_owned());
-            // Its jobs hold it until they are over; ending it takes its grace.
-            let spawned = Builder::new().name("runner-end".to_owned()).spawn(move || {
-                drop(place.runner.write().unwrap_or_else(PoisonError::into_inner).take());
-            });
-            state.threads.retain(|(_, thread)| !thread.is_finished());
-            state.threads.extend(spawned.map(|thread| (served.unwrap_or_default(), thread)));
+            state.end_runner(served.unwrap_or_default(), place);
         }
         state.clients.retain(|name, _| routes.contains(name));
+    }
+
+    /// A job of this route is over. Where the route is no more, its runner goes with the last of those under way.
+    fn let_go(&self, route: &Arc<Route>, place: &Arc<Place>) {
+        let mut state = self.lock();
+        let is_kept = state.kept.as_ref().is_none_or(|kept| kept.contains(&route.name));
+        if is_kept || place.flying.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        state.runners.retain(|_, it| !Arc::ptr_eq(it, place));
+        if !place.runner.try_read().is_ok_and(|runner| runner.is_none()) {
+            state.end_runner(address(route).to_owned(), Arc::clone(place));
+        }
     }
 
     /// Waits for the runner of a route that is no more: one that is called otherwise now, or came back, asks
@@ -199,9 +257,7 @@ impl HttpPool {
         let at = address(route);
         let due = Instant::now().checked_add(route.warm.start_timeout);
         loop {
-            let is_ending =
-                |(served, thread): &(String, JoinHandle<()>)| served == at && !thread.is_finished();
-            if !self.lock().threads.iter().any(is_ending) {
+            if !self.lock().is_served_by_another(route, place) {
                 return Ok(());
             }
             if due.is_some_and(|due| Instant::now() >= due) {
@@ -219,7 +275,7 @@ impl HttpPool {
     pub fn end(&self) {
         self.keep_only(&BTreeSet::new());
         let threads = std::mem::take(&mut self.lock().threads);
-        for (_, thread) in threads {
+        for Leaving { thread, .. } in threads {
             let panicked = thread.join().is_err();
             assert!(!panicked, "a thread that ends a runner panicked");
         }

@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use ureq::http::Uri;
 
@@ -26,15 +26,15 @@ use crate::config::request::origin;
 use crate::config::{Route, Worker, limits};
 use crate::worker::process::{Bounds, Ending, ResourceLimits, attend, start};
 use crate::worker::tail::Tail;
-use crate::worker::{Stop, exit, orphans, program, program_time};
+use crate::worker::{ProgramState, Stop, exit, orphans, program, program_state};
 
 /// A runner that said it is ready.
 #[derive(Debug)]
 pub(super) struct Runner {
     /// As it was when the runner was started.
     pub(super) route: Arc<Route>,
-    /// When its program and files were last changed, then.
-    changed: Option<SystemTime>,
+    /// Its program and files, as they were then.
+    runs: Option<ProgramState>,
     said: Arc<Said>,
     /// Ends it, and nothing else.
     end: Stop,
@@ -110,7 +110,7 @@ impl Runner {
         let heard = Heard { log: Tail::new(limits::LOG_KEPT), ended: None };
         let said = Arc::new(Said { state: Mutex::new(heard), over: Condvar::new() });
         // Before the start: a change that comes meanwhile is one.
-        let changed = program_time(route, spool);
+        let runs = program_state(route, spool);
         let (tell, begun) = sync_channel(1);
         let thread = {
             let (route, said, end) = (Arc::clone(route), Arc::clone(&said), end.clone());
@@ -119,7 +119,7 @@ impl Runner {
         };
         let thread = thread.map_err(|error| permanent(format!("cannot start {name}: {error}")))?;
         let route = Arc::clone(route);
-        let mut runner = Self { route, changed, said, end, thread: Some(thread) };
+        let mut runner = Self { route, runs, said, end, thread: Some(thread) };
         match begun.recv() {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -176,7 +176,7 @@ impl Runner {
     /// Whether it is the runner that the route asks for now.
     pub(super) fn is_for(&self, route: &Arc<Route>, spool: &Path) -> bool {
         (Arc::ptr_eq(&self.route, route) || self.route.works_like(route))
-            && self.changed == program_time(route, spool)
+            && self.runs == program_state(route, spool)
     }
 
     /// What it printed since this was last asked.
