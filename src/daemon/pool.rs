@@ -13,7 +13,8 @@
 //! - Each task that a slot took gives exactly one [`SlotEnded`], a lot one for each of its records.
 //! - What waits in line is written down ([`Notes`]), and that is taken back before it is run. Of what goes back it
 //!   stands until the job comes again: its name says that the attempt began, until the keeper has renamed it.
-//! - An order is either taken by one slot or taken back, never both.
+//! - An order is either taken by one slot or taken back, never both. Where the daemon ends by an error it is
+//!   neither: nobody would hear of its end.
 //! - A slot whose attempt may pause its route takes back what waits in line for that route before it reports:
 //!   the keeper would be too late, and the files of a whole line would follow the one that crashed.
 
@@ -370,15 +371,28 @@ impl Pool {
     }
 
     /// Waits for all threads; running tasks and what waits in line end first.
-    pub fn join(self) {
+    pub fn join(mut self) {
         self.line.lock().is_over = true;
         self.line.news.notify_all();
-        for thread in self.threads {
+        for thread in std::mem::take(&mut self.threads) {
             let panicked = thread.join().is_err();
             assert!(!panicked, "a slot's thread panicked");
         }
         self.warm.end();
         self.http.end();
+    }
+}
+
+/// Dropped before [`Pool::join`], the daemon ends by an error: nothing of the line begins any more, and what is
+/// written down of it stays, so that it is charged with nothing at the next start.
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let mut state = self.line.lock();
+        state.is_over = true;
+        let orders = std::mem::take(&mut state.orders);
+        drop(state);
+        drop(orders);
+        self.line.news.notify_all();
     }
 }
 

@@ -10,7 +10,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -251,10 +251,7 @@ async fn run(
         min_free_memory: options.settings.min_free_memory,
         state: LoopState::default(),
     };
-    std::thread::Builder::new()
-        .name("keeper".to_owned())
-        .spawn(move || drop(end.send(service.run(&messages))))
-        .map_err(ShellError::start("the keeper's thread"))?;
+    start_keeper(service, messages, end)?;
     let door = control::Door::open(&opened.path, options.settings.rescan);
     let door = door.map_err(ShellError::start("the control socket"))?;
     let control = tokio::spawn(control::serve(door, sender.clone(), notices));
@@ -313,6 +310,22 @@ async fn run(
     control.abort();
     tell_rest(&mut heard, tell);
     Ok(result?)
+}
+
+/// The keeper's thread. Where it ends by an error nobody records what still runs, and no record of a lot begins
+/// now; the children end all the same.
+fn start_keeper(
+    service: Service<RealFs, Broadcast>,
+    messages: Receiver<Message>,
+    end: oneshot::Sender<Result<Summary, KeeperError>>,
+) -> Result<(), ShellError> {
+    let stop = service.stop.clone();
+    let serve = move || {
+        let result = service.run(&messages).inspect_err(|_| drop(stop.now()));
+        drop(end.send(result));
+    };
+    let thread = std::thread::Builder::new().name("keeper".to_owned());
+    thread.spawn(serve).map(drop).map_err(ShellError::start("the keeper's thread"))
 }
 
 /// What was not told before the end.
@@ -497,7 +510,9 @@ fn start_stager(
         grants: granted,
         keeper: sender.clone(),
         progress: Box::new(move |seen| {
-            progress.send_replace(seen.clone());
+            // Told for each source: without the reasons of those that failed, which may be as many.
+            let (known, taken) = (seen.known, seen.taken);
+            progress.send_replace(SourcesSeen { known, taken, ..SourcesSeen::default() });
         }),
         seen: SourcesSeen::default(),
         ids: Vec::new(),

@@ -101,11 +101,14 @@ impl World {
     }
 
     fn let_end_with(&self, job: JobId, script: &str) {
-        let whole = self.home.path().join("script");
-        std::fs::write(&whole, script).unwrap();
-        let go = self.home.path().join(Path::new(&format!("go.{job}")));
-        rustix::fs::rename(whole, go).unwrap();
+        let_end_in(self.home.path(), job, script);
     }
+}
+
+fn let_end_in(home: &Path, job: JobId, script: &str) {
+    let whole = home.join("script");
+    std::fs::write(&whole, script).unwrap();
+    rustix::fs::rename(whole, home.join(format!("go.{job}"))).unwrap();
 }
 
 /// Goal: what waits is written down before a slot could have it, and blanked before it begins; nothing that goes
@@ -262,4 +265,24 @@ fn a_long_line_gives_a_rest() {
     assert!(world.pool.load().in_line.len() <= most / 2);
     world.pool.join();
     assert_eq!(world.ended.iter().count(), most + 1);
+}
+
+/// Goal: where the daemon ends by an error nothing of the line begins any more, and what waited is still known to
+/// have waited. Method: one slot, which is at work, and two tasks in line; the pool is dropped before the first ends.
+#[test]
+fn an_end_by_an_error_begins_nothing() {
+    let mut world = World::new(1, true);
+    let first = world.give();
+    world.until(|world| world.has_begun(first));
+    let waiting = [world.give(), world.give()];
+    let World { home, pool, notes, ended, .. } = world;
+    drop(pool);
+    let_end_in(home.path(), first, "");
+    assert_eq!(ended.recv_timeout(Duration::from_secs(60)).unwrap().job, first);
+    // Its slot was the last that could tell.
+    let over = ended.recv_timeout(Duration::from_secs(60)).unwrap_err();
+    assert_eq!(over, std::sync::mpsc::RecvTimeoutError::Disconnected);
+    let noted: Vec<Note> = notes.try_iter().collect();
+    assert_eq!(noted, [Note::Waits(0, waiting[0], 7), Note::Waits(1, waiting[1], 7)]);
+    assert!(waiting.iter().all(|job| !home.path().join(format!("begun.{job}")).exists()));
 }
