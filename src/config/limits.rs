@@ -203,6 +203,8 @@ pub const WORKER_QUOTED: usize = 200;
 pub const WORKER_WRITE: Duration = Duration::from_secs(5);
 /// Descriptors that a warm worker takes here: two of its socket, its process, stdout and stderr.
 pub const WARM_DESCRIPTORS: usize = 5;
+/// Where many end at once, each is heard in turn for so long.
+pub const WORKER_ROUND: Duration = Duration::from_millis(5);
 /// An idle worker is pinged this often …
 pub const PING_EVERY: Duration = Duration::from_secs(15);
 /// … and is replaced once so many pings in a row are unanswered.

@@ -260,6 +260,28 @@ fn old_and_large_workers_are_replaced() {
     }
 }
 
+/// Goal: where no successor of an idle worker comes up, it is not tried each second for ever: the waits grow.
+/// Method: a worker that is to be replaced after its first job and fails each start after its own; the times of these.
+#[test]
+fn successors_that_fail_are_tried_ever_more_seldom() {
+    let spool = worker("done(m)", "max_jobs = 1\n");
+    let text = fs::read_to_string(spool.path("w.py")).unwrap();
+    let fails = "if os.path.exists('one'):\n    open('fails.txt', 'a').write(f'{time.time()}\\n')\n    sys.exit(1)\n\
+                 open('one', 'w').close()\n";
+    spool.write("w.py", &text.replace("wire = socket", &format!("{fails}wire = socket")));
+    let daemon = spool.daemon();
+    spool.drop_file("1", "x");
+    let times = || -> Vec<f64> {
+        let text = fs::read_to_string(spool.path("fails.txt")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    };
+    spool.wait_until("three starts failed", || times().len() >= 3);
+    // The second wait is of 2 s, less a quarter at most.
+    assert!(times()[2] - times()[1] > 1.4, "{:?}", times());
+    assert_eq!(spool.names("done"), ["1"]);
+    daemon.end_well();
+}
+
 /// Goal: a worker that dies between two jobs is charged to none, even where the next one is already on its
 /// way to it; one that never comes to read is. Method: no budget for a crash, forty files, and a worker
 /// that ends after each result; one that ends when it is ready.

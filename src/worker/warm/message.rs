@@ -5,7 +5,7 @@
 //! Invariant: whatever the line is, the answer is a message or a sentence why it is none.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -221,6 +221,13 @@ pub(super) fn read(line: &[u8]) -> Result<Message<'_>, String> {
             if !(1..=limits::MOST_CONCURRENCY).contains(&ready.concurrency.unwrap_or(1)) {
                 return Err(format!("concurrency is not 1 to {}", limits::MOST_CONCURRENCY));
             }
+            let mut seen = HashSet::new();
+            let names = ready.columns.iter().flatten();
+            if let Some(name) = names.into_iter().find(|name| !seen.insert(name.as_str())) {
+                // Of two cells with one name one would be lost.
+                let shown: String = name.chars().take(limits::COLUMN_SHOWN).collect();
+                return Err(format!("the column {shown:?} stands twice"));
+            }
             Ok(Message::Ready(ready))
         }
         "init_error" => parse(line).map(Message::InitError),
@@ -405,6 +412,7 @@ mod tests {
             ("{\"id\":\"x\"}", "missing field `t`"),
             ("{\"t\":\"ready\"}", "missing field `v`"),
             ("{\"t\":\"ready\",\"v\":1,\"concurrency\":65}", "concurrency"),
+            ("{\"t\":\"ready\",\"v\":1,\"columns\":[\"a\",\"b\",\"a\"]}", "\"a\" stands twice"),
             ("{\"t\":\"result\",\"id\":\"x\"}", "missing field `status`"),
             ("{\"t\":\"result\",\"id\":\"x\",\"status\":\"good\"}", "unknown variant"),
             ("{\"t\":\"result\",\"id\":\"x\",\"status\":\"fail\"}", "missing field `msg`"),

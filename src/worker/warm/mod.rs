@@ -85,6 +85,9 @@ struct Workers {
     failed_starts: u32,
     /// Numbers of workers for which a new one is being started.
     replacing: Vec<u64>,
+    /// Such starts that failed in a row, and when the next one may be.
+    failed_successors: u32,
+    next_successor: Option<Instant>,
     /// Numbers of workers whose successor is there.
     replaced: Vec<u64>,
     /// Those that take several jobs at once.
@@ -100,6 +103,21 @@ struct Workers {
     /// Starts that failed for good, and what the last one said.
     refusals: u64,
     refused: Option<(String, Vec<u8>)>,
+}
+
+impl Workers {
+    /// Whether a successor of this worker is to be started now.
+    fn may_replace(&self, number: u64) -> bool {
+        let may_start = self.next_successor.is_none_or(|at| Instant::now() >= at);
+        may_start && !self.replacing.contains(&number)
+    }
+
+    /// How a successor's start ended.
+    fn note_successor(&mut self, is_good: bool) {
+        self.failed_successors = if is_good { 0 } else { self.failed_successors.saturating_add(1) };
+        let wait = (!is_good).then(|| start_backoff(self.failed_successors));
+        self.next_successor = wait.and_then(|wait| Instant::now().checked_add(wait));
+    }
 }
 
 impl State {
@@ -241,14 +259,7 @@ impl WarmPool {
         let mut threads = std::mem::take(&mut state.threads);
         threads.extend(state.housekeeper.take());
         drop(state);
-        let mut sessions: Vec<Session> = routes.into_values().flat_map(|w| w.idle).collect();
-        // All are told first, so that they end at the same time.
-        for session in &mut sessions {
-            session.drain();
-        }
-        for session in sessions {
-            session.end();
-        }
+        end_all(routes.into_values().flat_map(|w| w.idle).collect());
         for thread in threads {
             let panicked = thread.join().is_err();
             assert!(!panicked, "a thread of the warm workers panicked");
@@ -284,7 +295,7 @@ impl WarmPool {
                 session.end();
             };
         }
-        let is_new = is_leaving && !workers.replacing.contains(&number);
+        let is_new = is_leaving && workers.may_replace(number);
         if is_new {
             workers.replacing.push(number);
         }
@@ -301,14 +312,16 @@ impl WarmPool {
 
     /// Starts a successor; the old worker goes on until it is ready.
     fn replace(&self, route: &Arc<Route>, spool: &Path, old: u64) {
-        let (pool, route, spool) = (self.clone(), Arc::clone(route), spool.to_owned());
-        self.in_thread("worker-start", move || {
+        let (pool, name) = (self.clone(), route.name.clone());
+        let (route, spool) = (Arc::clone(route), spool.to_owned());
+        let work = move || {
             let started = start(&route, &spool, pool.number(), &pool.0.stop);
             let mut state = pool.lock();
             // Also where its route went meanwhile: nobody would end it.
             let is_over = state.is_over || !state.is_kept(&route);
             let workers = state.routes.entry(route.name.clone()).or_default();
             workers.replacing.retain(|n| *n != old);
+            workers.note_successor(matches!(started, Start::Ready(_)));
             let mut ends = None;
             match started {
                 Start::Ready(session) if is_over => ends = Some(*session),
@@ -329,7 +342,7 @@ impl WarmPool {
                         Start::Failed(_) | Start::Stopped => {}
                     }
                 }
-                // It is tried again after the old one's next job.
+                // It is tried again after a wait, which grows.
                 Start::Failed(_) | Start::Stopped => {}
             }
             pool.0.free.notify_all();
@@ -337,7 +350,14 @@ impl WarmPool {
             if let Some(session) = ends {
                 session.end();
             }
-        });
+        };
+        let mut state = self.lock();
+        if !state.spawn("worker-start", work) {
+            // It goes on with the old one, and tries again.
+            let workers = state.workers(&name);
+            workers.replacing.retain(|n| *n != old);
+            workers.note_successor(false);
+        }
     }
 
     /// Runs something that waits, on a thread that [`Self::end`] joins.
@@ -380,7 +400,7 @@ impl WarmPool {
                         gone.push(session);
                         continue;
                     }
-                    if is_leaving && !workers.replacing.contains(&session.number) {
+                    if is_leaving && workers.may_replace(session.number) {
                         workers.replacing.push(session.number);
                         leaving.push((Arc::clone(&session.route), session.number));
                     }
@@ -398,6 +418,35 @@ impl WarmPool {
                 self.in_thread("worker-end", move || session.end());
             }
             state = self.lock();
+        }
+    }
+}
+
+/// Ends idle workers at the same time: with many, one after the other would take as many times their grace, and
+/// who waits for our end is less patient.
+fn end_all(mut sessions: Vec<Session>) {
+    sessions.iter_mut().for_each(Session::drain);
+    await_all(&mut sessions);
+    for session in &mut sessions {
+        if !session.process.is_gone_within(Duration::ZERO) {
+            session.process.ask_to_end();
+        }
+    }
+    await_all(&mut sessions);
+    for mut session in sessions {
+        drop(session.process.end_now());
+    }
+}
+
+/// Waits until all have ended, each for its grace at most. All are heard, so that none waits for us to read.
+fn await_all(sessions: &mut [Session]) {
+    let begun = Instant::now();
+    let mut waits = true;
+    while std::mem::take(&mut waits) {
+        for session in &mut *sessions {
+            let left = session.route.grace.saturating_sub(begun.elapsed());
+            let is_gone = session.process.is_gone_within(left.min(limits::WORKER_ROUND));
+            waits |= !is_gone && !left.is_zero();
         }
     }
 }

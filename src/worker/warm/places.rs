@@ -306,7 +306,7 @@ impl WarmPool {
             workers.crew.iter_mut().filter(|m| m.number == number).for_each(Member::close);
             return;
         }
-        if !workers.replacing.contains(&number) {
+        if workers.may_replace(number) {
             workers.replacing.push(number);
             drop(state);
             self.replace(route, spool, number);

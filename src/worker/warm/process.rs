@@ -152,7 +152,9 @@ impl Process {
 
     /// Waits until something happens or `due`, and takes it in. `None`: without end.
     pub(super) fn round(&mut self, stop: Option<&Stop>, due: Option<Instant>) -> Round {
-        let due = [due, self.outbox_due].into_iter().flatten().min();
+        // Once that is over it is stuck, and waiting for it would be no wait.
+        let outbox_due = self.outbox_due.filter(|due| *due > Instant::now());
+        let due = [due, outbox_due].into_iter().flatten().min();
         let [gone, from, out, err, _, stopped, rung] =
             self.wait(stop, due.map(time_until).as_ref());
         if let (Some(bell), false) = (&self.bell, rung.is_empty()) {
@@ -306,16 +308,23 @@ impl Process {
         if !self.is_gone_within(patience) {
             self.ask_to_end();
             if !self.is_gone_within(grace) {
-                self.kill();
-                while !self.round(None, None).is_gone {
-                    while self.next_frame().is_some() {}
-                }
+                return self.end_now();
             }
         }
         self.reap()
     }
 
-    fn is_gone_within(&mut self, time: Duration) -> bool {
+    /// The same without any patience.
+    pub(super) fn end_now(&mut self) -> io::Result<ExitStatus> {
+        self.kill();
+        while !self.round(None, None).is_gone {
+            while self.next_frame().is_some() {}
+        }
+        self.reap()
+    }
+
+    /// Whether it has ended, or does within this time. What it says meanwhile is taken in.
+    pub(super) fn is_gone_within(&mut self, time: Duration) -> bool {
         let due = Instant::now().checked_add(time);
         loop {
             if self.round(None, due).is_gone {

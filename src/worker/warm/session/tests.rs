@@ -5,17 +5,22 @@ use std::time::Duration;
 use super::*;
 use crate::config::{Transport, Worker};
 use crate::worker::memory::OomWatch;
+use crate::worker::warm::WarmPool;
 use crate::worker::{Stop, Task};
 
 /// A worker in a line of shell, ready at once.
 fn session(then: &str) -> (tempfile::TempDir, Session) {
+    session_with(then, Duration::from_millis(50))
+}
+
+fn session_with(then: &str, grace: Duration) -> (tempfile::TempDir, Session) {
     let spool = tempfile::tempdir().unwrap();
     let script = format!("printf '\\036{{\"t\":\"ready\",\"v\":1}}\\n'; {then}");
     let argv = ["sh", "-c", &script].map(str::to_owned).to_vec();
     let mut route = Route::new("r", Vec::new());
     route.worker = Worker::Warm { argv };
     route.warm.transport = Transport::Stdio;
-    route.grace = Duration::from_millis(50);
+    route.grace = grace;
     match start(&Arc::new(route), spool.path(), 1, &Stop::new().unwrap()) {
         Start::Ready(session) => (spool, *session),
         other => panic!("not ready: {other:?}"),
@@ -86,4 +91,28 @@ fn unanswered_pings_end_a_worker() {
         }
     }
     sound.end();
+}
+
+/// Goal: many idle workers that do not heed `drain` end at the same time, not each after the grace of the one before.
+/// Method: three that end by TERM once all three have it.
+#[test]
+fn idle_workers_end_at_the_same_time() {
+    let home = tempfile::tempdir().unwrap();
+    let at = home.path().display();
+    let then = format!(
+        "trap 'asked=1' TERM; until [ \"$asked\" ]; do sleep 0.01; done; : >'{at}/asked.'$$; \
+         until [ -e '{at}/all' ]; do set -- '{at}/asked.'*; [ $# = 3 ] && : >'{at}/all'; sleep 0.01; done; \
+         : >'{at}/well.'$$"
+    );
+    let pool = WarmPool::new(&Stop::new().unwrap());
+    let mut spools = Vec::new();
+    for _ in 0..3 {
+        let (spool, session) = session_with(&then, Duration::from_secs(2));
+        pool.lock().workers("r").idle.push(session);
+        spools.push(spool);
+    }
+    pool.end();
+    let names = std::fs::read_dir(home.path()).unwrap().map(|it| it.unwrap().file_name());
+    let well = names.filter(|name| name.to_string_lossy().starts_with("well.")).count();
+    assert_eq!(well, 3, "some had to be killed");
 }
