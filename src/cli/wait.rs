@@ -69,11 +69,11 @@ impl<'a> Waiter<'a> {
         Ok(if self.failed { ExitCode::from(3) } else { ExitCode::SUCCESS })
     }
 
+    /// An id has one end, whatever the clocks say; a path may have had others.
     fn ended(&mut self, line: &JobLine, awaited: &mut Vec<Awaited>) {
-        let Some(at) = awaited.iter().position(|one| one.is(line)) else { return };
-        if line.at_ms < self.since {
-            return;
-        }
+        let is_earlier = |one: &Awaited| matches!(one, Awaited::Rel(_)) && line.at_ms < self.since;
+        let is_it = |one: &Awaited| one.is(line) && !is_earlier(one);
+        let Some(at) = awaited.iter().position(is_it) else { return };
         awaited.remove(at);
         self.failed |= line.has_failures();
         if self.as_json {

@@ -15,7 +15,7 @@ use super::records::Lot;
 use super::slot::Slot;
 use super::{Ended, Stop, Task};
 use crate::core::{FailClass, Failure, Verdict};
-use crate::fs::{RealFs, remove_tree};
+use crate::fs::{RealFs, is_shortage, remove_tree};
 
 /// Runs all records of a lot, blocking. `report` gets number, end, and whether it was the last.
 pub fn run(
@@ -55,17 +55,21 @@ pub fn run(
     }
 }
 
-/// The folder stands there and is empty.
+/// The folder stands there and is empty. What the last worker left in it, or in its place, goes.
 pub(super) fn make_empty(folder: &Path) -> io::Result<()> {
     match std::fs::read_dir(folder).map(|mut entries| entries.next().is_none()) {
         Ok(true) => return Ok(()),
-        Ok(false) => {
-            if let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) {
-                remove_tree(&RealFs, &RealFs.open_root(parent)?, Path::new(name))?;
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            match std::fs::create_dir(folder) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => return made,
             }
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+        Err(error) if is_shortage(&error) => return Err(error),
+        Ok(false) | Err(_) => {}
+    }
+    if let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) {
+        remove_tree(&RealFs, &RealFs.open_root(parent)?, Path::new(name))?;
     }
     std::fs::create_dir(folder)
 }
@@ -128,6 +132,18 @@ mod tests {
         let row = |text: &str| vec![Row::from_pairs([("text", text)])];
         assert_eq!(rows, [row("1x"), Vec::new(), row("3y")]);
         assert!(matches!(ends[1].1.verdict, Verdict::Failed(_)));
+    }
+
+    /// Goal: a worker that puts something else in place of its scratch folder costs the records after it nothing.
+    /// Method: a file, and a link that leads nowhere.
+    #[test]
+    fn a_scratch_folder_is_made_again() {
+        let script = "test -d \"$INBOXD_SCRATCH\" && rmdir \"$INBOXD_SCRATCH\" && \
+                      if [ \"$INBOXD_RECORD\" = x ]; then : >\"$INBOXD_SCRATCH\"; \
+                      else ln -s none \"$INBOXD_SCRATCH\"; fi";
+        let ends = lines(script, &["x", "y", "z"]);
+        let verdicts: Vec<_> = ends.iter().map(|(_, ended, _)| ended.verdict.clone()).collect();
+        assert_eq!(verdicts, [Verdict::Done, Verdict::Done, Verdict::Done]);
     }
 
     /// Goal: a route that cannot run its worker costs the rest of a lot nothing. Method: exit 127.

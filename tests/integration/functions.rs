@@ -457,6 +457,42 @@ fn what_a_call_leaves_behind_stops_no_other() {
     }
 }
 
+/// Goal: the same with records: a function that stays in its input's folder stands in the spool at the next input.
+/// Method: one worker, two inputs.
+#[test]
+fn what_a_record_leaves_behind_stops_no_other_input() {
+    let spool = function(
+        "import os\n\
+         def f(line):\n\
+         \x20   before = os.path.basename(os.getcwd())\n\
+         \x20   os.chdir(os.path.dirname(os.environ['INBOXD_PATH']))\n\
+         \x20   return {'before': before}\n",
+        "workers = 1\nrecords = \"lines\"\ntrace_columns = false\n",
+    );
+    for name in ["1", "2", "3"] {
+        spool.drop_file(name, "x\n");
+    }
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.csv("r").sorted(), ["inbox", "inbox", "inbox"], "{}", spool.report());
+}
+
+/// Goal: any name reaches a function also where Python's locale is not of UTF-8. Method: one that is ASCII, and a
+/// name that is not.
+#[test]
+fn any_name_reaches_a_function_of_another_locale() {
+    let spool = function(
+        "import os, sys\n\
+         def f(path):\n\
+         \x20   assert path == os.environ['INBOXD_PATH']\n\
+         \x20   return {'coding': sys.getfilesystemencoding(), 'text': open(path).read()}\n",
+        "trace_columns = false\n\
+         env = { LC_ALL = \"C\", PYTHONUTF8 = \"0\", PYTHONCOERCECLOCALE = \"0\" }\n",
+    );
+    spool.drop_file("\u{fc}", "x");
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.csv("r").sorted(), ["ascii,x"], "{}", spool.report());
+}
+
 /// Goal: a file that is called like a module of Python's own breaks no route, not even its own.
 /// Method: the functions of two routes in files that the shim would import in place of the library's.
 #[test]

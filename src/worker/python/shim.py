@@ -330,10 +330,11 @@ def _inboxd():
         raise Refused("returned %s, expected dict, list of dicts or None" % type(value).__name__)
 
     def bytes_of(job, name):
-        """A path as Python has it: bytes that are not UTF-8 become surrogate escapes."""
+        """A path as Python has it: bytes that are not UTF-8 become surrogate escapes. Where the locale is of
+        another coding, the characters of a name are others than in JSON: its bytes count."""
         text = job.get(name)
         if text is not None:
-            return text
+            return text if is_utf8 or text.isascii() else os.fsdecode(text.encode())
         coded = job.get(name + "_b64")
         return None if coded is None else os.fsdecode(base64.b64decode(coded))
 
@@ -341,6 +342,7 @@ def _inboxd():
     # values, and only where they differ. An interpreter that keeps them otherwise gets the slow way.
     kept = getattr(os.environ, "_data", None)
     coding = sys.getfilesystemencoding()
+    is_utf8 = coding == "utf-8"
     is_quick = type(kept) is dict and all(type(key) is bytes for key in kept)
 
     def tell(name, value):
@@ -352,11 +354,14 @@ def _inboxd():
         else:
             os.environ[name] = value
 
-    def stand(scratch):
+    def stand(job):
         """Folders of jobs, into which a function changed before, are gone or another's by now."""
         nonlocal home, jobs
         if home is None:
-            home, jobs = os.getcwd(), os.path.realpath(os.path.dirname(scratch)) + os.sep
+            folder = os.path.dirname(bytes_of(job, "scratch"))
+            if "record_no" in job:
+                folder = os.path.dirname(folder)
+            home, jobs = os.getcwd(), os.path.realpath(folder) + os.sep
         try:
             if not os.getcwd().startswith(jobs):
                 return
@@ -370,7 +375,7 @@ def _inboxd():
         nonlocal last
         name = job["id"].partition("/")[0]
         if name != last:
-            stand(bytes_of(job, "scratch"))
+            stand(job)
             last = name
         tell("INBOXD_JOB", name)
         tell("INBOXD_ATTEMPT", str(job["attempt"]))
