@@ -138,7 +138,7 @@ fn violations_have_their_consequences() {
         ("sys.stderr.write('why\\n'); sys.stderr.flush(); os._exit(3)", "exit 3: why", false),
         ("os.kill(os.getpid(), 9)", "killed by SIGKILL, not by inboxd: out of memory?", false),
         (
-            "os.dup2(os.open('/dev/null', 0), 3); time.sleep(600)",
+            "os.dup2(os.open('/dev/null', 0), int(os.environ['INBOXD_FD'])); time.sleep(600)",
             "the worker closed its connection without a result",
             false,
         ),
