@@ -36,7 +36,7 @@ use crate::core::state::{
 };
 use crate::fs::Filesystem;
 use crate::journal::record::{Outcome, Record, SourceKey};
-use crate::journal::{Sources, Writer};
+use crate::journal::{CommitError, Sources, Writer};
 use crate::results::Results;
 use crate::spool::Spool;
 use crate::spool::folders::Folders;
@@ -110,8 +110,8 @@ pub struct Keeper<F: Filesystem> {
     applied: usize,
     /// Of a group that has just become durable: the folders that it settles to are not looked at yet.
     follows: bool,
-    /// Outcomes that could not even be planned on a full disk.
-    deferred: Vec<Effect>,
+    /// Outcomes that could not even be planned on a full disk, and attempts that could not be taken back.
+    deferred: VecDeque<Effect>,
     /// Jobs whose rows are in a file of their own, since the journal segment began.
     rows_files: Vec<JobId>,
     /// Those of the segments that the running checkpoint drops.
@@ -242,7 +242,7 @@ impl<F: Filesystem> Keeper<F> {
             durable: VecDeque::new(),
             applied: 0,
             follows: false,
-            deferred: Vec::new(),
+            deferred: VecDeque::new(),
             rows_files: parts.rows_files,
             dropping: Vec::new(),
             pending_since: None,
@@ -321,9 +321,14 @@ impl<F: Filesystem> Keeper<F> {
             Input::Staged(staged) => self.take_in(staged, now),
             Input::Synced { before } => {
                 self.checkpointing = false;
+                match self.journal.drop_before(before, &self.dropping) {
+                    // They go with those of the next one.
+                    Err(CommitError::Full { .. }) => return Ok(()),
+                    other => other?,
+                }
+                self.dropping.clear();
                 self.checkpointed = Some(self.checkpoint_began);
-                let jobs = std::mem::take(&mut self.dropping);
-                Ok(self.journal.drop_before(before, &jobs)?)
+                Ok(())
             }
             Input::Drain => {
                 self.draining = true;
@@ -348,7 +353,9 @@ impl<F: Filesystem> Keeper<F> {
     /// Lets time pass: waits that are over, a full disk that may have room again.
     pub fn tick(&mut self, now: Millis) -> Result<(), KeeperError> {
         if self.short_of.is_some() {
-            for effect in std::mem::take(&mut self.deferred) {
+            // What still cannot be done is put off again. What of it is out of date by then is not tried.
+            for _ in 0..self.deferred.len() {
+                let Some(effect) = self.deferred.pop_front() else { break };
                 self.carry_out(effect, now)?;
             }
             self.settle(usize::MAX, now)?;

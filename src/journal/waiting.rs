@@ -11,8 +11,8 @@
 //! - What stands here has certainly not begun. What does not may have: then it is charged.
 //! - Written is what the page cache has: it outlives the daemon, not the machine. So each entry names
 //!   the boot that it was written in, and one of any other boot says nothing.
-//! - The places are written once, blank, before anything waits: to overwrite them needs no space. On a full
-//!   disk there is no table, and each attempt counts.
+//! - The places are written once, blank, before anything waits: to overwrite them needs no space, but where
+//!   nothing is overwritten in place (btrfs). On a full disk there is no table, and each attempt counts.
 //! - It is made anew only when recovery is over: one that is interrupted finds the old one again. And the
 //!   old one is gone before anything begins: what it says of an attempt may be untrue of the next one.
 
@@ -59,9 +59,12 @@ impl<F: Filesystem> Waiting<F> {
         self.write(place, &entry(&format!("{job}.{attempt} {}", self.boot)))
     }
 
-    /// The place is blank again: what stood there may begin.
+    /// The place is blank again: what stood there may begin. Where there is no room for that, all are.
     pub fn leave(&self, place: usize) -> io::Result<()> {
-        self.write(place, &entry(""))
+        match self.write(place, &entry("")) {
+            Err(error) if crate::fs::is_shortage(&error) => self.fs.set_len(&self.file, 0),
+            left => left,
+        }
     }
 
     fn write(&self, place: usize, entry: &[u8]) -> io::Result<()> {
@@ -149,6 +152,24 @@ mod tests {
         std::fs::write(&path, &whole).unwrap();
         Waiting::create(&RealFs, &at, "boot", 1).unwrap().unwrap();
         assert_eq!(seen("boot"), [], "made anew");
+    }
+
+    /// Goal: a full disk on which nothing is overwritten in place keeps nothing from beginning, and what has begun
+    /// is not said to wait. Method: two wait, no room to blank the place of one; then a third one waits.
+    #[test]
+    fn without_room_to_blank_a_place_none_is_said_to_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = RealFs.open_root(dir.path()).unwrap();
+        let full = Faults::new(RealFs);
+        let jobs: Vec<JobId> = (1..4).map(|n| JobId::next(JobId::MIN, n, [3; 10])).collect();
+        let table = Waiting::create(&full, &at, "boot", 3).unwrap().unwrap();
+        table.enter(0, jobs[0], 1).unwrap();
+        table.enter(1, jobs[1], 1).unwrap();
+        full.arm_for(Op::takes_space, 1, Errno::NOSPC, Then::Works);
+        table.leave(0).unwrap();
+        assert!(read(&RealFs, &at, "boot").unwrap().is_empty());
+        table.enter(2, jobs[2], 1).unwrap();
+        assert_eq!(read(&RealFs, &at, "boot").unwrap(), HashSet::from([(jobs[2], 1)]));
     }
 
     /// Goal: a daemon starts on a full disk, too, and then nothing that an older one wrote is left to be

@@ -238,6 +238,8 @@ impl<F: Filesystem> Keeper<F> {
         suspect: bool,
         now: Millis,
     ) -> Result<(), KeeperError> {
+        // Where its name could not be taken back for want of room, it is the right one once more.
+        self.deferred.retain(|it| !matches!(it, Effect::Release { job: of, .. } if *of == job));
         if let Some(until) = self.still_written(job, attempt, now)? {
             return self.step(Event::Busy { job, until }, now);
         }
@@ -253,7 +255,7 @@ impl<F: Filesystem> Keeper<F> {
         }
         if let Some(event) = self.sort_claimed(job, route) {
             self.note_route(&event);
-            self.take_back(job, attempt)?;
+            self.take_back(job, attempt, now)?;
             return self.step(event, now);
         }
         let durable = self.make_claim_durable(job)?;
@@ -313,8 +315,7 @@ impl<F: Filesystem> Keeper<F> {
         self.begin(task, now)
     }
 
-    /// Too little of something to start: it waits. The attempt has not begun, and a crash must not count it;
-    /// where not even its name can be taken back, it does.
+    /// Too little of something to start: it waits. The attempt has not begun, and a crash must not count it.
     fn refuse_start(
         &mut self,
         job: JobId,
@@ -322,10 +323,7 @@ impl<F: Filesystem> Keeper<F> {
         (rel, error): (RelPath, &io::Error),
         now: Millis,
     ) -> Result<(), KeeperError> {
-        match self.take_back(job, attempt) {
-            Err(error) if error.is_shortage() => {}
-            other => other?,
-        }
+        self.take_back(job, attempt, now)?;
         self.tell_refused(Some(rel), error, now)?;
         self.step(Event::StartFailed { job }, now)
     }
@@ -398,16 +396,28 @@ impl<F: Filesystem> Keeper<F> {
     ) -> Result<(), KeeperError> {
         self.clear_attempt(job, true, now);
         self.folders.close(job);
+        self.set_back(job, begun, now)
+    }
+
+    /// The job's name says again that so many attempts have begun. Where there is too little of something for
+    /// that, it is tried again, unless the next attempt begins before, which has that very name.
+    pub(in crate::daemon) fn set_back(
+        &mut self,
+        job: JobId,
+        begun: u32,
+        now: Millis,
+    ) -> Result<(), KeeperError> {
         let Some(info) = self.jobs.get_mut(&job) else { return Ok(()) };
         let from = info.claimed(job);
         let to = from.with_begun(begun);
-        if from != to {
-            match self.spool.set_begun(from, to) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => {
-                    other.map_err(KeeperError::spool("take an attempt back in processing/"))?;
-                }
+        let set = if from == to { Ok(()) } else { self.spool.set_begun(from, to) };
+        match set {
+            Err(error) if is_shortage(&error) => {
+                self.deferred.push_back(Effect::Release { job, begun });
+                return self.is_short(Shortage::of(&error), now);
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(KeeperError::spool("take an attempt back in processing/"))?,
         }
         info.begun = begun;
         Ok(())

@@ -48,7 +48,7 @@ impl<F: Filesystem> Keeper<F> {
             Ok(Some(planned)) => planned,
             Ok(None) => return Ok(()),
             Err(error) if error.is_shortage() => {
-                self.deferred.push(Effect::RecordOutcome { job, attempts, spent, failure });
+                self.deferred.push_back(Effect::RecordOutcome { job, attempts, spent, failure });
                 return self.is_short(Shortage::of(&error), now);
             }
             Err(error) => return Err(error),

@@ -316,3 +316,48 @@ fn room_for_one_of_two_new_csvs_is_enough_to_go_on() {
         assert_eq!(rows, "n\n2\n3\n", "{name}");
     }
 }
+
+/// The tasks that the keeper has started since it was asked last.
+fn started<F: Filesystem>(keeper: &mut Keeper<F>) -> Vec<crate::worker::Task> {
+    let start = |output| match output {
+        Output::Start(task) => Some(task),
+        _ => None,
+    };
+    keeper.take_outputs().into_iter().filter_map(start).collect()
+}
+
+/// Goal: an attempt that is taken back on a full disk ends nothing and costs nothing: its name says so once there
+/// is room, before a drain is over; and where it begins again before that, it has its name already. Method: no
+/// room for that rename, once in a drain, and for ever where the job may start again at once.
+#[test]
+fn an_attempt_is_taken_back_once_there_is_room() {
+    for drains in [true, false] {
+        let home = tempfile::tempdir().unwrap();
+        let fs = Faults::new(RealFs);
+        let mut keeper = keeper_on(fs.clone(), home.path(), &settings());
+        std::fs::write(home.path().join("incoming/x"), "").unwrap();
+        let now = now_ms();
+        while !keeper.scan(1000, now).unwrap() {}
+        let [task] = started(&mut keeper).try_into().unwrap();
+        if drains {
+            keeper.handle(Input::Drain, now).unwrap();
+        }
+        let then = if drains { Then::Works } else { Then::Always };
+        fs.arm_for(|op| op == Op::Rename, 1, Errno::NOSPC, then);
+        let ended = crate::worker::Ended::without_rows(crate::core::Verdict::Released);
+        keeper.handle(Input::Ended { job: task.job, ended }, now).unwrap();
+        assert!(fs.failed() == 1 && keeper.short_of() == Some(Shortage::Disk));
+        let place = |begun| Place::Job(crate::spool::Claimed::file(task.job, begun)).name();
+        let has = |begun| home.path().join("processing").join(place(begun)).join("x").exists();
+        assert!(has(1) && !keeper.is_still());
+        if drains {
+            keeper.tick(now + 1_000).unwrap();
+            assert!(has(0) && keeper.is_still());
+            continue;
+        }
+        let [again] = started(&mut keeper).try_into().unwrap();
+        assert_eq!((again.job, again.attempt, again.path == task.path), (task.job, 1, true));
+        keeper.tick(now + 1_000).unwrap();
+        assert!(has(1) && keeper.short_of().is_none(), "taken back while it runs");
+    }
+}

@@ -52,13 +52,26 @@ fn short(seed: u64) -> (SimFs, Story) {
     (sim, story)
 }
 
-/// One life in which an operation fails; whether it gave up.
-fn fail_once(seed: u64, nth: u64, (counts, errno, then): Fault) -> Option<bool> {
+/// What a life did that met the failure.
+#[derive(Debug)]
+enum Did {
+    /// It went on.
+    WentOn,
+    /// It gave up in its recovery.
+    GaveUp,
+    /// It gave up at work: why.
+    Ended(String),
+}
+
+/// One life in which an operation fails; `None`: none did any more.
+fn fail_once(seed: u64, nth: u64, (counts, errno, then): Fault) -> Option<Did> {
     let (sim, mut story) = short(seed);
     let faults = Faults::new(sim.clone());
     faults.arm_for(counts, nth, errno, then);
+    let mut is_at_work = false;
     let end = match Life::begin(&sim, faults.clone(), &mut story, false) {
         Ok(Some(mut life)) => {
+            is_at_work = true;
             let mut steps = 0;
             life.run_with(&mut || {
                 steps += u32::from(faults.failed() > 0);
@@ -72,7 +85,11 @@ fn fail_once(seed: u64, nth: u64, (counts, errno, then): Fault) -> Option<bool> 
         Err(error) => End::GaveUp(super::life::chain(&error)),
     };
     let met = faults.failed() > 0;
-    let gave_up = matches!(end, End::GaveUp(_));
+    let did = match &end {
+        End::GaveUp(why) if is_at_work => Did::Ended(why.clone()),
+        End::GaveUp(_) => Did::GaveUp,
+        _ => Did::WentOn,
+    };
     // A failed fsync may have lost what it was to keep; the kernel forgets. The weakest crash says so.
     let mode = if nth.is_multiple_of(2) && errno == Errno::IO { Mode::Weak } else { Mode::Process };
     let pick = if nth.is_multiple_of(4) { Pick::Lose } else { Pick::Seeded(nth) };
@@ -84,27 +101,31 @@ fn fail_once(seed: u64, nth: u64, (counts, errno, then): Fault) -> Option<bool> 
             "seed {seed}, {errno:?} {then:?} at {nth}, ended {end:?}: {why}\n{story:#?}\n{after:?}"
         )
     });
-    met.then_some(gave_up)
+    met.then_some(did)
 }
 
 type Fault = (fn(Op) -> bool, Errno, Then);
 
-fn fail_at_each(fault: Fault) -> (u64, u64) {
-    let (mut lives, mut gave_up) = (0, 0);
+/// How many lives met it, how many gave up, and why those did that were at work.
+fn fail_at_each(fault: Fault) -> (u64, u64, Vec<String>) {
+    let (mut lives, mut gave_up, mut at_work) = (0, 0, Vec::new());
     for seed in 1..=PAIRS {
         for nth in 1.. {
             let Some(did) = fail_once(seed, nth, fault) else { break };
             lives += 1;
-            gave_up += u64::from(did);
+            gave_up += u64::from(!matches!(did, Did::WentOn));
+            if let Did::Ended(why) = did {
+                at_work.push(format!("seed {seed}, at {nth}: {why}"));
+            }
         }
     }
-    (lives, gave_up)
+    (lives, gave_up, at_work)
 }
 
 /// Goal: EIO at any durable operation loses nothing. Method: each in turn, once and for good.
 #[test]
 fn a_failing_disk_ends_the_daemon_and_loses_nothing() {
-    let (lives, gave_up) = fail_at_each((Op::is_durable, Errno::IO, Then::Works));
+    let (lives, gave_up, _) = fail_at_each((Op::is_durable, Errno::IO, Then::Works));
     assert!(lives > 100 && gave_up > 20, "{lives} {gave_up}");
     fail_at_each((Op::is_durable, Errno::IO, Then::Always));
 }
@@ -114,16 +135,18 @@ fn a_failing_disk_ends_the_daemon_and_loses_nothing() {
 #[test]
 fn a_full_disk_is_waited_out() {
     for then in [Then::Works, Then::Always] {
-        let (lives, _) = fail_at_each((Op::takes_space, Errno::NOSPC, then));
+        let (lives, _, at_work) = fail_at_each((Op::takes_space, Errno::NOSPC, then));
         assert!(lives > 50, "{lives}");
+        assert!(at_work.is_empty(), "{then:?}: {at_work:#?}");
     }
 }
 
-/// Goal: too few descriptors lose nothing. Method: EMFILE at each operation that takes one.
+/// Goal: too few descriptors are waited out and lose nothing. Method: EMFILE at each operation that takes one.
 #[test]
 fn too_few_descriptors_lose_nothing() {
     for then in [Then::Works, Then::Always] {
-        let (lives, _) = fail_at_each((Op::takes_descriptor, Errno::MFILE, then));
+        let (lives, _, at_work) = fail_at_each((Op::takes_descriptor, Errno::MFILE, then));
         assert!(lives > 50, "{lives}");
+        assert!(at_work.is_empty(), "{then:?}: {at_work:#?}");
     }
 }

@@ -5,7 +5,6 @@
 //! Invariant: a rename stops no writer, so a claimed file is looked at again, unless the claim itself found
 //! that nobody can write into it.
 
-use std::io;
 use std::path::Path;
 
 use super::{Proof, look_of, writer_of};
@@ -88,7 +87,7 @@ impl<F: Filesystem> Keeper<F> {
         let look = Some(seen);
         let proof = Proof::Look { look, first, is_open, is_clear: false };
         self.waits.unproven.insert(job, proof);
-        self.take_back(job, attempt)?;
+        self.take_back(job, attempt, now)?;
         Ok(Some(until))
     }
 
@@ -97,20 +96,9 @@ impl<F: Filesystem> Keeper<F> {
         &mut self,
         job: JobId,
         attempt: u32,
+        now: Millis,
     ) -> Result<(), KeeperError> {
-        let Some(info) = self.jobs.get_mut(&job).filter(|info| info.begun == attempt) else {
-            return Ok(());
-        };
-        let claimed = info.claimed(job);
-        let back = claimed.with_begun(attempt.saturating_sub(1));
-        match self.spool.set_begun(claimed, back) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(KeeperError::spool("take an attempt back in processing/")(error))
-            }
-            _ => {
-                info.begun = back.begun;
-                Ok(())
-            }
-        }
+        let has_its_name = self.jobs.get(&job).is_some_and(|info| info.begun == attempt);
+        if has_its_name { self.set_back(job, attempt.saturating_sub(1), now) } else { Ok(()) }
     }
 }

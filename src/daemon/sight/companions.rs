@@ -218,7 +218,7 @@ impl<F: Filesystem> Keeper<F> {
         }
         if let Err((companion, error)) = self.bring_companions(job) {
             let is_broken_move = Errno::from_io_error(&error) == Some(Errno::IO);
-            return self.companion_fails((job, attempt), companion, error, is_broken_move);
+            return self.companion_fails((job, attempt), companion, error, is_broken_move, now);
         }
         let place = Place::Job(claimed).name();
         for companion in self.companions(route, &rel) {
@@ -231,7 +231,7 @@ impl<F: Filesystem> Keeper<F> {
                 Ok(seen) => seen,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return unfit("is gone"),
                 Err(error) => {
-                    return self.companion_fails((job, attempt), companion, error, false);
+                    return self.companion_fails((job, attempt), companion, error, false, now);
                 }
             };
             if stat.file_type != FileType::File {
@@ -241,7 +241,7 @@ impl<F: Filesystem> Keeper<F> {
             if writer_of(lease) == Writer::Somebody {
                 let first = *self.waits.lacking.entry(job).or_insert(now);
                 let past = Past { look: look_of(&stat), since: now, first };
-                self.take_back(job, attempt)?;
+                self.take_back(job, attempt, now)?;
                 return Ok(Companions::Busy(again(&rules, &past, now)));
             }
         }
@@ -256,9 +256,10 @@ impl<F: Filesystem> Keeper<F> {
         companion: RelPath,
         error: io::Error,
         is_broken_move: bool,
+        now: Millis,
     ) -> Result<Companions, KeeperError> {
         if is_shortage(&error) || is_broken_move {
-            self.take_back(job, attempt)?;
+            self.take_back(job, attempt, now)?;
             return Ok(Companions::Later(companion, error));
         }
         let reason = format!("{companion}, which comes with it, cannot be taken: {error}");

@@ -117,7 +117,7 @@ impl<F: Filesystem> Keeper<F> {
                 Verdict::Failed(Failure::new(FailClass::Permanent, changed(&how)))
             }
             Err(CollectError::Io(error)) if is_shortage(&error) => {
-                self.deferred.push(Effect::Collect { job });
+                self.deferred.push_back(Effect::Collect { job });
                 return self.is_short(Shortage::of(&error), now);
             }
             Err(CollectError::Io(source)) => {

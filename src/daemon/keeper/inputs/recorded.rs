@@ -86,7 +86,7 @@ impl<F: Filesystem> Keeper<F> {
                 {
                     ended.rows = rows;
                 }
-                self.deferred.push(Effect::RecordInput { job, no, attempts, failure });
+                self.deferred.push_back(Effect::RecordInput { job, no, attempts, failure });
                 self.is_short(Shortage::of(&error), now)
             }
             Err(error) => Err(error),
