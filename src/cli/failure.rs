@@ -69,7 +69,7 @@ impl Failure {
             found.extend(why.map(|why| (path.to_owned(), why.job)));
             true
         });
-        let ([(path, job)], Ok(())) = (found.as_slice(), walked) else { return None };
+        let ([(path, job)], Ok(_)) = (found.as_slice(), walked) else { return None };
         let parent = path.parent().unwrap_or_else(|| Path::new(""));
         let is_its =
             |name: &OsStr| Some(names::sidecar(name, *job).as_os_str()) == path.file_name();

@@ -219,6 +219,7 @@ mod tests {
             uid: 0,
             gid: 0,
             nlink: 2,
+            is_mounted: false,
         };
         let rel = RelPath::new("siteA/x").unwrap();
         let us = name_of("/etc/passwd", our_uid());

@@ -24,7 +24,8 @@ pub mod tree;
 
 pub use real::RealFs;
 pub use tree::{
-    is_gone_or_closed, is_in_use, make_dirs, open_up_tree, remove_tree, sync_tree, walk_files,
+    WALK_DEPTH, is_gone_or_closed, is_in_use, make_dirs, open_up_tree, remove_tree, sync_tree,
+    walk_files,
 };
 
 /// Too little of something that comes back by itself: space, quota, descriptors, memory.
@@ -77,6 +78,8 @@ pub struct Stat {
     pub gid: u32,
     /// Number of links.
     pub nlink: u32,
+    /// Something is mounted on its name, and this is what. `false` also where the kernel does not say (before 5.8).
+    pub is_mounted: bool,
 }
 
 /// Whether anything that can write into a file is open.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use rustix::fs::{
     Access, AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, ResolveFlags, Statx,
-    StatxFlags,
+    StatxAttributes, StatxFlags,
 };
 
 use rustix::io::Errno;
@@ -173,6 +173,7 @@ fn stat_from(x: &Statx) -> Stat {
         uid: x.stx_uid,
         gid: x.stx_gid,
         nlink: x.stx_nlink,
+        is_mounted: x.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
     }
 }
 

@@ -12,7 +12,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{FileType, Filesystem};
+use super::{FileType, Filesystem, is_shortage};
 
 /// The owner's rights on a folder, without which it cannot be emptied, moved, or moved out of.
 const OWNER: u32 = 0o700;
@@ -189,16 +189,17 @@ fn is_beyond_us(error: &io::Error) -> bool {
 }
 
 /// Calls `visit` with the path of everything below `at` that is no folder, streaming and in no order,
-/// until it answers `false`. Folders that cannot be read are passed over.
+/// until it answers `false`. Folders that cannot be read are passed over, but not for want of something.
 ///
 /// `enters` is asked about each folder. Each level keeps a descriptor open; what lies deeper than
-/// [`WALK_DEPTH`] is passed over too.
+/// [`WALK_DEPTH`] is passed over too. `false`: a folder was passed over that was to be entered.
 pub fn walk_files<F: Filesystem>(
     fs: &F,
     at: &F::Dir,
     enters: &dyn Fn(&Path) -> bool,
     visit: &mut dyn FnMut(&F::Dir, &Path, &Path) -> bool,
-) -> io::Result<()> {
+) -> io::Result<bool> {
+    let mut is_all = true;
     let mut levels = vec![(PathBuf::new(), at.clone(), fs.list(at)?)];
     while let Some((prefix, dir, list)) = levels.last_mut() {
         let Some(Ok(entry)) = list.next() else {
@@ -216,18 +217,18 @@ pub fn walk_files<F: Filesystem>(
         };
         if file_type != FileType::Dir {
             if !visit(dir, &name, &path) {
-                return Ok(());
+                return Ok(is_all);
             }
         } else if enters(&path) {
             let opened = fs.open_dir(dir, &name).and_then(|dir| Ok((fs.list(&dir)?, dir)));
-            if let Ok((list, dir)) = opened
-                && levels.len() < WALK_DEPTH
-            {
-                levels.push((path, dir, list));
+            match opened {
+                Ok((list, dir)) if levels.len() < WALK_DEPTH => levels.push((path, dir, list)),
+                Err(error) if is_shortage(&error) => return Err(error),
+                Ok(_) | Err(_) => is_all = false,
             }
         }
     }
-    Ok(())
+    Ok(is_all)
 }
 
 /// Files that [`sync_tree`] syncs one by one: each may take milliseconds, and the keeper waits for them.

@@ -258,12 +258,22 @@ impl<F: Filesystem> Spool<F> {
     }
 
     /// Syncs a job's made files, so that a record may name them. After it returns they are durable
-    /// below `processing/ID.N.out`. A worker that removed that folder made none.
-    pub fn sync_output(&self, claimed: Claimed) -> io::Result<()> {
+    /// below `processing/ID.N.out`. A worker that removed that folder made none. `Some`: why they cannot be moved.
+    pub fn sync_output(&self, claimed: Claimed) -> io::Result<Option<&'static str>> {
         let name = Place::Output(claimed).name();
+        let stat = match self.fs.stat(&self.processing, Path::new(&name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        if stat.is_mounted {
+            return Ok(Some("it mounted something on its output folder, which cannot be moved so"));
+        }
         match fs::sync_tree(&self.fs, &self.processing, Path::new(&name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                Ok(Some("it put something else in place of its output folder"))
+            }
+            other => other.map(|()| None),
         }
     }
 }

@@ -146,14 +146,18 @@ impl<F: Filesystem> Spool<F> {
         }
     }
 
-    /// Removes all folders that were kept: nothing of ours stands in `processing/` after a clean end.
+    /// Removes all folders that were kept: nothing of ours stands in `processing/` after a clean end, but where
+    /// something is mounted or a process that a worker left writes on, which the next start says.
     pub fn remove_empty(&self, folders: &mut Folders<F::Dir>) -> io::Result<()> {
         (folders.count, folders.open_empty) = (0, 0);
         let jobs = folders.empty.drain().flat_map(|(_, list)| list);
         let jobs = jobs.map(|folder| Place::Job(folder.claimed));
         let scratch = folders.scratch.drain(..).map(|it| Place::Scratch(it.made_for));
         for place in jobs.chain(scratch) {
-            self.remove(place)?;
+            match self.remove(place) {
+                Err(error) if fs::is_in_use(&error) => {}
+                other => other?,
+            }
         }
         Ok(())
     }
@@ -173,7 +177,10 @@ impl<F: Filesystem> Spool<F> {
                 if self.is_untouched(&mut kept, 0)? {
                     kept
                 } else {
-                    self.remove(Place::Scratch(kept.made_for))?;
+                    match self.remove(Place::Scratch(kept.made_for)) {
+                        Err(error) if fs::is_in_use(&error) => {}
+                        other => other?,
+                    }
                     self.make_scratch(claimed, folders)?
                 }
             }
@@ -188,11 +195,20 @@ impl<F: Filesystem> Spool<F> {
             let mut all = folders.lent.values().chain(&folders.scratch);
             all.any(|it| it.made_for == claimed)
         };
-        while is_used(claimed) {
-            claimed.begun = claimed.begun.saturating_add(1);
+        let mut most = 1_000;
+        loop {
+            while is_used(claimed) {
+                claimed.begun = claimed.begun.saturating_add(1);
+            }
+            match self.make_afresh(Path::new(&Place::Scratch(claimed).name())) {
+                // An earlier attempt mounted something there: it stays.
+                Err(error) if fs::is_in_use(&error) && most > 0 => {
+                    most -= 1;
+                    claimed.begun = claimed.begun.saturating_add(1);
+                }
+                other => return other.map(|()| Scratch { made_for: claimed, seen: None }),
+            }
         }
-        self.make_afresh(Path::new(&Place::Scratch(claimed).name()))?;
-        Ok(Scratch { made_for: claimed, seen: None })
     }
 
     /// The attempt is over: what it left in its scratch folder is removed.
@@ -227,7 +243,11 @@ impl<F: Filesystem> Spool<F> {
         if stat.file_type != fs::FileType::Dir || stat.mode & 0o700 != 0o700 {
             return Ok(false);
         }
-        let dir = self.fs.open_dir(&self.processing, path)?;
+        let dir = match self.fs.open_own_dir(&self.processing, path) {
+            // Something is mounted on it.
+            Err(error) if fs::is_in_use(&error) => return Ok(false),
+            other => other?,
+        };
         if self.fs.has_others(&dir, "".as_ref())? {
             return Ok(false);
         }

@@ -4,7 +4,8 @@
 //!
 //! Invariants
 //! - A file is moved only after the record that gives it its job is durable; all moves may be done again.
-//! - What is handed over is a regular file. Links and the like stay, and go to `output/`.
+//! - What is handed over is a regular file. Links and the like stay, and go to `output/`; so does what was mounted
+//!   there, and what lies too deep for any path.
 //! - Its new path begins with the path of the file that it was made from, whose name gets `.made`: in
 //!   `done/` a file and a folder cannot have one name.
 
@@ -70,9 +71,14 @@ impl<F: Filesystem> Spool<F> {
         let mut made = Vec::new();
         let mut foreign = None;
         let mut failed = Ok(());
-        fs::walk_files(&self.fs, &folder, &|_| true, &mut |dir, name, path| {
+        // What is mounted there was not made, and moves nowhere.
+        let is_own = |path: &Path| {
+            let opened = self.fs.open_own_dir(&folder, path);
+            !opened.is_err_and(|error| fs::is_in_use(&error))
+        };
+        fs::walk_files(&self.fs, &folder, &is_own, &mut |dir, name, path| {
             let is_file = match self.fs.stat(dir, name) {
-                Ok(stat) => stat.file_type == FileType::File,
+                Ok(stat) => stat.file_type == FileType::File && !stat.is_mounted,
                 // What a process that the worker left takes away meanwhile was not made.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => false,
                 Err(error) => {
@@ -138,18 +144,28 @@ impl<F: Filesystem> Spool<F> {
             other => other?,
         };
         let mut is_empty = true;
-        fs::walk_files(&self.fs, &folder, &|_| true, &mut |_, _, _| {
+        let is_all = fs::walk_files(&self.fs, &folder, &|_| true, &mut |_, _, _| {
             is_empty = false;
             false
         })?;
-        if is_empty { self.clear_output(claimed) } else { Ok(()) }
+        if !(is_empty && is_all) {
+            return Ok(());
+        }
+        match self.clear_output(claimed) {
+            // Something is mounted there, or a process that the worker left makes files: it goes to `output/`.
+            Err(error) if fs::is_in_use(&error) => Ok(()),
+            other => other,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
     use crate::fs::RealFs;
+    use crate::fs::faults::{Faults, Op, Then};
 
     /// Goal: a process that a worker left, and that writes on, does not keep every start from its end.
     /// Method: a made file is handed over, stands there again, and is handed over again; then one is gone.
@@ -172,6 +188,37 @@ mod tests {
         let gone = Path::new(&Place::Output(from).name()).join("t");
         RealFs.remove_file(&spool.processing, &gone).unwrap();
         spool.hand_over(from, &name, job, &rel).unwrap();
+    }
+
+    /// Goal: what cannot be handed over is not taken for nothing: it stays, and goes to `output/`. Method: a file
+    /// deeper than is walked; no descriptor for the folder of a file; then neither.
+    #[test]
+    fn what_was_not_seen_is_not_removed() {
+        let home = tempfile::tempdir().unwrap();
+        let fs = Faults::new(RealFs);
+        let spool = Spool::open(fs.clone(), RealFs.open_root(home.path()).unwrap()).unwrap();
+        let from = Claimed::file(JobId::MIN, 1);
+        let made = home.path().join("processing").join(Place::Output(from).name());
+        let deep = made.join(vec!["d"; fs::WALK_DEPTH + 1].join("/"));
+        std::fs::create_dir_all(&deep).unwrap();
+        std::fs::write(deep.join("f"), "x").unwrap();
+        spool.clear_handed(from).unwrap();
+        assert!(deep.join("f").exists());
+
+        let below = made.join("d");
+        fs::remove_tree(&RealFs, &spool.processing, Path::new(&Place::Output(from).name()))
+            .unwrap();
+        std::fs::create_dir_all(&below).unwrap();
+        std::fs::write(below.join("f"), "x").unwrap();
+        let x = RelPath::new("x").unwrap();
+        fs.arm_for(|op| op == Op::OpenDir, 2, Errno::MFILE, Then::Works);
+        spool.clear_handed(from).unwrap_err();
+        fs.arm_for(|op| op == Op::List, 2, Errno::MFILE, Then::Works);
+        spool.made_files(from, &x, (9, 999)).unwrap_err();
+        fs.disarm();
+        spool.clear_handed(from).unwrap();
+        assert!(below.join("f").exists());
+        assert_eq!(spool.made_files(from, &x, (9, 999)).unwrap().unwrap().len(), 1);
     }
 
     /// Goal: a made file has a path that says what it was made from, and one that a folder can have.

@@ -2,7 +2,8 @@
 //!
 //! Must not know: what becomes of it.
 //!
-//! Invariant: what is gone, or closed to us, is as if nothing stood there; any other error is said.
+//! Invariant: what is gone, or closed to us, or mounted there, is as if nothing stood there; any other error is
+//! said.
 
 use std::ffi::OsStr;
 use std::io;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Claimed, Place, Spool};
 use crate::core::RelPath;
-use crate::fs::{FileType, Filesystem, Stat, is_gone_or_closed};
+use crate::fs::{FileType, Filesystem, Stat, is_gone_or_closed, is_in_use};
 
 impl<F: Filesystem> Spool<F> {
     /// The one file of a job's folder at recovery, with strays of its worker set aside: the file
@@ -48,12 +49,12 @@ impl<F: Filesystem> Spool<F> {
         Ok(files)
     }
 
-    /// What stands in a folder below a job's, each with its path below that; nothing where it is gone, or
-    /// closed to us.
+    /// What stands in a folder below a job's, each with its path below that; nothing where it is gone, closed
+    /// to us, or another mount's. What is mounted there is none of the job's.
     pub(super) fn names_in(&self, job: &Path, folder: &[u8]) -> io::Result<Vec<(Vec<u8>, Stat)>> {
         let path = job.join(OsStr::from_bytes(folder));
-        let dir = match self.fs.open_dir(&self.processing, &path) {
-            Err(error) if is_gone_or_closed(&error) => return Ok(Vec::new()),
+        let dir = match self.fs.open_own_dir(&self.processing, &path) {
+            Err(error) if is_no_job(&error) => return Ok(Vec::new()),
             other => other?,
         };
         let entries = match self.fs.list(&dir) {
@@ -65,9 +66,19 @@ impl<F: Filesystem> Spool<F> {
         let mut names = Vec::new();
         for entry in entries {
             let name = entry?.name;
-            let stat = self.fs.stat(&dir, Path::new(&name))?;
-            names.push(([folder, slash, name.as_bytes()].concat(), stat));
+            let stat = match self.fs.stat(&dir, Path::new(&name)) {
+                // Mounted by a server that has ended.
+                Err(error) if is_in_use(&error) => continue,
+                other => other?,
+            };
+            if !stat.is_mounted {
+                names.push(([folder, slash, name.as_bytes()].concat(), stat));
+            }
         }
         Ok(names)
     }
+}
+
+fn is_no_job(error: &io::Error) -> bool {
+    is_gone_or_closed(error) || is_in_use(error)
 }

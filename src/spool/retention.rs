@@ -267,7 +267,7 @@ impl<F: Filesystem> Pass<'_, F> {
             true
         });
         // What cannot be read stays, and is said when it is looked at itself.
-        walked.map_or(0, |()| size)
+        walked.map_or(0, |_| size)
     }
 
     fn open(&mut self, tree: &str, path: PathBuf, opened: io::Result<F::Dir>) -> Option<Level<F>> {

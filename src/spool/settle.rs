@@ -15,7 +15,8 @@
 //! - What a worker left beside or above its input in the job's folder goes along with it; nothing is deleted. What
 //!   it made as another user, who alone may move it, stays in `processing/ID.N.left`: the folder gets that
 //!   name before the file leaves it, since what stands in a job's folder without its input looks like a job.
-//!   So does a folder in which a process that the worker left still makes files.
+//!   So does a folder in which a process that the worker left still makes files, or where it mounted something:
+//!   what is mounted cannot be moved, and is not ours to empty.
 //! - Files that came together go under names of one kind, their own or all `x~ID.json`: so none stands there
 //!   as the companion of another job's file. A power cut may mix them; what has an id is certain then.
 //! - Not durable when it returns. A journal segment goes only after a checkpoint made it so.
@@ -26,7 +27,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::core::{JobId, RelPath};
-use crate::fs::{self, FileType, Filesystem, Stat, is_gone_or_closed};
+use crate::fs::{self, FileType, Filesystem, Stat, is_gone_or_closed, is_in_use};
 
 use super::folders::{Folder, Folders};
 use super::{Claimed, Place, Shape, Spool, names};
@@ -104,6 +105,11 @@ impl<F: Filesystem> Spool<F> {
         let is_denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
         match self.try_settle(it, folders) {
             Err(error) if is_denied(&error) => {}
+            // The worker mounted something on the very input, or on a folder that leads to it.
+            Err(error) if is_mounted_on(&error) && !it.alone => {
+                self.leave_folder(it.claimed)?;
+                return self.settle_from_left(it);
+            }
             other => return other,
         }
         // Perhaps the worker protected its folder. What was done is found done, as after a crash.
@@ -134,8 +140,8 @@ impl<F: Filesystem> Spool<F> {
         let left = Place::Left(it.claimed).name();
         let name = OsStr::from_bytes(it.rel.name());
         let path = Path::new(&left).join(OsStr::from_bytes(it.rel.parent()));
-        let moved = match self.fs.open_dir(&self.processing, &path) {
-            Err(error) if is_gone_or_closed(&error) => Ok(None),
+        let moved = match self.fs.open_own_dir(&self.processing, &path) {
+            Err(error) if is_gone_or_closed(&error) || is_in_use(&error) => Ok(None),
             Err(error) => Err(error),
             Ok(from) => match self.fs.stat(&from, Path::new(name)) {
                 // The worker put its own in its place: it stays, too.
@@ -146,6 +152,7 @@ impl<F: Filesystem> Spool<F> {
                         let is_theirs = self.is_foreign(&self.fs.stat(&self.processing, &path)?)?;
                         if is_theirs { Ok(None) } else { Err(error) }
                     }
+                    Err(error) if is_mounted_on(&error) => Ok(None),
                     other => other,
                 },
             },
@@ -181,14 +188,15 @@ impl<F: Filesystem> Spool<F> {
     fn try_settle(&self, it: &Settling<'_>, folders: &mut Folders<F::Dir>) -> io::Result<Moved> {
         let job = Place::Job(it.claimed).name();
         let name = OsStr::from_bytes(it.rel.name());
-        let (from, has_others) = match self.look_into_job(it, name, &job, folders) {
+        let (from, mut has_others) = match self.look_into_job(it, name, &job, folders) {
             Ok(found) => found,
             // The worker removed its folder, or this was settled before a crash.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Moved::default()),
             Err(error) => return Err(error),
         };
         if !it.alone {
-            self.settle_above(it)?;
+            // A folder that leads to the input and holds anything else is not used again.
+            has_others |= self.settle_above(it)?;
         }
         let mut others = Vec::new();
         if has_others && !it.alone {
@@ -207,20 +215,22 @@ impl<F: Filesystem> Spool<F> {
             self.settle_others(&from, &others, it, Kind::Own)?;
             self.settle_file(&from, name, it, (Kind::Own, it.why))?
         };
-        let mut left = None;
-        if !has_others {
+        let cleared = if !has_others {
             let folder = Folder { claimed: it.claimed, dir: Some(from) };
-            self.keep_or_remove(it.rel.parent(), folder, folders)?;
+            self.keep_or_remove(it.rel.parent(), folder, folders)
         } else if !it.alone {
-            match fs::remove_tree(&self.fs, &self.processing, Path::new(&job)) {
-                // A process that the worker left still writes there. What it makes is no job.
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
-                    left = Some(self.leave_folder(it.claimed)?);
-                }
-                other => other?,
+            fs::remove_tree(&self.fs, &self.processing, Path::new(&job))
+        } else {
+            Ok(())
+        };
+        match cleared {
+            // A process that the worker left still writes there, or something is mounted there. That is no job.
+            Err(error) if is_in_use(&error) => {
+                let left = Some(self.leave_folder(it.claimed)?);
+                Ok(Moved { rel, left })
             }
+            other => other.map(|()| Moved { rel, left: None }),
         }
-        Ok(Moved { rel, left })
     }
 
     /// The folder that a job's file stands in, and whether anything else stands there.
@@ -240,7 +250,10 @@ impl<F: Filesystem> Spool<F> {
             }
         }
         let parent = Path::new(job).join(OsStr::from_bytes(it.rel.parent()));
-        let from = self.fs.open_dir(&self.processing, &parent)?;
+        let from = self.fs.open_own_dir(&self.processing, &parent).map_err(|error| {
+            let is_mount = error.kind() == io::ErrorKind::CrossesDevices;
+            if is_mount { io::ErrorKind::ResourceBusy.into() } else { error }
+        })?;
         let has_others = self.fs.has_others(&from, name)?;
         Ok((from, has_others))
     }
@@ -288,6 +301,8 @@ impl<F: Filesystem> Spool<F> {
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                     settled = Err(error);
                 }
+                // Something is mounted there: it stays.
+                Err(error) if is_mounted_on(&error) => {}
                 other => drop(other?),
             }
         }
@@ -435,6 +450,12 @@ impl<F: Filesystem> Spool<F> {
         }
         Err(io::ErrorKind::AlreadyExists.into())
     }
+}
+
+/// What is to be moved has something mounted on it. (Where another disk is mounted to which it would go, the
+/// system says that they are two.)
+fn is_mounted_on(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ResourceBusy
 }
 
 #[cfg(test)]

@@ -5,17 +5,19 @@
 //! Invariants
 //! - Each record of a lot has exactly one end, in order; the last one says so.
 //! - Once the route cannot run its worker, or we are stopped, the rest comes back as it was.
-//! - A record's scratch folder is empty when it begins. It is the slot's own, below the attempt's, and is
-//!   used again: a folder for each of a million records would cost more than most of them.
+//! - A record's scratch folder is empty when it begins, and its own. It is the slot's, below the attempt's, and is
+//!   used again: a folder for each of a million records would cost more than most of them. What an earlier
+//!   record's worker did to it (protected it, mounted something there) is no later record's fault.
 
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use super::records::Lot;
 use super::slot::Slot;
 use super::{Ended, Stop, Task};
 use crate::core::{FailClass, Failure, Verdict};
-use crate::fs::{RealFs, is_shortage, remove_tree};
+use crate::fs::{Filesystem, RealFs, is_in_use, remove_tree};
 
 /// Runs all records of a lot, blocking. `report` gets number, end, and whether it was the last.
 pub fn run(
@@ -26,8 +28,7 @@ pub fn run(
     stop: &Stop,
     report: &mut dyn FnMut(u64, Ended, bool),
 ) {
-    let folder = task.scratch.join(number.to_string());
-    task.scratch.clone_from(&folder);
+    let base = task.scratch.join(number.to_string());
     let count = lot.records.len();
     let mut is_over = false;
     for (at, (attempt, raw)) in lot.records.iter().enumerate() {
@@ -39,15 +40,16 @@ pub fn run(
                 Err(why) => {
                     Ended::without_rows(Verdict::Failed(Failure::new(FailClass::Permanent, why)))
                 }
-                Ok(record) => {
-                    if let Err(error) = make_empty(&folder) {
+                Ok(record) => match empty_one(&base) {
+                    Err(error) => {
                         let why = format!("cannot make its scratch folder: {error}");
                         Ended::without_rows(Verdict::Failed(Failure::new(FailClass::TryAgain, why)))
-                    } else {
-                        task.record = Some(record);
+                    }
+                    Ok(folder) => {
+                        (task.scratch, task.record) = (folder, Some(record));
                         slot.run(&task, stop)
                     }
-                }
+                },
             }
         };
         is_over = is_over || matches!(ended.verdict, Verdict::Misconfigured { .. });
@@ -55,23 +57,40 @@ pub fn run(
     }
 }
 
-/// The folder stands there and is empty. What the last worker left in it, or in its place, goes.
-pub(super) fn make_empty(folder: &Path) -> io::Result<()> {
-    match std::fs::read_dir(folder).map(|mut entries| entries.next().is_none()) {
-        Ok(true) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            match std::fs::create_dir(folder) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                made => return made,
-            }
+/// Folders tried besides the first, where something is mounted in all before.
+const OTHERS: usize = 100;
+
+/// The folder of this name, or one beside it, that stands there and is empty.
+fn empty_one(base: &Path) -> io::Result<PathBuf> {
+    let mut folder = base.to_owned();
+    for other in 1..=OTHERS {
+        match make_empty(&folder) {
+            Err(error) if is_in_use(&error) => drop(folder.set_extension(other.to_string())),
+            made => return made.map(|()| folder),
         }
-        Err(error) if is_shortage(&error) => return Err(error),
-        Ok(false) | Err(_) => {}
+    }
+    make_empty(&folder).map(|()| folder)
+}
+
+/// The folder stands there, is empty, and its owner may do anything in it.
+pub(super) fn make_empty(folder: &Path) -> io::Result<()> {
+    if is_usable(folder) {
+        return Ok(());
     }
     if let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) {
+        if let (Some(above), Some(its_name)) = (parent.parent(), parent.file_name()) {
+            // The worker may have protected that, too. Where it is another's, what follows says so.
+            drop(RealFs.open_up(&RealFs.open_root(above)?, Path::new(its_name)));
+        }
         remove_tree(&RealFs, &RealFs.open_root(parent)?, Path::new(name))?;
     }
     std::fs::create_dir(folder)
+}
+
+fn is_usable(folder: &Path) -> bool {
+    let own = |mode: u32| mode & 0o700 == 0o700;
+    let is_own = folder.symlink_metadata().is_ok_and(|it| it.is_dir() && own(it.mode()));
+    is_own && std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 #[cfg(test)]

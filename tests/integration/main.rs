@@ -45,6 +45,9 @@ mod lifecycle;
 /// Workers of every kind at their worst.
 #[cfg(test)]
 mod misbehaviour;
+/// What workers mount, and leave.
+#[cfg(test)]
+mod mounted;
 /// From another program to a spool.
 #[cfg(test)]
 mod moving_in;

@@ -14,7 +14,7 @@ use crate::core::state::{Candidate, Effect, Event, Millis};
 use crate::core::{FailClass, Failure, JobId, RelPath, Verdict};
 use crate::daemon::notice::{Notice, Paused};
 use crate::daemon::sight::{Companions, Judged};
-use crate::fs::{FileType, Filesystem, is_shortage};
+use crate::fs::{FileType, Filesystem, is_in_use, is_shortage};
 use crate::journal::record::{Attempt, FileMark, Outcome, Record};
 use crate::spool::claim::Claim;
 use crate::spool::{Claimed, Place, Shape};
@@ -416,6 +416,8 @@ impl<F: Filesystem> Keeper<F> {
                 self.deferred.push_back(Effect::Release { job, begun });
                 return self.is_short(Shortage::of(&error), now);
             }
+            // Its worker mounted something on that folder: the next attempt has the name of this one.
+            Err(error) if is_in_use(&error) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => other.map_err(KeeperError::spool("take an attempt back in processing/"))?,
         }

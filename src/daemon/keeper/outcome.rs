@@ -108,13 +108,9 @@ impl<F: Filesystem> Keeper<F> {
         let output = failure.is_none() && route.as_ref().is_some_and(|route| route.output);
         if output {
             // Durable before the record that names them: rule 8.
-            match self.spool.sync_output(claimed) {
-                Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-                    let reason = "it put something else in place of its output folder";
-                    failure = Some(Failure::new(FailClass::Permanent, reason));
-                }
-                other => other.map_err(KeeperError::spool("sync the made files in processing/"))?,
-            }
+            let synced = self.spool.sync_output(claimed);
+            let unfit = synced.map_err(KeeperError::spool("sync the made files in processing/"))?;
+            failure = unfit.map(|reason| Failure::new(FailClass::Permanent, reason));
         }
         let mut next = None;
         if let (true, None, Some(route)) = (output, &failure, &route) {

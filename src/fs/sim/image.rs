@@ -361,6 +361,7 @@ impl Node {
             uid: 1000,
             gid: 0,
             nlink: if self.parent.is_some() { links } else { 0 },
+            is_mounted: false,
         }
     }
 }

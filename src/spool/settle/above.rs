@@ -3,31 +3,37 @@
 //! Must not know: what stands beside the input, where the input goes.
 //!
 //! Invariant: after it the folders that lead to the input hold nothing else, so that they may be used again or
-//! removed. A script that writes to `../out` keeps what it made, under the path that it had.
+//! removed, unless it says so. A script that writes to `../out` keeps what it made, under the path that it had.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::{Kind, Settling};
+use super::{Kind, Settling, is_mounted_on};
 use crate::core::RelPath;
 use crate::fs::Filesystem;
 use crate::spool::{Place, Spool};
 
 impl<F: Filesystem> Spool<F> {
     /// Moves it to where the input goes. One that is another user's stays, and is said when all else has gone.
-    pub(super) fn settle_above(&self, it: &Settling<'_>) -> io::Result<()> {
-        let mut settled = Ok(());
+    /// `true`: something was there, and what is mounted stays.
+    pub(super) fn settle_above(&self, it: &Settling<'_>) -> io::Result<bool> {
+        let mut settled = Ok(false);
         let mut above: Vec<u8> = Vec::new();
         for part in it.rel.parent().split(|b| *b == b'/').filter(|part| !part.is_empty()) {
             let folder = Path::new(&Place::Job(it.claimed).name()).join(OsStr::from_bytes(&above));
-            let dir = match self.fs.open_dir(&self.processing, &folder) {
+            let dir = match self.fs.open_own_dir(&self.processing, &folder) {
                 // The worker put its folder elsewhere.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return settled,
+                // What is below what it mounted is not ours.
+                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                    return settled.map(|_| true);
+                }
                 other => other?,
             };
             if self.fs.has_others(&dir, OsStr::from_bytes(part))? {
+                settled = settled.map(|_| true);
                 let names: io::Result<Vec<OsString>> =
                     self.fs.list(&dir)?.map(|entry| Ok(entry?.name)).collect();
                 for name in names?.iter().filter(|name| name.as_bytes() != part) {
@@ -38,6 +44,7 @@ impl<F: Filesystem> Spool<F> {
                         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                             settled = Err(error);
                         }
+                        Err(error) if is_mounted_on(&error) => {}
                         other => drop(other?),
                     }
                 }
