@@ -368,6 +368,9 @@ impl SpoolArg {
                 _ if errnos(error).any(|errno| errno == Errno::XDEV) => {
                     "A folder of the spool is a mount of its own (findmnt): put the whole spool on one filesystem"
                 }
+                _ if errnos(error).any(|errno| errno == Errno::PERM) => {
+                    "It is immutable or append-only, or its folder is (lsattr, chattr -ia): undo that"
+                }
                 _ if is_in_the_way(error) => "Look at what is there (ls -ld, lsattr -d)",
                 _ => "Look at the disk (dmesg)",
             }

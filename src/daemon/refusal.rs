@@ -220,6 +220,7 @@ mod tests {
             gid: 0,
             nlink: 2,
             is_mounted: false,
+            is_fixed: false,
         };
         let rel = RelPath::new("siteA/x").unwrap();
         let us = name_of("/etc/passwd", our_uid());

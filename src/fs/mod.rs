@@ -80,6 +80,8 @@ pub struct Stat {
     pub nlink: u32,
     /// Something is mounted on its name, and this is what. `false` also where the kernel does not say (before 5.8).
     pub is_mounted: bool,
+    /// Immutable or append-only (chattr): nobody may move it, root neither.
+    pub is_fixed: bool,
 }
 
 /// Whether anything that can write into a file is open.

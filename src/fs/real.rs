@@ -174,6 +174,7 @@ fn stat_from(x: &Statx) -> Stat {
         gid: x.stx_gid,
         nlink: x.stx_nlink,
         is_mounted: x.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+        is_fixed: x.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND),
     }
 }
 

@@ -197,13 +197,10 @@ impl<F: Filesystem> Segment<F> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // Not ours, or ours no longer: what was ours has been renamed before this one's turn.
                 set_aside(fs, dir, &self.route, self.seg.saturating_sub(1))?;
-                fs.rename(dir, Path::new(temp), dir, Path::new(&open)).map_err(failed(
-                    "rename to",
-                    "results",
-                    &open,
-                ))
+                fs.rename(dir, Path::new(temp), dir, Path::new(&open))
+                    .map_err(not_renamed(temp, &open))
             }
-            other => other.map_err(failed("rename to", "results", &open)),
+            other => other.map_err(not_renamed(temp, &open)),
         }
     }
 
@@ -281,6 +278,14 @@ pub(super) fn prefix_crc<F: Filesystem>(
     Ok(Some(crc))
 }
 
+/// What may not be renamed is in the way itself, and of any other failure its new name.
+fn not_renamed(from: &str, to: &str) -> impl FnOnce(io::Error) -> ResultsError {
+    move |error| match error.kind() {
+        io::ErrorKind::PermissionDenied => failed("rename", "results", from)(error),
+        _ => failed("rename to", "results", to)(error),
+    }
+}
+
 /// Renames whatever stands under the route's name to a sealed-style name, by its own mtime.
 fn set_aside<F: Filesystem>(
     fs: &F,
@@ -309,7 +314,7 @@ fn rename_free<F: Filesystem>(
         match fs.rename(dir, Path::new(from), dir, Path::new(&to)) {
             Ok(()) => return Ok(to),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = error,
-            Err(error) => return Err(failed("rename to", "results", &to)(error)),
+            Err(error) => return Err(not_renamed(from, &to)(error)),
         }
     }
     Err(failed("rename to", "results", name)(taken))

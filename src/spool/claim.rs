@@ -268,6 +268,11 @@ impl<F: Filesystem> Spool<F> {
         if stat.is_mounted {
             return Ok(Some("it mounted something on its output folder, which cannot be moved so"));
         }
+        if stat.is_fixed {
+            return Ok(Some(
+                "it made its output folder immutable or append-only: it cannot be moved",
+            ));
+        }
         match fs::sync_tree(&self.fs, &self.processing, Path::new(&name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {

@@ -36,6 +36,8 @@ pub enum Unfit {
     Long(RelPath),
     /// In a folder that its worker made as another user, who alone may move what is in it.
     Foreign(RelPath),
+    /// Immutable or append-only, or in such a folder: nobody may move it.
+    Fixed(RelPath),
 }
 
 /// The path of a made file as a job: `a/x.pdf` made `p/1.png`, which is `a/x.pdf.made/p/1.png`.
@@ -69,7 +71,7 @@ impl<F: Filesystem> Spool<F> {
         };
         let ours = self.fs.stat(&self.processing, Path::new("."))?.uid;
         let mut made = Vec::new();
-        let mut foreign = None;
+        let mut unfit = None;
         let mut failed = Ok(());
         // What is mounted there was not made, and moves nowhere.
         let is_own = |path: &Path| {
@@ -77,10 +79,10 @@ impl<F: Filesystem> Spool<F> {
             !opened.is_err_and(|error| fs::is_in_use(&error))
         };
         fs::walk_files(&self.fs, &folder, &is_own, &mut |dir, name, path| {
-            let is_file = match self.fs.stat(dir, name) {
-                Ok(stat) => stat.file_type == FileType::File && !stat.is_mounted,
+            let (is_file, is_fixed) = match self.fs.stat(dir, name) {
+                Ok(stat) => (stat.file_type == FileType::File && !stat.is_mounted, stat.is_fixed),
                 // What a process that the worker left takes away meanwhile was not made.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => (false, false),
                 Err(error) => {
                     failed = Err(error);
                     return false;
@@ -89,15 +91,16 @@ impl<F: Filesystem> Spool<F> {
             let file = RelPath::new(path.as_os_str().as_bytes()).filter(|_| is_file);
             let Some(file) = file else { return true };
             match self.fs.stat(dir, Path::new(".")) {
-                Ok(stat) if ours != ROOT && stat.uid != ours => foreign = Some(file),
+                Ok(stat) if ours != ROOT && stat.uid != ours => unfit = Some(Unfit::Foreign(file)),
+                Ok(stat) if is_fixed || stat.is_fixed => unfit = Some(Unfit::Fixed(file)),
                 Ok(_) => made.push(file),
                 Err(error) => failed = Err(error),
             }
-            failed.is_ok() && foreign.is_none() && made.len() <= most.0
+            failed.is_ok() && unfit.is_none() && made.len() <= most.0
         })?;
         failed?;
-        if let Some(made) = foreign {
-            return Ok(Err(Unfit::Foreign(made)));
+        if let Some(unfit) = unfit {
+            return Ok(Err(unfit));
         }
         made.sort();
         let mut files = Vec::new();

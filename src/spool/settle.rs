@@ -13,7 +13,7 @@
 //!   folder of `x.json/y`, or the other way round, the name counts as taken.
 //! - Everything here may be done again after a crash, with the same result.
 //! - What a worker left beside or above its input in the job's folder goes along with it; nothing is deleted. What
-//!   it made as another user, who alone may move it, stays in `processing/ID.N.left`: the folder gets that
+//!   it made as another user, who alone may move it, or immutable (chattr), stays in `processing/ID.N.left`: the folder gets that
 //!   name before the file leaves it, since what stands in a job's folder without its input looks like a job.
 //!   So does a folder in which a process that the worker left still makes files, or where it mounted something:
 //!   what is mounted cannot be moved, and is not ours to empty.
@@ -120,7 +120,7 @@ impl<F: Filesystem> Spool<F> {
             fs::open_up_tree(&self.fs, &self.processing, Path::new(&job))?;
         }
         match self.try_settle(it, folders) {
-            Err(error) if is_denied(&error) && self.has_foreign(Place::Job(it.claimed))? => {
+            Err(error) if is_denied(&error) && self.has_unmovable(Place::Job(it.claimed))? => {
                 self.leave_folder(it.claimed)?;
                 self.settle_from_left(it)
             }
@@ -145,12 +145,12 @@ impl<F: Filesystem> Spool<F> {
             Err(error) => Err(error),
             Ok(from) => match self.fs.stat(&from, Path::new(name)) {
                 // The worker put its own in its place: it stays, too.
-                Ok(stat) if self.is_foreign(&stat)? => Ok(None),
+                Ok(stat) if self.is_unmovable(&stat)? => Ok(None),
                 _ => match self.settle_file(&from, name, it, (Kind::Own, it.why)) {
                     // The worker gave away the very folder of its input: its owner alone empties it.
                     Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                        let is_theirs = self.is_foreign(&self.fs.stat(&self.processing, &path)?)?;
-                        if is_theirs { Ok(None) } else { Err(error) }
+                        let stat = self.fs.stat(&self.processing, &path)?;
+                        if self.is_unmovable(&stat)? { Ok(None) } else { Err(error) }
                     }
                     Err(error) if is_mounted_on(&error) => Ok(None),
                     other => other,
@@ -160,16 +160,16 @@ impl<F: Filesystem> Spool<F> {
         Ok(Moved { rel: moved?, left: Some(left) })
     }
 
-    /// Whether a folder of another user's stands there: not to be emptied or moved by us.
-    fn has_foreign(&self, place: Place) -> io::Result<bool> {
+    /// Whether something stands there that we may not move.
+    fn has_unmovable(&self, place: Place) -> io::Result<bool> {
         let top = PathBuf::from(place.name());
         let mut folders: Vec<Vec<u8>> = vec![Vec::new()];
-        if self.is_foreign(&self.fs.stat(&self.processing, &top)?)? {
+        if self.is_unmovable(&self.fs.stat(&self.processing, &top)?)? {
             return Ok(true);
         }
         while let Some(folder) = folders.pop() {
             for (rel, stat) in self.names_in(&top, &folder)? {
-                if self.is_foreign(&stat)? {
+                if self.is_unmovable(&stat)? {
                     return Ok(true);
                 }
                 if stat.file_type == FileType::Dir {
@@ -180,9 +180,10 @@ impl<F: Filesystem> Spool<F> {
         Ok(false)
     }
 
-    fn is_foreign(&self, stat: &Stat) -> io::Result<bool> {
+    /// A folder of another user's, who alone empties and moves it; or what nobody may move.
+    fn is_unmovable(&self, stat: &Stat) -> io::Result<bool> {
         let ours = self.fs.stat(&self.processing, Path::new("."))?.uid;
-        Ok(stat.file_type == FileType::Dir && stat.uid != ours)
+        Ok(stat.is_fixed || stat.file_type == FileType::Dir && stat.uid != ours)
     }
 
     fn try_settle(&self, it: &Settling<'_>, folders: &mut Folders<F::Dir>) -> io::Result<Moved> {

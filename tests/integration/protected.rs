@@ -1,10 +1,11 @@
-//! Workers that take the rights on their own folders away, beside a daemon that has no others than theirs; and
-//! people who close a folder of `done/`, `error/` or `output/`.
+//! Workers that take the rights on their own folders away, beside a daemon that has no others than theirs; people
+//! who close a folder of `done/`, `error/` or `output/`; and what is made immutable.
 //!
 //! Must not know: how the daemon helps itself; only that it goes on, and that nothing is left behind.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use rustix::fs::{rename, unlink};
 use rustix::process::Signal;
@@ -317,4 +318,105 @@ fn a_closed_folder_among_the_settled_ends_nothing() {
         std::fs::set_permissions(spool.path(&format!("{closed}/sub")), mode(0o755)).unwrap();
         daemon.end_well();
     }
+}
+
+/// Takes the attribute from all below the spool, whatever became of the test.
+struct Fixed<'a>(&'a Spool);
+
+impl Drop for Fixed<'_> {
+    fn drop(&mut self) {
+        let mut chattr = Command::new("chattr");
+        chattr.args(["-R", "-i"]).arg(self.0.root()).output().unwrap();
+    }
+}
+
+/// Whether this may be made immutable here.
+fn fix(path: &Path) -> bool {
+    let done = Command::new("chattr").arg("+i").arg(path).output();
+    let is_done = done.as_ref().is_ok_and(|it| it.status.success());
+    if !is_done {
+        eprintln!("skipped: not root, or a filesystem without attributes");
+    }
+    is_done
+}
+
+/// Goal: what a worker made immutable ends no daemon: its job is settled, what nobody may move stays and is
+/// said, and neither other jobs nor the next start are held up. Method: its input, a file beside it, one in
+/// its scratch folder, one that it made, for itself and for `next`, and the folder of that; a restart.
+#[test]
+fn what_nobody_may_move_stops_nobody() {
+    let spool = Spool::new(&BY_OTHERS.replace("quiet_for", "rescan = \"100ms\"\nquiet_for"));
+    spool.write(
+        "w.sh",
+        "at=${INBOXD_PATH%/*}\ncase $INBOXD_NAME in\ninput*) chattr +i $INBOXD_PATH;;\n\
+         beside*) : > $at/b; chattr +i $at/b;;\nscratch*) : > $INBOXD_SCRATCH/s; chattr +i $INBOXD_SCRATCH/s;;\n\
+         made* | handed*) : > $INBOXD_OUTPUT/m; chattr +i $INBOXD_OUTPUT/m;;\noutput*) chattr +i $INBOXD_OUTPUT;;\n\
+         esac\n",
+    );
+    spool.write("probe", "");
+    let _fixed = Fixed(&spool);
+    if !fix(&spool.path("probe")) {
+        return;
+    }
+    let daemon = spool.daemon();
+    let pid = daemon.daemon_pid();
+    for name in ["input", "beside", "scratch", "made", "handed", "output"] {
+        spool.drop_file(format!("sub/{name}"), "x");
+        let plain = format!("sub/plain-{name}");
+        spool.drop_file(&plain, "x");
+        let is_failed = ["handed", "output"].contains(&name);
+        let settled = format!("{}/sub/{name}", if is_failed { "error" } else { "done" });
+        spool.wait_until("both are settled", || {
+            spool.has(&format!("done/{plain}")) && (name == "input" || spool.has(&settled))
+        });
+    }
+    assert!(spool.has("output/sub/made/m"), "{}", spool.report());
+    for name in ["sub/handed", "sub/output"] {
+        assert!(spool.reason(name).contains("immutable or append-only"), "{}", spool.report());
+    }
+    let stays = |name: &str| spool.names("processing").iter().any(|it| it.ends_with(name));
+    assert!(stays(".left/sub/input") && stays(".left/sub/b"), "{}", spool.report());
+    spool.run(&["status"]).ok().says("2 folders stay after their jobs").says("chattr -ia");
+    assert_eq!(daemon.daemon_pid(), pid, "it ended and was started again");
+    daemon.end_well();
+    let daemon = spool.daemon();
+    daemon.wait_for_log("what a worker left stays");
+    spool.drop_file("last", "x");
+    spool.wait_until("the job after a start is done", || spool.has("done/last"));
+    daemon.end_well();
+}
+
+/// Goal: a CSV that nobody may change is named as what stands in the way, with what to do; then all goes on, and
+/// no row is missing or there twice. Method: chattr +i before a batch, and while a daemon has it open.
+#[test]
+fn an_immutable_csv_is_named() {
+    let spool = Spool::new("[routes.main]\ncommand = [\"cat\", \"{path}\"]\n");
+    spool.drop_file("1", "1");
+    spool.run(&["batch"]).ok();
+    let csv = spool.path("results/main.csv");
+    let fixed = Fixed(&spool);
+    if !fix(&csv) {
+        return;
+    }
+    spool.drop_file("2", "2");
+    let said = || spool.run(&["batch"]).code(1).says("chattr -ia");
+    said().says("cannot rename results/main.csv: Operation not permitted");
+    said();
+    drop(fixed);
+    let mut daemon = spool.daemon();
+    spool.drop_file("3", "3");
+    spool.wait_until("it is done", || spool.has("done/3"));
+    let fixed = Fixed(&spool);
+    assert!(fix(&csv));
+    spool.drop_file("4", "4");
+    assert_eq!(daemon.wait().code(), Some(1));
+    daemon.wait_for_log("results/main.csv: Operation not permitted");
+    daemon.wait_for_log("chattr -ia");
+    drop(fixed);
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.names("done"), ["1", "2", "3", "4"]);
+    let rows = spool.run(&["results", "main"]).ok().stdout();
+    let mut rows: Vec<&str> = rows.lines().skip(1).map(|row| &row[..1]).collect();
+    rows.sort_unstable();
+    assert_eq!(rows, ["1", "2", "3", "4"], "{}", spool.report());
 }

@@ -48,6 +48,11 @@ impl<F: Filesystem> Keeper<F> {
                     "it made {made} in a folder of another user, who alone may move it on with `next`"
                 )));
             }
+            Err(Unfit::Fixed(made)) => {
+                return Ok(Err(format!(
+                    "it made {made} immutable or append-only, or its folder: nobody may move it on with `next`"
+                )));
+            }
         };
         let handed =
             |(made, rel)| Handed { job: self.next_id(now), made: Rel(made), rel: Rel(rel) };

@@ -14,7 +14,7 @@ use crate::fs::Filesystem;
 use crate::journal::record::Outcome;
 use crate::spool::folders::Folders;
 use crate::spool::settle::{Moved, Settled, Settling};
-use crate::spool::{Claimed, Spool};
+use crate::spool::{Claimed, Place, Spool};
 
 /// Moves a recorded job's file, with its sidecar and what was made. Also what recovery does.
 ///
@@ -31,10 +31,11 @@ pub(in crate::daemon) fn settle_outcome<F: Filesystem>(
     let failed = settle_failed(spool, outcome)?;
     let why = notice::sidecar(outcome);
     let (job, rel) = (outcome.job, &outcome.rel.0);
+    let place = Place::Job(claimed);
     let settling = Settling { job, claimed, rel, why: why.as_deref(), alone };
     let Moved { rel, left } = spool
         .settle(&settling, folders)
-        .map_err(KeeperError::spool(format!("settle {} from processing/", outcome.rel.0)))?;
+        .map_err(KeeperError::spool(format!("settle {rel} from processing/{}", place.name())))?;
     Ok(Settled { rel, output, failed, left })
 }
 

@@ -362,6 +362,7 @@ impl Node {
             gid: 0,
             nlink: if self.parent.is_some() { links } else { 0 },
             is_mounted: false,
+            is_fixed: false,
         }
     }
 }
