@@ -156,7 +156,15 @@ impl Taker {
                     .handle(Input::Staged(staged), now_ms())
                     .and_then(|()| keeper.commit(now_ms()));
                 taken.map_err(ShellError::Keeper)?;
-                answer_of(keeper, job)
+                // Durable is durable, also where the disk was full for what follows: the next start does that.
+                match answer_of(keeper, job) {
+                    Err(_) if keeper.has_taken(job) => Ok(job),
+                    Err(error) => {
+                        drop(unstage(&opened.spool.processing, job, bytes.shape()));
+                        Err(error)
+                    }
+                    taken => taken,
+                }
             }
         }
     }
@@ -189,7 +197,8 @@ fn ask<T: serde::de::DeserializeOwned>(spool: &Path, ask: &Ask) -> Result<Option
 
 /// What the keeper said of the job.
 fn answer_of(keeper: &mut Keeper<RealFs>, job: JobId) -> Result<JobId, HandInError> {
-    let mut refused = "the disk is full".to_owned();
+    let short = keeper.short_of().map_or("the disk is full", |of| of.says().0);
+    let mut refused = short.to_owned();
     for output in keeper.take_outputs() {
         match output {
             Output::Notice(Notice::Taken { job: taken }) if taken == job => return Ok(job),

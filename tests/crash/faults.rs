@@ -197,6 +197,42 @@ fn fails_once<J: FnMut(&Spool) -> Result<(), String>>(
     eprintln!("{hits} of {tried} calls failed");
 }
 
+/// Goal: what `submit` says without a daemon is so, also on a disk that has just become full: a job with an id
+/// runs, a file that was refused does not, and nothing of its copy stays. Method: each call that takes space
+/// fails once; then a batch.
+#[test]
+fn what_submit_says_on_a_full_disk_is_so() {
+    if !strace::is_there() {
+        return;
+    }
+    let prepared = || {
+        let spool = Spool::new(SETTINGS);
+        spool.write("work.sh", "echo '{}'\n");
+        spool.write_home("x", "x");
+        spool
+    };
+    let submit = ["submit", "x"];
+    let counts = strace::count_of(&prepared(), &submit);
+    let mut said = [0, 0];
+    for call in ["renameat2", "pwrite64", "mkdirat", "openat2", "fallocate"] {
+        let most = counts.most.get(call).copied().unwrap_or_default();
+        for point in (1..=most).map(|n| Point { call, n }) {
+            let spool = prepared();
+            let submitted = strace::fail_of(&spool, &submit, point, "ENOSPC").output;
+            let is_taken = submitted.status.success();
+            if !is_taken {
+                let left = fs::read_dir(spool.path("processing")).unwrap().count();
+                assert_eq!(left, 0, "{point:?}: {submitted}");
+            }
+            spool.run(&["batch"]).ok();
+            let done: &[&str] = if is_taken { &["x"] } else { &[] };
+            assert_eq!(spool.names("done"), done, "{point:?}: {submitted}");
+            said[usize::from(is_taken)] += 1;
+        }
+    }
+    assert!(said[0] > 3 && said[1] > 3, "{said:?}");
+}
+
 /// Goal: the judge of a run can say no. Method: each kind of misbehaviour, and good behaviour.
 #[test]
 fn misbehaviour_is_seen() {

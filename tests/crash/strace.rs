@@ -105,7 +105,12 @@ pub(crate) fn kill_of_before(spool: &Spool, args: &[&str], point: Point) -> Trac
 
 /// Runs `batch`, the call failing with this error, once.
 pub(crate) fn fail(spool: &Spool, point: Point, errno: &str) -> Traced {
-    run(spool, &["batch"], point, &format!("error={errno}"))
+    fail_of(spool, &["batch"], point, errno)
+}
+
+/// Runs a command, the call failing with this error, once.
+pub(crate) fn fail_of(spool: &Spool, args: &[&str], point: Point, errno: &str) -> Traced {
+    run(spool, args, point, &format!("error={errno}"))
 }
 
 fn run(spool: &Spool, args: &[&str], point: Point, what: &str) -> Traced {

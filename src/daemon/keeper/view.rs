@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{Keeper, ScanCounts, Shortage};
 use crate::config::limits;
-use crate::core::RelPath;
 use crate::core::state::{Counts, Millis};
+use crate::core::{JobId, RelPath};
 use crate::daemon::service::{Found, RouteLoad, Wanted};
 use crate::fs::Filesystem;
 use crate::journal::record::SourceKey;
@@ -67,6 +67,11 @@ impl<F: Filesystem> Keeper<F> {
     /// Whether sources may become jobs now.
     pub fn may_take(&self) -> bool {
         self.core.may_claim()
+    }
+
+    /// What was handed in under this id is a job, durably, whatever of it is still to be done.
+    pub fn has_taken(&self, job: JobId) -> bool {
+        self.jobs.contains_key(&job) && self.is_recorded()
     }
 
     /// Sources recorded or taken whose keys are not in the index on disk yet.
