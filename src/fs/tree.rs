@@ -12,6 +12,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use super::{FileType, Filesystem, is_shortage};
 
 /// The owner's rights on a folder, without which it cannot be emptied, moved, or moved out of.
@@ -186,6 +188,7 @@ fn is_beyond_us(error: &io::Error) -> bool {
     use io::ErrorKind::{CrossesDevices, InvalidFilename, NotADirectory, NotConnected};
     is_gone_or_closed(error)
         || matches!(error.kind(), CrossesDevices | InvalidFilename | NotADirectory | NotConnected)
+        || Errno::from_io_error(error) == Some(Errno::LOOP)
 }
 
 /// Calls `visit` with the path of everything below `at` that is no folder, streaming and in no order,
@@ -259,8 +262,6 @@ pub fn make_dirs<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path, mode: u32) -> 
 
 #[cfg(test)]
 mod tests {
-    use rustix::io::Errno;
-
     use super::*;
     use crate::fs::RealFs;
     use crate::fs::faults::{Faults, Op, Then};

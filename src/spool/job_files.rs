@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::settle::is_no_folder;
 use super::{Claimed, Place, Spool};
 use crate::core::RelPath;
 use crate::fs::{FileType, Filesystem, Stat, is_gone_or_closed, is_in_use};
@@ -80,5 +81,5 @@ impl<F: Filesystem> Spool<F> {
 }
 
 fn is_no_job(error: &io::Error) -> bool {
-    is_gone_or_closed(error) || is_in_use(error)
+    is_gone_or_closed(error) || is_in_use(error) || is_no_folder(error)
 }

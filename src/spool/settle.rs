@@ -192,12 +192,12 @@ impl<F: Filesystem> Spool<F> {
         let (from, mut has_others) = match self.look_into_job(it, name, &job, folders) {
             Ok(found) => found,
             // The worker removed its folder, or this was settled before a crash.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Moved::default()),
+            Err(error) if is_no_folder(&error) => return self.settle_without_folder(it, &job),
             Err(error) => return Err(error),
         };
         if !it.alone {
             // A folder that leads to the input and holds anything else is not used again.
-            has_others |= self.settle_above(it)?;
+            has_others |= self.settle_above(it, false)?;
         }
         let mut others = Vec::new();
         if has_others && !it.alone {
@@ -234,6 +234,29 @@ impl<F: Filesystem> Spool<F> {
         }
     }
 
+    /// The folder of the input is gone. What the worker left above it goes along all the same: in what would stay
+    /// of the job's folder the next start would find a job.
+    fn settle_without_folder(&self, it: &Settling<'_>, job: &str) -> io::Result<Moved> {
+        let is_dir = match self.fs.stat(&self.processing, Path::new(job)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Moved::default()),
+            other => other?.file_type == FileType::Dir,
+        };
+        if it.alone {
+            return Ok(Moved::default());
+        }
+        if !is_dir {
+            // The worker put this in place of all of it.
+            return Ok(Moved { rel: None, left: Some(self.leave_folder(it.claimed)?) });
+        }
+        self.settle_above(it, true)?;
+        match fs::remove_tree(&self.fs, &self.processing, Path::new(job)) {
+            Err(error) if is_in_use(&error) => {
+                Ok(Moved { rel: None, left: Some(self.leave_folder(it.claimed)?) })
+            }
+            other => other.map(|()| Moved::default()),
+        }
+    }
+
     /// The folder that a job's file stands in, and whether anything else stands there.
     fn look_into_job(
         &self,
@@ -246,7 +269,7 @@ impl<F: Filesystem> Spool<F> {
             match self.fs.has_others(&held, name) {
                 Ok(has_others) => return Ok((held, has_others)),
                 // The worker put another folder in its place, perhaps.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if is_no_folder(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -451,6 +474,12 @@ impl<F: Filesystem> Spool<F> {
         }
         Err(io::ErrorKind::AlreadyExists.into())
     }
+}
+
+/// Where a folder stood nothing does any more, or something else.
+pub(super) fn is_no_folder(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        || rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::LOOP)
 }
 
 /// What is to be moved has something mounted on it. (Where another disk is mounted to which it would go, the

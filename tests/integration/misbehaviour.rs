@@ -339,3 +339,40 @@ fn the_input_of_failed_records_may_be_gone() {
     daemon.end_well();
     spool.run(&["batch"]).ok();
 }
+
+/// Goal: a worker that takes the folder of its input away, or puts something else there, ends nothing, and what it
+/// left above or instead is kept, and is no job at the next start. Method: each way, a job after it, a restart.
+#[test]
+fn what_stands_where_the_inputs_folder_was_is_no_job() {
+    let spool =
+        Spool::new("workers = 1\n[routes.main]\nstdout = \"none\"\ncommand = [\"sh\", \"w.sh\"]\n");
+    spool.write(
+        "w.sh",
+        "at=${INBOXD_PATH%/*}\ncase $INBOXD_NAME in plain*) exit;; esac\nrm -r $at\ncase $INBOXD_NAME in\n\
+         gone) echo own > ${at%/*}/own;;\nfile) echo own > $at;;\nlink) ln -s /etc $at;;\n\
+         deep) echo own > ${at%/*/*}/own-deep; echo own > $at;;\ntop) echo own > $at;;\n\
+         again) mkdir $at; echo own > $at/own-again;;\nesac\n",
+    );
+    let daemon = spool.daemon();
+    let pid = daemon.daemon_pid();
+    let jobs = || spool.run(&["jobs", "--json", "-n", "0"]).ok().stdout().lines().count();
+    for (n, rel) in (1..).zip(["d1/gone", "d2/file", "d3/link", "d4/d5/deep", "top", "again"]) {
+        spool.drop_file(rel, "x");
+        spool.wait_until("it is over", || jobs() == 2 * n - 1);
+        let plain = format!("plain-{n}");
+        spool.drop_file(&plain, "x");
+        spool.wait_until("the next one is done", || {
+            jobs() == 2 * n && spool.has(&format!("done/{plain}"))
+        });
+    }
+    assert_eq!(daemon.daemon_pid(), pid, "it ended and was started again");
+    daemon.end_well();
+    for _ in 0..2 {
+        spool.run(&["batch"]).ok();
+        assert_eq!(jobs(), 12, "what a worker left became a job: {}", spool.report());
+        for left in ["own", "d2", "d3", "own-deep", "d4/d5", "own-again"] {
+            assert!(spool.has(&format!("done/{left}")), "{left}: {}", spool.report());
+        }
+        assert_eq!(spool.names("processing").len(), 1, "{}", spool.report());
+    }
+}

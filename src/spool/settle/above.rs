@@ -10,33 +10,42 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::{Kind, Settling, is_mounted_on};
+use super::{Kind, Settling, is_mounted_on, is_no_folder};
 use crate::core::RelPath;
-use crate::fs::Filesystem;
+use crate::fs::{FileType, Filesystem};
 use crate::spool::{Place, Spool};
 
 impl<F: Filesystem> Spool<F> {
     /// Moves it to where the input goes. One that is another user's stays, and is said when all else has gone.
-    /// `true`: something was there, and what is mounted stays.
-    pub(super) fn settle_above(&self, it: &Settling<'_>) -> io::Result<bool> {
+    /// `true`: something was there, and what is mounted stays. `is_gone`: the way to the input is not whole any
+    /// more, and what stands in its place is the worker's, too.
+    pub(super) fn settle_above(&self, it: &Settling<'_>, is_gone: bool) -> io::Result<bool> {
         let mut settled = Ok(false);
         let mut above: Vec<u8> = Vec::new();
         for part in it.rel.parent().split(|b| *b == b'/').filter(|part| !part.is_empty()) {
             let folder = Path::new(&Place::Job(it.claimed).name()).join(OsStr::from_bytes(&above));
             let dir = match self.fs.open_own_dir(&self.processing, &folder) {
                 // The worker put its folder elsewhere.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return settled,
+                Err(error) if is_no_folder(&error) => return settled,
                 // What is below what it mounted is not ours.
                 Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
                     return settled.map(|_| true);
                 }
                 other => other?,
             };
-            if self.fs.has_others(&dir, OsStr::from_bytes(part))? {
+            if is_gone || self.fs.has_others(&dir, OsStr::from_bytes(part))? {
                 settled = settled.map(|_| true);
+                let leads = |name: &OsStr| {
+                    let is_dir = || {
+                        self.fs
+                            .stat(&dir, Path::new(name))
+                            .is_ok_and(|it| it.file_type == FileType::Dir)
+                    };
+                    name.as_bytes() == part && (!is_gone || is_dir())
+                };
                 let names: io::Result<Vec<OsString>> =
                     self.fs.list(&dir)?.map(|entry| Ok(entry?.name)).collect();
-                for name in names?.iter().filter(|name| name.as_bytes() != part) {
+                for name in names?.iter().filter(|name| !leads(name)) {
                     let rel = RelPath::new([&above, name.as_bytes()].concat());
                     let Some(rel) = rel else { continue };
                     let other = Settling { rel: &rel, ..it.clone() };
