@@ -63,6 +63,13 @@ impl Core {
         self.hold_timers.clear();
     }
 
+    /// The route in this place is another one from now on: what was started by the last one is not its own.
+    pub fn renew(&mut self, at: usize) {
+        if let Some(route) = self.routes.get_mut(at) {
+            route.pace = Pace::new(route.rules.pace);
+        }
+    }
+
     /// Gives a job that waits to another route. `false`: it does not wait.
     pub fn reroute(&mut self, id: JobId, to: usize) -> bool {
         let Some(job) = self.jobs.get(&id).filter(|_| to < self.routes.len()) else { return false };

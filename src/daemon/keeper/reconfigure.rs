@@ -29,6 +29,7 @@ impl<F: Filesystem> Keeper<F> {
         let mut changed = Vec::new();
         let mut new_rules: Vec<_> = self.routes.iter().map(|_| None).collect();
         let mut free = self.free_places(settings);
+        let mut taken_over = Vec::new();
         self.places.clear();
         for route in &settings.routes {
             let mut place = self.routes.iter().position(|known| known.name == route.name);
@@ -37,7 +38,10 @@ impl<F: Filesystem> Keeper<F> {
                 .is_some_and(|known| known.works_like(route));
             if !is_same {
                 changed.push(route.name.clone());
-                place = place.or_else(|| free.pop());
+                if place.is_none() {
+                    place = free.pop();
+                    taken_over.extend(place);
+                }
             }
             let route = Arc::new(route.clone());
             let core_rules = (!is_same).then(|| rules(&route));
@@ -54,6 +58,9 @@ impl<F: Filesystem> Keeper<F> {
             *its = Some(sort::rules(&settings.routes));
         }
         self.core.reconfigure(settings.workers, limits::longest_line(settings.workers), new_rules);
+        for place in taken_over {
+            self.core.renew(place);
+        }
         self.folders.keep_open(open_folders(settings));
         // The pass that was under way knew the old globs.
         self.scan = None;

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use super::{Input, Keeper, Output, ScanCounts, Shortage};
 use crate::config::companions::Companion;
 use crate::config::{Route, Settings};
+use crate::core::pace::Rate;
 use crate::daemon::notice::Notice;
 use crate::daemon::recover::{Surroundings, recover};
 use crate::daemon::service::now_ms;
@@ -360,4 +361,74 @@ fn an_attempt_is_taken_back_once_there_is_room() {
         keeper.tick(now + 1_000).unwrap();
         assert!(has(1) && keeper.short_of().is_none(), "taken back while it runs");
     }
+}
+
+/// Goal: a route that is new has started nothing yet, also in the place of one that is no more. Method: a rate of
+/// one an hour, used up; the same settings for a route of another name; and, for itself, a changed one.
+#[test]
+fn a_new_route_begins_its_own_rate() {
+    let of = |name: &str, priority: i32| {
+        let rate = Some(Rate { starts: 1, per_ms: 3_600_000 });
+        let route = Route::new(name, vec!["true".to_owned()]);
+        Settings {
+            workers: 2,
+            routes: vec![Route { rate, priority, ..route }],
+            ..Settings::default()
+        }
+    };
+    let home = tempfile::tempdir().unwrap();
+    let mut keeper = keeper(home.path(), &of("a", 0));
+    let now = now_ms();
+    let offer = |keeper: &mut Keeper<RealFs>, name: &str| {
+        std::fs::write(home.path().join("incoming").join(name), "").unwrap();
+        while !keeper.scan(1000, now).unwrap() {}
+        let tasks = started(keeper);
+        for task in &tasks {
+            let ended = crate::worker::Ended::without_rows(crate::core::Verdict::Done);
+            keeper.handle(Input::Ended { job: task.job, ended }, now).unwrap();
+        }
+        keeper.commit(now).unwrap();
+        tasks.len()
+    };
+    assert_eq!((offer(&mut keeper, "1"), offer(&mut keeper, "2")), (1, 0));
+    keeper.reconfigure(&of("a", 1), now).unwrap();
+    assert_eq!(offer(&mut keeper, "3"), 0, "it is the same route");
+    keeper.reconfigure(&of("b", 0), now).unwrap();
+    assert_eq!(offer(&mut keeper, "4"), 1);
+}
+
+/// Goal: what follows a record that is over is done again after a shortage, and the record counts once. Method:
+/// its line is followed up twice.
+#[test]
+fn a_record_counts_once() {
+    let home = tempfile::tempdir().unwrap();
+    let mut settings = settings();
+    settings.routes[0].records = Some(crate::config::Records::Lines);
+    let mut keeper = keeper(home.path(), &settings);
+    std::fs::write(home.path().join("incoming/x"), "1\n2\n").unwrap();
+    let now = now_ms();
+    while !keeper.scan(1000, now).unwrap() {}
+    let lot = keeper.take_outputs().into_iter().find_map(|output| match output {
+        Output::StartRecords(lot) => Some(lot),
+        _ => None,
+    });
+    let job = lot.unwrap().0.job;
+    let failure = crate::core::Failure::new(crate::core::FailClass::Permanent, "no");
+    let verdict = crate::core::Verdict::Failed(failure.clone());
+    let ended = crate::worker::Ended::without_rows(verdict);
+    keeper.handle(Input::RecordEnded { job, no: 1, ended, is_last: false }, now).unwrap();
+    keeper.commit(now).unwrap();
+    let (counts, line) = (keeper.record_counts(), keeper.input_snapshot());
+    assert_eq!((counts.done, counts.failed), (0, 1));
+    let again = crate::journal::record::InputOutcome {
+        job,
+        no: 1,
+        attempts: 1,
+        failure: Some(failure),
+        rows: 0,
+        csv: Vec::new(),
+        rows_file: None,
+    };
+    keeper.follow_up(crate::journal::record::Record::InputOutcome(again), now).unwrap();
+    assert_eq!((keeper.record_counts(), keeper.input_snapshot()), (counts, line));
 }

@@ -145,6 +145,10 @@ impl<F: Filesystem> Keeper<F> {
         now: Millis,
     ) -> Result<(), KeeperError> {
         let InputOutcome { job, no, attempts, failure, rows, .. } = outcome;
+        if self.core.progress(job).is_some_and(|progress| progress.contains(no)) {
+            // It was, before too little of something stood in the way of what follows.
+            return Ok(());
+        }
         let failed = failure.is_some();
         if let Some(info) = self.inputs.get_mut(&job) {
             let held = info.open.as_mut().and_then(|open| open.held.remove(&no));
