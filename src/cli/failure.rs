@@ -3,8 +3,10 @@
 //! Must not know: which file is meant. It looks, and changes nothing.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::SpoolArg;
 use crate::config::limits;
@@ -53,6 +55,46 @@ impl Failure {
         (is_folder == has_failed).then_some(found)
     }
 
+    /// The reason of what stood at a path below `error/` and does so no more.
+    pub(crate) fn gone(spool: &SpoolArg, at: &RelPath) -> Option<Self> {
+        let error = RealFs.open_root(&spool.path.join("error")).ok()?;
+        if RealFs.stat(&error, at.as_path()).is_ok() {
+            return None;
+        }
+        let folder = RealFs.open_dir(&error, Path::new(".why")).ok()?;
+        let (path, why) = sidecar(&folder, at)?;
+        let ino = RealFs.stat(&folder, &path).ok()?.ino;
+        let (at, why, sidecar) = (at.clone(), Some(why), Some((path, ino)));
+        Some(Self { at, why, sidecar, is_changed: false })
+    }
+
+    /// The reasons below `error/.why/` that are older than this and of no file, each with its inode.
+    pub(crate) fn stale(spool: &SpoolArg, before: SystemTime) -> Vec<(PathBuf, u64)> {
+        let mut found = Vec::new();
+        let mut look = || -> io::Result<()> {
+            let error = RealFs.open_root(&spool.path.join("error"))?;
+            let folder = RealFs.open_dir(&error, Path::new(".why"))?;
+            let before = before.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let before = i64::try_from(before.as_nanos()).unwrap_or(i64::MAX);
+            walk_files(&RealFs, &folder, &|_| true, &mut |dir, name, path| {
+                if let Ok(stat) = RealFs.stat(dir, name)
+                    && stat.ctime_ns < before
+                    && path.extension().is_some_and(|it| it == "json")
+                    && let Err(gone) = RealFs.stat(&error, &path.with_extension(""))
+                    && gone.kind() == io::ErrorKind::NotFound
+                    && let Some(why) = read_why(&folder, path)
+                    && beside(&error, path, why.job).is_none()
+                {
+                    found.push((path.to_owned(), stat.ino));
+                }
+                true
+            })
+            .map(drop)
+        };
+        // What cannot be looked through keeps its reasons.
+        if look().is_ok() { found } else { Vec::new() }
+    }
+
     /// What stands in `error/` of this job, where it was put.
     pub(crate) fn of(spool: &SpoolArg, line: &JobLine) -> Option<Self> {
         Self::at(spool, &Self::logged(line)?).filter(|found| found.is_of(line))
@@ -70,15 +112,8 @@ impl Failure {
             true
         });
         let ([(path, job)], Ok(_)) = (found.as_slice(), walked) else { return None };
-        let parent = path.parent().unwrap_or_else(|| Path::new(""));
-        let is_its =
-            |name: &OsStr| Some(names::sidecar(name, *job).as_os_str()) == path.file_name();
-        let beside = match parent.as_os_str() {
-            parent if parent.is_empty() => RealFs.list(&error),
-            _ => RealFs.open_dir(&error, parent).and_then(|dir| RealFs.list(&dir)),
-        };
-        let name = beside.ok()?.filter_map(Result::ok).find(|entry| is_its(&entry.name))?.name;
-        RelPath::new(parent.join(name).as_os_str().as_bytes()).and_then(|at| Self::at(spool, &at))
+        RelPath::new(beside(&error, path, *job)?.as_os_str().as_bytes())
+            .and_then(|at| Self::at(spool, &at))
     }
 
     /// The path below `error/` that a job was given.
@@ -100,6 +135,18 @@ impl Failure {
     pub(crate) fn original(&self) -> RelPath {
         self.why.as_ref().map_or_else(|| self.at.clone(), |why| why.rel.0.clone())
     }
+}
+
+/// Where what this reason is about stands, below `error/`.
+fn beside(error: &RealDir, sidecar: &Path, job: JobId) -> Option<PathBuf> {
+    let parent = sidecar.parent().unwrap_or_else(|| Path::new(""));
+    let is_its = |name: &OsStr| Some(names::sidecar(name, job).as_os_str()) == sidecar.file_name();
+    let beside = match parent.as_os_str() {
+        parent if parent.is_empty() => RealFs.list(error),
+        _ => RealFs.open_dir(error, parent).and_then(|dir| RealFs.list(&dir)),
+    };
+    let found = beside.ok()?.filter_map(Result::ok).find(|entry| is_its(&entry.name))?;
+    Some(parent.join(found.name))
 }
 
 fn begins(job: JobId, prefix: &str) -> bool {

@@ -31,6 +31,7 @@ use crate::worker::warm::launch::become_worker;
 mod batch;
 mod check;
 mod completions;
+mod cut_off;
 mod examples;
 mod explain;
 mod failure;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use super::retry::{Move, Routes, move_back};
 use super::target::{Target, Tree, path_in, unknown};
-use super::{Failed, SpoolArg, below};
+use super::{Failed, SpoolArg, below, cut_off};
 use crate::core::RelPath;
 use crate::daemon::history::JobLine;
 use crate::spool::names;
@@ -62,6 +62,13 @@ fn find(spool: &SpoolArg, typed: &OsString, routes: &Routes) -> Result<Move, Fai
     // The very job that an id or a log line names goes before a file of the same name.
     let at = [logged.clone(), named].into_iter().flatten().find(is_there);
     let Some(at) = at else {
+        let cut_off = line
+            .clone()
+            .zip(logged)
+            .and_then(|(line, at)| cut_off::of_rerun(spool, at, line, routes));
+        if let Some(found) = cut_off {
+            return Ok(found);
+        }
         return Err(match line {
             Some(line) if line.reason.is_some() => Failed::runtime(format!(
                 "{} has failed, it is not done\n  To run it again: inboxd retry {}",

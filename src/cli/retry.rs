@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::cut_off::{self, Whole};
 use super::failure::Failure;
 use super::target::{Target, Tree, path_in, quoted, shown_in, unknown};
 use super::wait::{Awaited, Waiter};
@@ -51,6 +52,7 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
     let mut found = Vec::new();
     if args.all {
         found = all(spool)?;
+        cut_off::sweep(spool, &open(spool)?);
         if found.is_empty() {
             if !args.json {
                 print_line("nothing to retry: no file stands in error/");
@@ -58,15 +60,17 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
             return Ok(ExitCode::SUCCESS);
         }
     }
+    let routes = Routes::read(spool)?;
+    let mut moves: Vec<Move> =
+        found.into_iter().map(|failure| Move::retry(failure, &routes)).collect();
     for typed in &args.jobs {
         let target = Target::new(spool, typed);
         let line = target.line(spool)?;
         let failure = target.failure(spool, line.as_ref());
-        found.push(failure.ok_or_else(|| not_failed(spool, &target, line.is_some()))?);
+        let found = failure.map(|failure| Move::retry(failure, &routes));
+        let found = found.or_else(|| cut_off::of_retry(spool, &target, line.as_ref(), &routes));
+        moves.push(found.ok_or_else(|| not_failed(spool, &target, line.is_some()))?);
     }
-    let routes = Routes::read(spool)?;
-    let mut moves: Vec<Move> =
-        found.into_iter().map(|failure| Move::retry(failure, &routes)).collect();
     if args.all {
         // What goes along with another one is no failure of its own.
         let beside: HashSet<RelPath> = moves.iter().flat_map(Move::beside_at).collect();
@@ -175,10 +179,12 @@ pub(crate) struct Move {
     ignored: Option<String>,
     /// Why it is not known what goes along.
     doubt: Option<String>,
+    /// It stands there, since an earlier command was cut off: only what goes along is to be moved.
+    is_there: bool,
 }
 
 impl Move {
-    fn retry(failure: Failure, routes: &Routes) -> Self {
+    pub(super) fn retry(failure: Failure, routes: &Routes) -> Self {
         let what = if failure.is_folder() { What::Folder } else { What::File };
         let job = failure.why.as_ref().map(|why| why.job);
         let to = failure.original();
@@ -195,7 +201,27 @@ impl Move {
         let beside = beside(&routes.table, what, (&at, &to), job);
         let ignored = routes.table.ignored(&to).map(str::to_owned);
         let doubt = routes.doubt(what, &to);
-        Self { at, to, what, beside, sidecar: None, ignored, doubt }
+        Self { at, to, what, beside, sidecar: None, ignored, doubt, is_there: false }
+    }
+
+    /// What is left to do of it where its file stands in `incoming/`; `None`: nothing, or that is not so.
+    pub(super) fn goes_on(mut self, spool: &SpoolArg, from: Tree) -> Option<Self> {
+        let is_there = |tree, rel: &RelPath| path_in(spool, tree, rel).symlink_metadata().is_ok();
+        let sibling = |of: &RelPath, name: &[u8]| {
+            let slash: &[u8] = if of.parent().is_empty() { b"" } else { b"/" };
+            RelPath::new([of.parent(), slash, name].concat())
+        };
+        let (at, to) = (self.at.clone(), self.to.clone());
+        self.beside.retain(|it| {
+            let is_left = it
+                .went_as
+                .iter()
+                .filter_map(|name| sibling(&at, name))
+                .any(|rel| is_there(from, &rel));
+            is_left && !sibling(&to, &it.name).is_some_and(|rel| is_there(Tree::Incoming, &rel))
+        });
+        self.is_there = true;
+        (is_there(Tree::Incoming, &to) && !self.beside.is_empty()).then_some(self)
     }
 
     /// Why it would stay in `incoming/` for good.
@@ -266,10 +292,8 @@ pub(crate) fn move_back(
     wait: bool,
     as_json: bool,
 ) -> Result<ExitCode, Failed> {
-    let folders = RealFs
-        .open_root(&spool.path)
-        .and_then(|root| Spool::open(RealFs, root).map_err(|(_, error)| error))
-        .map_err(|error| Failed::runtime(format!("cannot open {}: {error}", spool.shown())))?;
+    let folders = open(spool)?;
+    let whole = Whole::begin();
     let waiter = if wait { Some(Waiter::begin(spool, as_json)?) } else { None };
     let mut awaited = Vec::new();
     let mut failed = None;
@@ -281,22 +305,10 @@ pub(crate) fn move_back(
             failed = Some(ExitCode::from(1));
             continue;
         }
-        if let Err(message) = put_main_back(spool, &folders, &it, from) {
+        if let Err(message) = whole.does(|| put_all_back(spool, &folders, &it, from)) {
             eprint_line(&format!("error: {message}"));
             failed = Some(ExitCode::from(1));
             continue;
-        }
-        for beside in &it.beside {
-            if let Err(error) = folders.put_beside(from, &it.at, &it.to, beside) {
-                let name = String::from_utf8_lossy(&beside.name).escape_debug().to_string();
-                eprint_line(&format!("warning: cannot put {name} beside {}: {error}", it.to));
-            }
-        }
-        if let Some((sidecar, ino)) = &it.sidecar
-            && let Err(error) = folders.remove_why(sidecar, *ino)
-        {
-            let sidecar = below(spool, Path::new("error/.why").join(sidecar));
-            eprint_line(&format!("warning: cannot remove {sidecar}: {error}"));
         }
         if !wait {
             tell(spool, &it, as_json);
@@ -316,6 +328,37 @@ pub(crate) fn move_back(
         print_line(&show::dim("no daemon runs: they wait for inboxd run or inboxd batch"));
     }
     Ok(failed.unwrap_or(ExitCode::SUCCESS))
+}
+
+fn open(spool: &SpoolArg) -> Result<Spool<RealFs>, Failed> {
+    let root = RealFs.open_root(&spool.path);
+    root.and_then(|root| Spool::open(RealFs, root).map_err(|(_, error)| error))
+        .map_err(|error| Failed::runtime(format!("cannot open {}: {error}", spool.shown())))
+}
+
+/// Moves the file, and then what goes along with it; its reason goes last.
+fn put_all_back(
+    spool: &SpoolArg,
+    folders: &Spool<RealFs>,
+    it: &Move,
+    from: From,
+) -> Result<(), String> {
+    if !it.is_there {
+        put_main_back(spool, folders, it, from)?;
+    }
+    for beside in &it.beside {
+        if let Err(error) = folders.put_beside(from, &it.at, &it.to, beside) {
+            let name = String::from_utf8_lossy(&beside.name).escape_debug().to_string();
+            eprint_line(&format!("warning: cannot put {name} beside {}: {error}", it.to));
+        }
+    }
+    if let Some((sidecar, ino)) = &it.sidecar
+        && let Err(error) = folders.remove_why(sidecar, *ino)
+    {
+        let sidecar = below(spool, Path::new("error/.why").join(sidecar));
+        eprint_line(&format!("warning: cannot remove {sidecar}: {error}"));
+    }
+    Ok(())
 }
 
 fn tell(spool: &SpoolArg, it: &Move, as_json: bool) {

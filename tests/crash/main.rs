@@ -39,6 +39,9 @@ mod kinds;
 /// Power cuts on a real filesystem.
 #[cfg(test)]
 mod power_cut;
+/// retry and rerun, cut off.
+#[cfg(test)]
+mod put_back;
 /// strace as the hand that kills and injects, and the calls it counts.
 #[cfg(test)]
 mod strace;

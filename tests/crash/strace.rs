@@ -103,6 +103,11 @@ pub(crate) fn kill_of_before(spool: &Spool, args: &[&str], point: Point) -> Trac
     run(spool, args, point, "signal=KILL")
 }
 
+/// Runs a command that gets this signal at the call, such as INT.
+pub(crate) fn signal_at(spool: &Spool, args: &[&str], point: Point, signal: &str) -> Traced {
+    run(spool, args, point, &format!("signal={signal}"))
+}
+
 /// Runs `batch`, the call failing with this error, once.
 pub(crate) fn fail(spool: &Spool, point: Point, errno: &str) -> Traced {
     fail_of(spool, &["batch"], point, errno)
