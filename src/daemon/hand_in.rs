@@ -9,7 +9,7 @@
 //! Invariants
 //! - The copy is durable under its staging name before it is made a job, and the job is durable
 //!   before its id is given to the caller.
-//! - A copy that does not become a job is removed.
+//! - A copy that does not become a job is removed, also where a signal ends the command.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,7 @@ use crate::spool::lock::LockError;
 use crate::spool::{Place, Shape};
 
 use super::control::{Ask, Client, Fresh, Refusal, Taken};
+use super::copying;
 use super::keeper::{Input, Keeper, Output, Staged};
 use super::notice::Notice;
 use super::service::now_ms;
@@ -142,7 +143,7 @@ impl Taker {
                 let ask = Ask::Submit { job, rel: Rel(rel.clone()), shape };
                 let taken = self::ask::<Taken>(path, &ask).inspect_err(|error| {
                     if matches!(error, HandInError::Refused(_)) {
-                        drop(unstage(processing, job, shape));
+                        drop(copying::remove(processing, job, shape));
                     }
                 })?;
                 taken.map(|taken| taken.taken).ok_or(HandInError::Unknown { job })
@@ -160,7 +161,7 @@ impl Taker {
                 match answer_of(keeper, job) {
                     Err(_) if keeper.has_taken(job) => Ok(job),
                     Err(error) => {
-                        drop(unstage(&opened.spool.processing, job, bytes.shape()));
+                        drop(copying::remove(&opened.spool.processing, job, bytes.shape()));
                         Err(error)
                     }
                     taken => taken,
@@ -219,6 +220,7 @@ fn stage(
     rel: &RelPath,
 ) -> Result<(), HandInError> {
     let processing = path.join("processing");
+    copying::note(Some((folder.clone(), job, bytes.shape())));
     let staged = || -> io::Result<()> {
         let stream = |path: &Path| std::fs::File::open(path);
         match bytes {
@@ -235,9 +237,11 @@ fn stage(
         // Durable after it: the whole copy under its staging name.
         fs::sync_tree(&RealFs, folder, Path::new(&Place::Staging(job, bytes.shape()).name()))
     };
-    staged().map_err(|source| {
+    let staged = staged();
+    copying::note(None);
+    staged.map_err(|source| {
         // It would be removed by the next recovery; a full disk wants it gone now.
-        drop(unstage(folder, job, bytes.shape()));
+        drop(copying::remove(folder, job, bytes.shape()));
         let what = match bytes {
             Bytes::Source(source) => source.path.display().to_string(),
             Bytes::Stream(file) => file.display().to_string(),
@@ -245,8 +249,4 @@ fn stage(
         };
         HandInError::Copy { what, source }
     })
-}
-
-fn unstage(processing: &RealDir, job: JobId, shape: Shape) -> io::Result<()> {
-    fs::remove_tree(&RealFs, processing, Path::new(&Place::Staging(job, shape).name()))
 }

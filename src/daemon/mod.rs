@@ -10,7 +10,8 @@
 //!   whether a file came before; `refusal`: why a claim cannot be made, in words.
 //! - [`pool`]: one thread a slot.
 //! - [`stager`]: brings the sources of `batch` in; [`along`]: and what comes with them.
-//! - [`hand_in`]: a file handed in by `submit` becomes a job, with a daemon or without.
+//! - [`hand_in`]: a file handed in by `submit` becomes a job, with a daemon or without; `copying`: what a
+//!   signal cuts off of that goes.
 //! - [`retention`]: when old files of `done/` and `output/` go.
 //! - [`history`]: the log of recent jobs. [`notice`]: what there is to tell.
 //! - [`control`]: the socket by which commands speak with a running daemon.
@@ -83,6 +84,7 @@
 pub mod along;
 pub mod children;
 pub mod control;
+mod copying;
 pub mod free_memory;
 pub mod hand_in;
 pub mod history;

@@ -3,7 +3,12 @@
 //! Must not know: under which names they are copied.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Command;
+
+use rustix::process::Signal;
 
 use crate::harness::{Spool, files_below};
 
@@ -177,4 +182,30 @@ fn a_spool_does_not_take_itself_in() {
     spool.write("samples/set/a", "a");
     spool.run(&["batch", "inbox"]).ok();
     assert!(spool.has("done/samples/set/a"), "{}", spool.report());
+}
+
+/// Goal: a copy that a signal cuts off goes with its command, with a daemon and without: it would stay until the
+/// next start. Method: `submit` of a pipe that somebody holds open, ended in the middle.
+#[test]
+fn a_copy_that_is_cut_off_goes() {
+    let spool = with_source();
+    spool.run(&["batch"]).ok();
+    let pipe = spool.home().join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    for (signal, has_daemon) in [(Signal::INT, true), (Signal::TERM, true), (Signal::INT, false)] {
+        let daemon = has_daemon.then(|| spool.daemon());
+        let mut submit = spool.start(&["submit", "--name", "half", "pipe"]);
+        let mut writer = fs::File::options().write(true).open(&pipe).unwrap();
+        writer.write_all(b"the first half").unwrap();
+        let copies = || spool.names("processing");
+        spool.wait_until("it is copied", || copies().iter().any(|it| it.ends_with("/half")));
+        submit.signal(signal);
+        assert_eq!(submit.wait().signal(), Some(signal.as_raw()));
+        let left = fs::read_dir(spool.path("processing")).unwrap().count();
+        assert_eq!(left, 0, "{signal:?}: {}", spool.report());
+        if let Some(daemon) = daemon {
+            daemon.end_well();
+        }
+    }
 }
