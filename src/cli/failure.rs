@@ -187,6 +187,7 @@ fn read_why(folder: &RealDir, path: &Path) -> Option<Why> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
+    use std::time::Duration;
 
     use super::*;
     use crate::cli::target::tests::spool;
@@ -211,6 +212,9 @@ mod tests {
             });
             std::fs::write(&sidecar, text.to_string()).unwrap();
             assert!(Failure::at(&spool, &at).is_none(), "its file is not there: {at}");
+            assert_eq!(Failure::gone(&spool, &at).map(|it| it.original()), Some(at.clone()));
+            let stale = || Failure::stale(&spool, SystemTime::now() + Duration::from_secs(9)).len();
+            assert_eq!((stale(), Failure::stale(&spool, SystemTime::UNIX_EPOCH).len()), (1, 0));
             let file = path_in(&spool, Tree::Error, &at);
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
             std::fs::write(&file, "").unwrap();
@@ -218,7 +222,10 @@ mod tests {
             old.set_modified(std::time::UNIX_EPOCH).unwrap();
 
             let found = Failure::at(&spool, &at).unwrap();
-            assert!(!found.is_changed, "{at}");
+            assert!(
+                !found.is_changed && stale() == 0 && Failure::gone(&spool, &at).is_none(),
+                "{at}"
+            );
             let by_id = Failure::of_id(&spool, &job.to_string());
             assert_eq!(by_id.map(|it| it.at), Some(at.clone()));
             assert_eq!((found.original(), found.why.unwrap().job), (at.clone(), job));

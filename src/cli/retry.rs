@@ -158,9 +158,15 @@ impl Routes {
 
     /// Why nobody knows what goes along with a file.
     fn doubt(&self, what: What, to: &RelPath) -> Option<String> {
-        let broken = self.broken.as_ref()?;
-        let is_taken = what == What::Folder || self.table.find(to).is_some();
-        (!is_taken).then(|| format!("no route takes {to} now, and one cannot be read: {broken}"))
+        let goes_along =
+            self.table.companion_of(to).is_some() || self.table.announced(to).is_some();
+        if what == What::Folder || goes_along || self.table.find(to).is_some() {
+            return None;
+        }
+        Some(match &self.broken {
+            Some(broken) => format!("no route takes {to} now, and one cannot be read: {broken}"),
+            None => format!("no route takes {to} now, it would only wait in incoming/"),
+        })
     }
 }
 

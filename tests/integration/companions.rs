@@ -278,3 +278,36 @@ fn a_companion_that_may_not_be_taken_is_waited_for() {
     spool.wait_until("both are done", || spool.names("done") == ["photos/1.jpg", "photos/1.xmp"]);
     daemon.end_well();
 }
+
+/// Goal: what belongs together stays together where its route is no more: nobody would know what to bring along.
+/// Method: a file with a companion and a sentinel, failed and done; `retry` and `rerun` without its route, and
+/// with it again.
+#[test]
+fn without_its_route_nothing_is_put_back() {
+    for (command, exit) in [("retry", 65), ("rerun", 0)] {
+        let spool = Spool::new("[routes.other]\nglob = \"*.txt\"\ncommand = [\"true\"]\n");
+        let route = |exit: i32| {
+            let route = "glob = \"*.jpg\"\nwith = \"{stem}.xmp\"\ndone_file = \"{name}.ok\"\n";
+            format!("{route}command = [\"sh\", \"-c\", \"exit {exit}\"]\n")
+        };
+        spool.write("routes.d/photos.toml", &route(exit));
+        let all = ["x.jpg", "x.xmp", "x.jpg.ok"];
+        for name in all {
+            spool.write(&format!("incoming/{name}"), name);
+        }
+        spool.run(&["batch"]);
+        let from = if command == "retry" { "error" } else { "done" };
+        let there =
+            |tree: &str| all.iter().filter(|name| spool.has(&format!("{tree}/{name}"))).count();
+        assert_eq!(there(from), 3, "{}", spool.report());
+        let aside = spool.home().join("aside");
+        rustix::fs::rename(spool.path("routes.d/photos.toml"), &aside).unwrap();
+        spool.run(&[command, "x.jpg"]).code(1).says("no route takes x.jpg now");
+        assert_eq!((there(from), there("incoming")), (3, 0), "{}", spool.report());
+        spool.write("routes.d/photos.toml", &route(0));
+        spool.run(&[command, "x.jpg"]).ok();
+        assert_eq!(there("incoming"), 3, "{}", spool.report());
+        spool.run(&["batch"]).ok();
+        assert_eq!(there("done"), 3, "{}", spool.report());
+    }
+}
