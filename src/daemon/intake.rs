@@ -11,6 +11,7 @@
 //! - Marks are worked off in slices, so that no message waits for a burst.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ use super::watcher::{Folder, Marks, Unwatched, Watching};
 
 /// Marked names looked at between two looks at the messages.
 const NAMES_SLICE: usize = 64;
+/// Folders that are not watched and looked for after each whole scan: nobody tells when one goes.
+const LOOKED_FOR: usize = 1024;
 /// Entries listed between two looks at the messages.
 const LIST_SLICE: usize = 256;
 
@@ -48,6 +51,8 @@ pub struct Intake {
     /// Folders that are not watched, and what the system said of one of them.
     unwatched: BTreeSet<RelPath>,
     limit_met: bool,
+    /// Of these, the last one that was looked for.
+    looked_for: Option<RelPath>,
     trouble: Option<String>,
     /// The filesystem, where it does not tell of everything.
     shared: Option<&'static str>,
@@ -362,8 +367,33 @@ impl<L: Listener> Service<RealFs, L> {
     pub(super) fn scan_slice(&mut self, most: usize) -> Result<bool, KeeperError> {
         let intake = &mut self.intake;
         let over = self.keeper.scan_entering(most, &mut |rel| intake.enters(rel), now_ms())?;
+        if over {
+            self.forget_gone();
+        }
         let again = over && std::mem::take(&mut self.intake.again);
         Ok(over && !again)
+    }
+
+    /// Folders that are not watched and are no more are not counted any longer.
+    fn forget_gone(&mut self) {
+        use crate::fs::Filesystem;
+        let (intake, spool) = (&mut self.intake, &self.keeper.spool);
+        if intake.unwatched.is_empty() {
+            return;
+        }
+        let after = intake.looked_for.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let some = intake.unwatched.range((after, Bound::Unbounded)).take(LOOKED_FOR);
+        let some: Vec<RelPath> = some.cloned().collect();
+        intake.looked_for = some.last().filter(|_| some.len() == LOOKED_FOR).cloned();
+        for rel in some {
+            let seen = spool.fs.stat(&spool.incoming, rel.as_path());
+            if seen.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+                intake.forget(&rel);
+            }
+        }
+        if intake.unwatched.is_empty() && intake.watching.is_some() {
+            intake.limit_met = false;
+        }
     }
 
     /// The time until the next whole scan.
