@@ -171,6 +171,10 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
             free >> 20,
             floor >> 20
         ),
+        Notice::SourceWaits { rel, needs, free } => {
+            let (needs, free) = (size(*needs), size(*free));
+            format!("{rel} needs {needs}, and {free} are free: it waits for room, nothing is lost")
+        }
         Notice::LowMemory { free, floor } => format!(
             "only {} of memory are available: nothing is started below {} (min_free_memory)",
             size(*free),

@@ -176,6 +176,9 @@ fn notice(notice: &Notice) {
             let (what, fix) = of.says();
             error!(error = what, fix, "something is short, claims wait");
         }
+        Notice::SourceWaits { rel, needs, free } => {
+            error!(path = %rel, needs, free, "source waits for room");
+        }
         Notice::LowDisk { free, floor } => error!(free, floor, "disk is low, claims wait"),
         Notice::HasRoom(Shortage::Disk | Shortage::Quota) => info!("disk has room again"),
         Notice::HasRoom(_) => info!("there is enough again"),

@@ -54,7 +54,7 @@
 //! | `job done` | debug | job, path, route, attempt, took_ms, rows | recorded and in `done/` |
 //! | `job failed` | warn | job, path, route, attempt, took_ms, error | recorded and in `error/` |
 //! | `scratch cannot be removed` | warn | path, error | it stays until the next start |
-//! | `what a worker left stays` | warn | path, fix | beside a settled job's input, another user's or still written by a process that it left. The path is below the spool |
+//! | `what a worker left stays` | warn | path, fix | beside a settled job's input, or that input: another user's, immutable, mounted, or still written by a process that it left. The path is below the spool |
 //! | `settled after a power cut` | info | path | recorded before; found in `incoming/` again |
 //! | `record failed` | warn | job, path, route, record, error | of an input; the first hundred in a life |
 //! | `route paused` | error | route, error, files, fix | its worker cannot run; its files stay |
@@ -64,6 +64,7 @@
 //! | `memory is enough again` | info | | |
 //! | `disk is low, claims wait` | error | free, floor | bytes |
 //! | `disk is full, claims wait` | error | | nothing is lost |
+//! | `source waits for room` | error | path, needs, free | bytes; a source of `batch` that is larger than what is free |
 //! | `something is short, claims wait` | error | error, fix | too many open files, no inodes, or no memory in the kernel; nothing is lost |
 //! | `there is enough again` | info | | claims go on; said once it lasts |
 //! | `disk has room again` | info | | claims go on; said once it lasts |

@@ -165,6 +165,15 @@ pub enum Notice {
         /// Claims go on above this many.
         floor: u64,
     },
+    /// A source of `batch` is larger than the space that is free.
+    SourceWaits {
+        /// Its path below `incoming/`, were it there.
+        rel: RelPath,
+        /// Its bytes.
+        needs: u64,
+        /// Free bytes.
+        free: u64,
+    },
     /// A reload wanted more workers than there can be.
     SlotsRefused {
         /// How many there are.

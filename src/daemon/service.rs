@@ -349,6 +349,11 @@ impl<L: Listener> Service<RealFs, L> {
                 self.state.sources = seen;
                 Ok(())
             }
+            Message::Tell(notice) => {
+                self.notice(notice);
+                self.tell();
+                Ok(())
+            }
             Message::Batch(request) => self.let_in(request),
             Message::Scan => {
                 self.state.scanning = true;
@@ -370,11 +375,7 @@ impl<L: Listener> Service<RealFs, L> {
                 self.swept(swept);
                 Ok(())
             }
-            Message::Reload(settings, done) => {
-                self.reload(&settings)?;
-                done();
-                Ok(())
-            }
+            Message::Reload(settings, done) => self.reload(&settings).map(|()| done()),
             Message::BeginFailed(source) => Err(KeeperError::Spool {
                 what: "say in journal/waiting that a job begins".to_owned(),
                 source,

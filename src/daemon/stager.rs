@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use crate::config::RouteTable;
 use crate::core::{JobId, RelPath};
-use crate::fs::{Filesystem, RealFs, real::RealDir};
+use crate::fs::real::{RealDir, free_space};
+use crate::fs::{Filesystem, RealFs};
 use crate::journal::record::SourceKey;
 use crate::journal::{JournalError, Sources};
 use crate::spool::import::{self, How, Source};
@@ -28,10 +29,14 @@ use crate::spool::{Place, Shape};
 
 use super::along::{Followers, bring_along};
 use super::keeper::{Input, Staged};
+use super::notice::Notice;
 use super::service::{Message, SourcesSeen};
 
 /// A copy that met a full disk is tried again after this long.
 const FULL_AGAIN: Duration = Duration::from_secs(1);
+/// One of more bytes than this after ever longer, up to this long: each try writes all that there is room for.
+const LARGE: u64 = 16 << 20;
+const LARGE_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the stager works on.
 pub struct Stager {
@@ -203,13 +208,17 @@ impl Stager {
     }
 
     fn copy(&mut self, job: JobId, source: &Source) -> bool {
+        let mut wait = FULL_AGAIN;
         loop {
             match import::stage(&self.processing, job, source, self.how, &mut |_| ()) {
                 Ok(()) => return true,
                 Err(error) if crate::fs::is_shortage(&error) => {
                     self.remove(job, source.shape);
                     self.hand_over();
-                    std::thread::park_timeout(FULL_AGAIN);
+                    self.wait_for_room(source, wait);
+                    if source.size > LARGE {
+                        wait = LARGE_AGAIN.min(wait * 2);
+                    }
                 }
                 Err(error) => {
                     self.remove(job, source.shape);
@@ -218,6 +227,23 @@ impl Stager {
                     return false;
                 }
             }
+        }
+    }
+
+    /// Waits so long, and then until all of it would fit: what is larger than the free space would be copied in
+    /// vain again and again.
+    fn wait_for_room(&self, source: &Source, wait: Duration) {
+        std::thread::park_timeout(wait);
+        let lacks = || match free_space(&self.processing) {
+            Ok((free, _)) if self.how == How::Copy && free < source.size => Some(free),
+            _ => None,
+        };
+        let Some(free) = lacks() else { return };
+        let (rel, needs) = (source.rel.clone(), source.size);
+        // The keeper is gone only when the daemon has ended.
+        drop(self.keeper.send(Message::Tell(Notice::SourceWaits { rel, needs, free })));
+        while lacks().is_some() {
+            std::thread::park_timeout(FULL_AGAIN);
         }
     }
 

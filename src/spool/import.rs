@@ -13,7 +13,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -276,7 +276,15 @@ fn copy_bytes(from: &Path, to: &Path, len: u64, moved: &mut dyn FnMut(u64)) -> i
     };
     copied.map(drop).map_err(|error| match error.kind {
         fs_extra::error::ErrorKind::Io(error) => error,
-        _ => io::Error::other(error.to_string()),
+        // A write that was cut short: the next one says why. The copy goes in any case.
+        _ => match File::options()
+            .append(true)
+            .open(to)
+            .and_then(|mut to| to.write_all(&vec![0; 1 << 16]))
+        {
+            Err(why) => why,
+            Ok(()) => io::Error::other(error.to_string()),
+        },
     })
 }
 

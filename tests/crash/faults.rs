@@ -419,6 +419,33 @@ fn a_daemon_on_a_full_disk_can_be_stopped() {
     drop(disk);
 }
 
+/// Goal: a source that is larger than what is free is said to wait for room, and is taken in once there is some.
+/// Method: a real small disk, and one of twice its size; the disk grows.
+#[test]
+fn a_source_larger_than_the_disk_waits_for_room() {
+    let spool = Spool::bare();
+    let Some(disk) = SmallDisk::mount(&spool) else { return };
+    let root = if rustix::process::geteuid().is_root() { "allow_root = true\n" } else { "" };
+    spool.write("inboxd.toml", &format!("{root}{SETTINGS}"));
+    spool.write("work.sh", "echo '{}'\n");
+    spool.write_home("large", "");
+    File::options()
+        .write(true)
+        .open(spool.home().join("large"))
+        .unwrap()
+        .set_len(16 << 20)
+        .unwrap();
+    let mut batch = spool.start(&["batch", "large"]);
+    batch.wait_for_log("large needs 16.0 MiB, and ");
+    assert_eq!(spool.names("processing"), Vec::<String>::new());
+    let grows = Command::new("mount").args(["-o", "remount,size=64m"]).arg(spool.root()).status();
+    assert!(grows.unwrap().success());
+    assert_eq!(batch.wait().code(), Some(0), "{}", spool.report());
+    assert_eq!(fs::metadata(spool.path("done/large")).unwrap().len(), 16 << 20);
+    drop(batch);
+    drop(disk);
+}
+
 /// From now on this process can start no thread; what runs a command still can be started.
 fn without_threads(spool: &Spool, pid: u32) -> Child {
     let said = spool.home().join("strace.err");

@@ -16,6 +16,7 @@ use crate::config::Settings;
 use crate::core::{JobId, RelPath};
 use crate::daemon::keeper::inputs::RecordsFound;
 use crate::daemon::keeper::{Input, Staged};
+use crate::daemon::notice::Notice;
 use crate::daemon::pool::SlotEnded;
 use crate::daemon::sight::Held;
 use crate::spool::retention::Swept;
@@ -39,6 +40,8 @@ pub enum Message {
     SyncFailed(std::io::Error),
     /// `batch` has no more sources; `known` of them were recorded before.
     SourcesOver(SourcesSeen),
+    /// Another thread has something to tell.
+    Tell(Notice),
     /// `batch SRC…` beside this daemon.
     Batch(Request),
     /// Look into `incoming/` now.
