@@ -65,14 +65,14 @@ impl Pace {
     /// Whether a job may start. `used` are the slots that the route has or was promised, `promised` the
     /// latter alone.
     pub(super) fn permits(&self, used: usize, promised: usize, now: Millis) -> bool {
-        let breaker = self.next_trial.is_none_or(|at| at <= now && used == 0);
+        let breaker = self.trial(now).is_none_or(|at| at <= now && used == 0);
         breaker && self.rate_permits(promised, now)
     }
 
     /// When what stands in the way of the next start is over by itself, if that is later than now.
     pub(super) fn next(&self, now: Millis) -> Option<Millis> {
         let rate = (!self.rate_permits(0, now)).then(|| self.rate_frees()).flatten();
-        [rate, self.next_trial].into_iter().flatten().max().filter(|at| *at > now)
+        [rate, self.trial(now)].into_iter().flatten().max().filter(|at| *at > now)
     }
 
     /// An attempt begins.
@@ -143,6 +143,12 @@ impl Pace {
     /// Whether this job was among those that opened the breaker: another one tells more.
     pub(super) fn accuses(&self, job: &JobId) -> bool {
         self.crashed.contains(job)
+    }
+
+    /// When the next job may be tried. One that is further away than any was found by a clock that has been set
+    /// back since, and must not keep the route waiting until that has caught up.
+    fn trial(&self, now: Millis) -> Option<Millis> {
+        self.next_trial.map(|at| if at > now.saturating_add(TRIAL_EVERY_MS) { now } else { at })
     }
 
     fn rate_permits(&self, promised: usize, now: Millis) -> bool {
@@ -247,6 +253,10 @@ mod tests {
             assert_eq!(pace.next(now + 5), Some(now + TRIAL_EVERY_MS));
             now += TRIAL_EVERY_MS;
         }
+        let set_back = now - 3 * TRIAL_EVERY_MS;
+        assert!(pace.permits(0, 0, set_back) && pace.next(set_back).is_none());
+        pace.started(set_back);
+        assert!(!pace.permits(0, 0, set_back));
         assert!(pace.is_hopeless() && pace.answered());
         assert!(!pace.is_open() && !pace.is_hopeless() && pace.permits(9, 9, now));
         for at in 20..23 {
