@@ -9,7 +9,7 @@
 //! - A folder that is one job, and a file with what comes with it, are taken whole or not at all. That a
 //!   folder is complete is said by who names it: its sentinel is not asked for.
 //! - What the keeper is told of is durable under its staging name.
-//! - The look-ahead is bounded by the ids the keeper granted.
+//! - The look-ahead is bounded by the ids the keeper granted. One whose source could not be copied serves the next.
 
 use std::collections::HashSet;
 use std::io;
@@ -221,7 +221,10 @@ impl Stager {
                     }
                 }
                 Err(error) => {
-                    self.remove(job, source.shape);
+                    if self.remove(job, source.shape) {
+                        // For the next one: the keeper grants no more while many of its ids are out.
+                        self.ids.push(job);
+                    }
                     let path = source.path.display();
                     self.seen.failed.push(format!("cannot take in {path}: {error}"));
                     return false;
@@ -247,12 +250,15 @@ impl Stager {
         }
     }
 
-    fn remove(&mut self, job: JobId, shape: Shape) {
+    /// `true`: nothing of it is left.
+    fn remove(&mut self, job: JobId, shape: Shape) -> bool {
         let name = Place::Staging(job, shape).name();
         let name = Path::new("processing").join(name);
-        if let Err(error) = crate::fs::remove_tree(&RealFs, &self.root, &name) {
-            self.seen.failed.push(format!("cannot remove {}: {error}", name.display()));
-        }
+        let removed = crate::fs::remove_tree(&RealFs, &self.root, &name);
+        let failed = removed.err().map(|it| format!("cannot remove {}: {it}", name.display()));
+        let is_gone = failed.is_none();
+        self.seen.failed.extend(failed);
+        is_gone
     }
 
     /// Syncs the group and gives it to the keeper.

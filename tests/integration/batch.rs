@@ -163,6 +163,41 @@ fn links_to_files_are_sources() {
     }
 }
 
+/// Goal: sources that cannot be taken in, however many, keep no other one waiting. Method: more of another
+/// filesystem than ids are granted at once, linked, before those that can be; alone and beside a daemon.
+#[test]
+fn many_bad_sources_hold_up_nobody() {
+    for is_beside in [false, true] {
+        let spool = with_source();
+        for n in 0..400 {
+            let link = spool.home().join(format!("source/!{n:03}.json"));
+            std::os::unix::fs::symlink("/proc/version", link).unwrap();
+        }
+        let daemon = is_beside.then(|| spool.daemon());
+        let said = spool.run(&["batch", "--link", "source"]).code(3);
+        said.says("on another filesystem");
+        assert_eq!(numbers(&spool), ["0", "1", "2", "3"], "{is_beside}");
+        assert!(daemon.is_none_or(|daemon| daemon.end().success()));
+    }
+}
+
+/// Goal: files that wait for a time of their own keep no other source waiting. Method: more than ids are granted at
+/// once that their worker calls incomplete, before some that it does not.
+#[test]
+fn many_that_wait_hold_up_no_source() {
+    let script = "case $INBOXD_REL in *.half) exit 66; esac";
+    let spool = Spool::new(&format!(
+        "workers = 4\n[routes.main]\ncommand = [\"sh\", \"-c\", \"{script}\"]\nstdout = \"none\"\n"
+    ));
+    for n in 0..300 {
+        spool.write_home(&format!("source/{n:03}.half"), "x");
+    }
+    spool.write_home("source/whole", "x");
+    let mut batch = spool.start(&["batch", "source"]);
+    spool.wait_until("the whole one is done", || spool.path("done/whole").exists());
+    batch.kill_all();
+}
+
 /// Goal: what can be no job is refused, not passed over in silence. Method: a device, alone and with a daemon.
 #[test]
 fn a_device_is_no_source() {

@@ -61,6 +61,11 @@ impl Core {
         self.running
     }
 
+    /// Claimed jobs that wait for their time.
+    pub fn waiting(&self) -> usize {
+        self.timers.len()
+    }
+
     /// How many more names the window takes; 0 while nothing may be claimed.
     pub fn room(&self) -> usize {
         if self.draining { 0 } else { self.limits.window.saturating_sub(self.known.len()) }

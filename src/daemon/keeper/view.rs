@@ -59,9 +59,9 @@ impl<F: Filesystem> Keeper<F> {
         Some(ns / 1_000_000)
     }
 
-    /// Claimed jobs that no slot has and no record waits for.
+    /// Claimed jobs that no slot has and that wait for no time of their own: so many are ahead of the slots.
     pub fn idle_jobs(&self) -> usize {
-        self.jobs.len().saturating_sub(self.core.running())
+        self.jobs.len().saturating_sub(self.core.running() + self.core.waiting())
     }
 
     /// Whether sources may become jobs now.
