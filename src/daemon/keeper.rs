@@ -36,7 +36,7 @@ use crate::core::state::{
 };
 use crate::fs::Filesystem;
 use crate::journal::record::{Outcome, Record, SourceKey};
-use crate::journal::{CommitError, Sources, Writer};
+use crate::journal::{Sources, Writer};
 use crate::results::Results;
 use crate::spool::Spool;
 use crate::spool::folders::Folders;
@@ -116,6 +116,8 @@ pub struct Keeper<F: Filesystem> {
     rows_files: Vec<JobId>,
     /// Those of the segments that the running checkpoint drops.
     dropping: Vec<JobId>,
+    /// Segments below this one may go, and could not for want of something.
+    undropped: Option<u64>,
     /// When the oldest of them was appended.
     pending_since: Option<Millis>,
     /// There is too little of it.
@@ -245,6 +247,7 @@ impl<F: Filesystem> Keeper<F> {
             deferred: VecDeque::new(),
             rows_files: parts.rows_files,
             dropping: Vec::new(),
+            undropped: None,
             pending_since: None,
             short_of: None,
             said_short: None,
@@ -319,17 +322,7 @@ impl<F: Filesystem> Keeper<F> {
             Input::Collected { job, result } => self.collected(job, result, now),
             Input::Compared { task, is_same: false } => self.begin(task, now),
             Input::Staged(staged) => self.take_in(staged, now),
-            Input::Synced { before } => {
-                self.checkpointing = false;
-                match self.journal.drop_before(before, &self.dropping) {
-                    // They go with those of the next one.
-                    Err(CommitError::Full { .. }) => return Ok(()),
-                    other => other?,
-                }
-                self.dropping.clear();
-                self.checkpointed = Some(self.checkpoint_began);
-                Ok(())
-            }
+            Input::Synced { before } => self.checkpoint_synced(before, now),
             Input::Drain => {
                 self.draining = true;
                 self.scan = None;
@@ -363,6 +356,7 @@ impl<F: Filesystem> Keeper<F> {
                 self.has_room(now)?;
             }
         }
+        self.drop_again(now)?;
         self.say_room(now);
         self.write_left_over(now)?;
         self.step(Event::Tick, now)

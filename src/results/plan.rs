@@ -318,7 +318,11 @@ fn keep<F: Filesystem>(
     }
     let name = rows_name(job);
     let file = create_afresh(fs, journal, &name).map_err(failed("create", "journal", &name))?;
-    fs.write_at(&file, 0, &bytes).map_err(failed("write", "journal", &name))?;
+    if let Err(error) = fs.write_at(&file, 0, &bytes) {
+        // What is left of a full disk is for the others; a failure is met again by the next plan.
+        fs.remove_file(journal, Path::new(&name)).unwrap_or(());
+        return Err(failed("write", "journal", &name)(error));
+    }
     // Durable from here: bytes and name, before the line that refers to them.
     fs.sync_file(&file).map_err(failed("sync", "journal", &name))?;
     fs.sync_dir(journal).map_err(failed("sync", "journal", ""))?;

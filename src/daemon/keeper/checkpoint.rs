@@ -93,6 +93,39 @@ impl<F: Filesystem> Keeper<F> {
         Ok(())
     }
 
+    /// The sync that a checkpoint asked for has returned: the old segments go.
+    pub(super) fn checkpoint_synced(
+        &mut self,
+        before: u64,
+        now: Millis,
+    ) -> Result<(), KeeperError> {
+        self.checkpointing = false;
+        self.drop_segments(before, now)
+    }
+
+    /// What stayed for want of something goes. While another checkpoint is under way it waits for that, whose
+    /// rows are among those to be dropped.
+    pub(super) fn drop_again(&mut self, now: Millis) -> Result<(), KeeperError> {
+        match self.undropped.filter(|_| !self.checkpointing) {
+            Some(before) => self.drop_segments(before, now),
+            None => Ok(()),
+        }
+    }
+
+    fn drop_segments(&mut self, before: u64, now: Millis) -> Result<(), KeeperError> {
+        match self.journal.drop_before(before, &self.dropping) {
+            Err(error @ CommitError::Full { .. }) => {
+                self.undropped = Some(before);
+                return self.is_short(Shortage::of(&error), now);
+            }
+            other => other?,
+        }
+        self.dropping.clear();
+        self.undropped = None;
+        self.checkpointed = Some(self.checkpoint_began);
+        Ok(())
+    }
+
     /// All that was written to the journal is durable, applied and settled.
     pub(in crate::daemon) fn may_checkpoint(&self) -> bool {
         self.committing.is_empty()

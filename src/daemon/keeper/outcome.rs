@@ -43,11 +43,17 @@ impl<F: Filesystem> Keeper<F> {
     ) -> Result<(), KeeperError> {
         self.clear_attempt(job, failure.is_some(), now);
         self.close_input(job);
-        let planned = self.plan_outcome(job, attempts, failure.clone(), now);
+        let ended = self.jobs.get_mut(&job).and_then(|info| info.ended.as_mut());
+        let rows = ended.map_or_else(Vec::new, |it| std::mem::take(&mut it.rows));
+        let planned = self.plan_outcome(job, attempts, failure.clone(), &rows, now);
         let planned = match planned {
             Ok(Some(planned)) => planned,
             Ok(None) => return Ok(()),
             Err(error) if error.is_shortage() => {
+                // They are needed again when there is space.
+                if let Some(ended) = self.jobs.get_mut(&job).and_then(|it| it.ended.as_mut()) {
+                    ended.rows = rows;
+                }
                 self.deferred.push_back(Effect::RecordOutcome { job, attempts, spent, failure });
                 return self.is_short(Shortage::of(&error), now);
             }
@@ -99,6 +105,7 @@ impl<F: Filesystem> Keeper<F> {
         job: JobId,
         attempts: u32,
         mut failure: Option<Failure>,
+        rows: &[Row],
         now: Millis,
     ) -> Result<Option<OutcomePlan>, KeeperError> {
         let Some(info) = self.jobs.get(&job) else { return Ok(None) };
@@ -119,22 +126,14 @@ impl<F: Filesystem> Keeper<F> {
                 Err(reason) => failure = Some(Failure::new(FailClass::Permanent, reason)),
             }
         }
-        let ended = self.jobs.get_mut(&job).and_then(|info| info.ended.as_mut());
-        let rows = ended.map_or_else(Vec::new, |it| std::mem::take(&mut it.rows));
         let mut planned = Planned::default();
         if let (None, Some(route)) = (&failure, &route) {
-            match self.results.plan(&route_spec(route), &rows, &rel, job, now) {
+            match self.results.plan(&route_spec(route), rows, &rel, job, now) {
                 Ok(done) => planned = done,
                 Err(PlanError::Columns(reason)) => {
                     failure = Some(Failure::new(FailClass::Permanent, reason));
                 }
-                Err(PlanError::Io(error)) => {
-                    // They are needed again when there is space.
-                    if let Some(ended) = self.jobs.get_mut(&job).and_then(|it| it.ended.as_mut()) {
-                        ended.rows = rows;
-                    }
-                    return Err(error.into());
-                }
+                Err(PlanError::Io(error)) => return Err(error.into()),
             }
         }
         let mut csv: Vec<_> = planned.piece.into_iter().collect();

@@ -270,6 +270,88 @@ fn made_files_that_stay_defer_no_outcome() {
     assert_eq!(errors.lines().count(), 3, "{errors}");
 }
 
+/// Goal: a job whose rows fit no column fails, also where there is no room for its line of `errors.csv` at first.
+/// Method: a row in a column that the route does not have; the file of that CSV cannot be made at once.
+#[test]
+fn rows_that_do_not_fit_are_not_forgotten_on_a_full_disk() {
+    let home = tempfile::tempdir().unwrap();
+    let fs = Faults::new(RealFs);
+    let mut settings = settings();
+    settings.routes[0].columns = Some(vec!["a".to_owned()]);
+    let mut keeper = keeper_on(fs.clone(), home.path(), &settings);
+    let now = now_ms();
+    std::fs::write(home.path().join("incoming/x"), "").unwrap();
+    while !keeper.scan(1000, now).unwrap() {}
+    let job = keeper.take_outputs().into_iter().find_map(|output| match output {
+        Output::Start(task) => Some(task.job),
+        _ => None,
+    });
+    let mut ended = crate::worker::Ended::without_rows(crate::core::Verdict::Done);
+    ended.rows = vec![crate::core::Row(vec![("b".to_owned(), b"1".to_vec())])];
+    fs.arm_for(|op| op == Op::Create, 1, Errno::NOSPC, Then::Works);
+    keeper.handle(Input::Ended { job: job.unwrap(), ended }, now).unwrap();
+    assert_eq!((fs.failed(), keeper.short_of()), (1, Some(Shortage::Disk)));
+    keeper.tick(now + 2_000).unwrap();
+    keeper.commit(now + 2_000).unwrap();
+    assert!(home.path().join("error/x").exists());
+}
+
+/// Goal: rows that do not fit the disk leave what there is to the others. Method: more rows than a line of the
+/// journal takes, whose file can be written in part only; then there is room.
+#[test]
+fn half_a_file_of_rows_does_not_fill_the_disk() {
+    let home = tempfile::tempdir().unwrap();
+    let fs = Faults::new(RealFs);
+    let mut keeper = keeper_on(fs.clone(), home.path(), &settings());
+    let now = now_ms();
+    std::fs::write(home.path().join("incoming/x"), "").unwrap();
+    while !keeper.scan(1000, now).unwrap() {}
+    let job = keeper.take_outputs().into_iter().find_map(|output| match output {
+        Output::Start(task) => Some(task.job),
+        _ => None,
+    });
+    let mut ended = crate::worker::Ended::without_rows(crate::core::Verdict::Done);
+    ended.rows = vec![crate::core::Row(vec![("a".to_owned(), vec![b'x'; 2 << 20])])];
+    let has_rows = || {
+        let mut all = std::fs::read_dir(home.path().join("journal")).unwrap();
+        all.any(|it| it.unwrap().path().extension() == Some("rows".as_ref()))
+    };
+    fs.arm_for(|op| op == Op::WriteAt, 1, Errno::NOSPC, Then::Works);
+    keeper.handle(Input::Ended { job: job.unwrap(), ended }, now).unwrap();
+    assert_eq!((fs.failed(), has_rows()), (1, false));
+    keeper.tick(now + 2_000).unwrap();
+    assert!(has_rows());
+    keeper.commit(now + 2_000).unwrap();
+    assert!(home.path().join("done/x").exists());
+}
+
+/// Goal: too little of something while old journal segments are removed ends nothing; they go later. Method: each
+/// call of it that may fail so, failed; what is left after it, and a second later.
+#[test]
+fn journal_segments_that_stay_go_later() {
+    let calls: [fn(Op) -> bool; 2] = [|op| op == Op::List, |op| op == Op::RemoveFile];
+    for call in calls {
+        let home = tempfile::tempdir().unwrap();
+        let fs = Faults::new(RealFs);
+        let mut keeper = keeper_on(fs.clone(), home.path(), &settings());
+        let now = now_ms();
+        let segments = || {
+            let all = std::fs::read_dir(home.path().join("journal")).unwrap();
+            all.filter(|it| it.as_ref().unwrap().path().extension() == Some("log".as_ref())).count()
+        };
+        keeper.checkpoint(now).unwrap();
+        let before = keeper.take_outputs().into_iter().find_map(|output| match output {
+            Output::Sync { before } => Some(before),
+            _ => None,
+        });
+        fs.arm_for(call, 1, Errno::NOSPC, Then::Works);
+        keeper.handle(Input::Synced { before: before.unwrap() }, now).unwrap();
+        assert_eq!((fs.failed(), segments(), keeper.checkpointed_ms()), (1, 2, None));
+        keeper.tick(now + 1_000).unwrap();
+        assert_eq!((segments(), keeper.checkpointed_ms()), (1, Some(now)));
+    }
+}
+
 /// Goal: who removes several CSVs, as to make room, loses no row, and the daemon goes on. Method: two are removed
 /// after a row each, which a further row of each finds; there is room for a new file of the first, not yet of the
 /// second.
