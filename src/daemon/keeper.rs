@@ -28,12 +28,12 @@ use std::time::Duration;
 
 use crate::config::limits;
 use crate::config::{Route, RouteTable, Settings, Worker};
-use crate::core::JobId;
 use crate::core::backoff::Backoff;
 use crate::core::pace::PaceRules;
 use crate::core::state::{
     Core, Effect, Event, Limits, Millis, RecordLimits, Recovered, RouteRules,
 };
+use crate::core::{JobId, Verdict};
 use crate::fs::Filesystem;
 use crate::journal::record::{Outcome, Record, SourceKey};
 use crate::journal::{Sources, Writer};
@@ -41,6 +41,7 @@ use crate::results::Results;
 use crate::spool::Spool;
 use crate::spool::folders::Folders;
 use crate::spool::scan::Scan;
+use crate::worker::Ended;
 
 use super::sight::Waits;
 
@@ -320,6 +321,11 @@ impl<F: Filesystem> Keeper<F> {
             }
             Input::ReadOn { job } => self.read_more(job, now),
             Input::Collected { job, result } => self.collected(job, result, now),
+            // No more starts; it has not begun.
+            Input::Compared { task, is_same: false } if self.draining => {
+                let ended = Ended::without_rows(Verdict::Released);
+                self.handle(Input::Ended { job: task.job, ended }, now)
+            }
             Input::Compared { task, is_same: false } => self.begin(task, now),
             Input::Staged(staged) => self.take_in(staged, now),
             Input::Synced { before } => self.checkpoint_synced(before, now),

@@ -296,6 +296,35 @@ fn rows_that_do_not_fit_are_not_forgotten_on_a_full_disk() {
     assert!(home.path().join("error/x").exists());
 }
 
+/// Goal: nothing starts once it is to end, neither what was compared meanwhile. Method: a file like the last one of
+/// its name, that turns out to be another after the word to end.
+#[test]
+fn what_was_compared_does_not_start_in_a_drain() {
+    let home = tempfile::tempdir().unwrap();
+    let mut settings = settings();
+    settings.routes[0].on_repeat = crate::config::OnRepeat::Skip;
+    let mut keeper = keeper(home.path(), &settings);
+    for name in ["done/x", "incoming/x"] {
+        std::fs::write(home.path().join(name), name.len().to_string()).unwrap();
+        let file = std::fs::File::options().write(true).open(home.path().join(name)).unwrap();
+        file.set_len(1).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    }
+    let now = now_ms();
+    while !keeper.scan(1000, now).unwrap() {}
+    let task = keeper.take_outputs().into_iter().find_map(|output| match output {
+        Output::Compare(task) => Some(task),
+        _ => None,
+    });
+    keeper.handle(Input::Drain, now).unwrap();
+    keeper.handle(Input::Compared { task: task.unwrap(), is_same: false }, now).unwrap();
+    assert!(keeper.take_outputs().iter().all(|output| !matches!(output, Output::Start(_))));
+    assert!(keeper.is_still());
+    let names = std::fs::read_dir(home.path().join("processing")).unwrap();
+    let mut places = names.filter_map(|name| Place::parse(&name.unwrap().file_name()));
+    assert!(places.any(|place| matches!(place, Place::Job(claimed) if claimed.begun == 0)));
+}
+
 /// Goal: rows that do not fit the disk leave what there is to the others. Method: more rows than a line of the
 /// journal takes, whose file can be written in part only; then there is room.
 #[test]
