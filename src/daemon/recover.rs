@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 use crate::config::Settings;
 use crate::core::state::Millis;
 use crate::core::{JobId, RelPath};
-use crate::fs::{self, Filesystem};
+use crate::fs::{self, FileType, Filesystem};
 use crate::journal::record::{Attempt, FileMark, Outcome, SourceKey, Take};
 use crate::journal::{Sources, rows, waiting};
 use crate::results::Recovery;
@@ -177,8 +177,11 @@ fn list_places<F: Filesystem>(spool: &Spool<F>) -> Result<Vec<Place>, KeeperErro
     let names = || -> io::Result<Vec<Place>> {
         let mut places = Vec::new();
         for entry in spool.fs.list(&spool.processing)? {
-            // What is not ours stays where it is.
-            places.extend(Place::parse(&entry?.name));
+            let entry = entry?;
+            let is_other = matches!(entry.file_type, Some(FileType::File | FileType::Other));
+            // What is not ours stays where it is, as what a worker put in the place of its job's folder.
+            let is_ours = |it: &Place| !is_other || !matches!(it, Place::Job(_) | Place::Left(_));
+            places.extend(Place::parse(&entry.name).filter(is_ours));
         }
         places.sort_by_key(|place| (place.job(), place.begun()));
         Ok(places)

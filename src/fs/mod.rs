@@ -24,8 +24,8 @@ pub mod tree;
 
 pub use real::RealFs;
 pub use tree::{
-    WALK_DEPTH, is_gone_or_closed, is_in_use, make_dirs, open_up_tree, remove_tree, sync_tree,
-    walk_files,
+    WALK_DEPTH, is_gone_or_closed, is_in_use, is_no_folder, make_dirs, open_up_tree, remove_tree,
+    sync_tree, walk_files,
 };
 
 /// Too little of something that comes back by itself: space, quota, descriptors, memory.

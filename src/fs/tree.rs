@@ -60,6 +60,12 @@ pub fn is_gone_or_closed(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
 }
 
+/// No folder of ours stands there: it is gone, or something else has its name.
+pub fn is_no_folder(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        || Errno::from_io_error(error) == Some(Errno::LOOP)
+}
+
 /// A process still writes there, or something is mounted there, be it by a server that has ended.
 pub fn is_in_use(error: &io::Error) -> bool {
     use io::ErrorKind::{CrossesDevices, DirectoryNotEmpty, NotConnected, ResourceBusy};
@@ -185,10 +191,10 @@ fn sync_each<F: Filesystem>(fs: &F, at: &F::Dir, path: &Path) -> io::Result<bool
 
 /// The same, or no folder any more, or so deep that no path reaches it, or mounted there.
 fn is_beyond_us(error: &io::Error) -> bool {
-    use io::ErrorKind::{CrossesDevices, InvalidFilename, NotADirectory, NotConnected};
+    use io::ErrorKind::{CrossesDevices, InvalidFilename, NotConnected};
     is_gone_or_closed(error)
-        || matches!(error.kind(), CrossesDevices | InvalidFilename | NotADirectory | NotConnected)
-        || Errno::from_io_error(error) == Some(Errno::LOOP)
+        || is_no_folder(error)
+        || matches!(error.kind(), CrossesDevices | InvalidFilename | NotConnected)
 }
 
 /// Calls `visit` with the path of everything below `at` that is no folder, streaming and in no order,

@@ -114,8 +114,9 @@ impl<F: Filesystem> Spool<F> {
             return Err(error);
         }
         let (stat, lease) = match self.fs.look(&self.processing, &folder.join(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Its last worker moved the folder that we hold open elsewhere: the file goes back.
+            Err(error) if fs::is_no_folder(&error) => {
+                // Its last worker moved the folder that we hold open elsewhere, or put a link or a file in its
+                // place: the file goes back, and no other one comes there.
                 self.fs.rename(&to, name, &from, name)?;
                 return Err(io::Error::other("its folder was moved out of processing/"));
             }

@@ -239,8 +239,9 @@ impl<F: Filesystem> Spool<F> {
         if scratch.seen == Some(look) {
             return Ok(true);
         }
-        // Protected against its next user, perhaps.
-        if stat.file_type != fs::FileType::Dir || stat.mode & 0o700 != 0o700 {
+        // Protected against its next user, perhaps, or given to another one (`chown -R` in a container).
+        let is_usable = stat.file_type == fs::FileType::Dir && stat.mode & 0o700 == 0o700;
+        if !is_usable || stat.uid != self.fs.stat(&self.processing, Path::new("."))?.uid {
             return Ok(false);
         }
         let dir = match self.fs.open_own_dir(&self.processing, path) {

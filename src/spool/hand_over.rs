@@ -65,8 +65,8 @@ impl<F: Filesystem> Spool<F> {
     ) -> io::Result<Result<Vec<(RelPath, RelPath)>, Unfit>> {
         let name = Place::Output(claimed).name();
         let folder = match self.fs.open_dir(&self.processing, Path::new(&name)) {
-            // The worker removed it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(Vec::new())),
+            // The worker removed it, or gave it to another user: nobody can look into it.
+            Err(error) if fs::is_gone_or_closed(&error) => return Ok(Ok(Vec::new())),
             other => other?,
         };
         let ours = self.fs.stat(&self.processing, Path::new("."))?.uid;
@@ -139,11 +139,12 @@ impl<F: Filesystem> Spool<F> {
         }
     }
 
-    /// Removes what an attempt made where only folders are left of it.
+    /// Removes what an attempt made where only folders are left of it. One of another user's, that we can neither
+    /// look into nor empty, stays, with all that is in it.
     pub fn clear_handed(&self, claimed: Claimed) -> io::Result<()> {
         let name = Place::Output(claimed).name();
         let folder = match self.fs.open_dir(&self.processing, Path::new(&name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if fs::is_gone_or_closed(&error) => return Ok(()),
             other => other?,
         };
         let mut is_empty = true;
@@ -156,7 +157,7 @@ impl<F: Filesystem> Spool<F> {
         }
         match self.clear_output(claimed) {
             // Something is mounted there, or a process that the worker left makes files: it goes to `output/`.
-            Err(error) if fs::is_in_use(&error) => Ok(()),
+            Err(error) if fs::is_gone_or_closed(&error) || fs::is_in_use(&error) => Ok(()),
             other => other,
         }
     }

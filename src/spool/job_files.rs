@@ -10,10 +10,9 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::settle::is_no_folder;
 use super::{Claimed, Place, Spool};
 use crate::core::RelPath;
-use crate::fs::{FileType, Filesystem, Stat, is_gone_or_closed, is_in_use};
+use crate::fs::{FileType, Filesystem, Stat, is_gone_or_closed, is_in_use, is_no_folder};
 
 impl<F: Filesystem> Spool<F> {
     /// The one file of a job's folder at recovery, with strays of its worker set aside: the file

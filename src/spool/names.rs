@@ -9,7 +9,7 @@
 //! | `ID.N.wM` | the same of a file that came with others: M, in hex, is the crc32c of REL |
 //! | `ID.N.out` | made files of attempt N, where the route asks for them |
 //! | `ID.N.tmp` | scratch of attempt N |
-//! | `ID.N.left` | what a settled job's worker left beside its input and only another user may move, or still makes |
+//! | `ID.N.left` | what a worker left, beside its input or as made files, and only another user may move, or still makes |
 //! | `ID.in`, `ID.in.dK`, `ID.in.wM` | what is being copied in, and what it will be; no job yet |
 //!
 //! Invariant: every name given out parses back to what it was made of.

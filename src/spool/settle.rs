@@ -16,7 +16,7 @@
 //!   it made as another user, who alone may move it, or immutable (chattr), stays in `processing/ID.N.left`: the folder gets that
 //!   name before the file leaves it, since what stands in a job's folder without its input looks like a job.
 //!   So does a folder in which a process that the worker left still makes files, or where it mounted something:
-//!   what is mounted cannot be moved, and is not ours to empty.
+//!   what is mounted cannot be moved, and is not ours to empty. So does an output folder that was given to another user.
 //! - Files that came together go under names of one kind, their own or all `x~ID.json`: so none stands there
 //!   as the companion of another job's file. A power cut may mix them; what has an id is certain then.
 //! - Not durable when it returns. A journal segment goes only after a checkpoint made it so.
@@ -107,8 +107,7 @@ impl<F: Filesystem> Spool<F> {
             Err(error) if is_denied(&error) => {}
             // The worker mounted something on the very input, or on a folder that leads to it.
             Err(error) if is_mounted_on(&error) && !it.alone => {
-                self.leave_folder(it.claimed)?;
-                return self.settle_from_left(it);
+                return self.settle_leaving(it);
             }
             other => return other,
         }
@@ -121,18 +120,37 @@ impl<F: Filesystem> Spool<F> {
         }
         match self.try_settle(it, folders) {
             Err(error) if is_denied(&error) && self.has_unmovable(Place::Job(it.claimed))? => {
-                self.leave_folder(it.claimed)?;
-                self.settle_from_left(it)
+                self.settle_leaving(it)
             }
             other => other,
         }
     }
 
-    /// Gives a job's folder the name under which it stays.
-    fn leave_folder(&self, claimed: Claimed) -> io::Result<String> {
-        let [job, left] = [Place::Job(claimed), Place::Left(claimed)].map(Place::name);
-        self.fs.rename(&self.processing, Path::new(&job), &self.processing, Path::new(&left))?;
-        Ok(left)
+    /// Gives a folder of a job the name under which it stays: [`Place::Left`] of what this returns, since two
+    /// may stay, and no further attempt needs the second name.
+    fn leave_folder(&self, from: Place, claimed: Claimed) -> io::Result<Claimed> {
+        let from = from.name();
+        let next = claimed.with_begun(claimed.begun.saturating_add(1));
+        for claimed in [claimed, next] {
+            let left = Place::Left(claimed).name();
+            let (old, new) = (Path::new(&from), Path::new(&left));
+            match self.fs.rename(&self.processing, old, &self.processing, new) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => return other.map(|()| claimed),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// The same for a job's own folder: the name that it has now.
+    fn leave_job(&self, it: &Settling<'_>) -> io::Result<String> {
+        let claimed = self.leave_folder(Place::Job(it.claimed), it.claimed)?;
+        Ok(Place::Left(claimed).name())
+    }
+
+    fn settle_leaving(&self, it: &Settling<'_>) -> io::Result<Moved> {
+        let claimed = self.leave_folder(Place::Job(it.claimed), it.claimed)?;
+        self.settle_from_left(&Settling { claimed, ..it.clone() })
     }
 
     /// Settles a recorded job's file, and nothing else, from the folder that only another user may empty.
@@ -192,7 +210,7 @@ impl<F: Filesystem> Spool<F> {
         let (from, mut has_others) = match self.look_into_job(it, name, &job, folders) {
             Ok(found) => found,
             // The worker removed its folder, or this was settled before a crash.
-            Err(error) if is_no_folder(&error) => return self.settle_without_folder(it, &job),
+            Err(error) if fs::is_no_folder(&error) => return self.settle_without_folder(it, &job),
             Err(error) => return Err(error),
         };
         if !it.alone {
@@ -227,7 +245,7 @@ impl<F: Filesystem> Spool<F> {
         match cleared {
             // A process that the worker left still writes there, or something is mounted there. That is no job.
             Err(error) if is_in_use(&error) => {
-                let left = Some(self.leave_folder(it.claimed)?);
+                let left = Some(self.leave_job(it)?);
                 Ok(Moved { rel, left })
             }
             other => other.map(|()| Moved { rel, left: None }),
@@ -246,12 +264,12 @@ impl<F: Filesystem> Spool<F> {
         }
         if !is_dir {
             // The worker put this in place of all of it.
-            return Ok(Moved { rel: None, left: Some(self.leave_folder(it.claimed)?) });
+            return Ok(Moved { rel: None, left: Some(self.leave_job(it)?) });
         }
         self.settle_above(it, true)?;
         match fs::remove_tree(&self.fs, &self.processing, Path::new(job)) {
             Err(error) if is_in_use(&error) => {
-                Ok(Moved { rel: None, left: Some(self.leave_folder(it.claimed)?) })
+                Ok(Moved { rel: None, left: Some(self.leave_job(it)?) })
             }
             other => other.map(|()| Moved::default()),
         }
@@ -269,7 +287,7 @@ impl<F: Filesystem> Spool<F> {
             match self.fs.has_others(&held, name) {
                 Ok(has_others) => return Ok((held, has_others)),
                 // The worker put another folder in its place, perhaps.
-                Err(error) if is_no_folder(&error) => {}
+                Err(error) if fs::is_no_folder(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -449,8 +467,23 @@ impl<F: Filesystem> Spool<F> {
         Err(io::ErrorKind::AlreadyExists.into())
     }
 
-    /// Moves what a job made to `output/`: where it is now; `None` where there is nothing.
-    pub fn settle_output(&self, claimed: Claimed, rel: &RelPath) -> io::Result<Option<PathBuf>> {
+    /// Moves what a job made to `output/`: where it is now; `None` where there is nothing. Where the worker gave the
+    /// very folder away, its owner alone may move it elsewhere: it stays.
+    pub fn settle_output(&self, claimed: Claimed, rel: &RelPath) -> io::Result<Moved> {
+        match self.try_settle_output(claimed, rel) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let made = Place::Output(claimed);
+                if !self.is_unmovable(&self.fs.stat(&self.processing, Path::new(&made.name()))?)? {
+                    return Err(error);
+                }
+                let left = Place::Left(self.leave_folder(made, claimed)?).name();
+                Ok(Moved { rel: None, left: Some(left) })
+            }
+            other => Ok(Moved { rel: other?, left: None }),
+        }
+    }
+
+    fn try_settle_output(&self, claimed: Claimed, rel: &RelPath) -> io::Result<Option<PathBuf>> {
         let made = Place::Output(claimed).name();
         let made = Path::new(&made);
         match self.fs.open_dir(&self.processing, made) {
@@ -474,12 +507,6 @@ impl<F: Filesystem> Spool<F> {
         }
         Err(io::ErrorKind::AlreadyExists.into())
     }
-}
-
-/// Where a folder stood nothing does any more, or something else.
-pub(super) fn is_no_folder(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-        || rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::LOOP)
 }
 
 /// What is to be moved has something mounted on it. (Where another disk is mounted to which it would go, the

@@ -33,6 +33,9 @@ mod handed_in;
 /// Temporary spools, children and waiting.
 #[cfg(test)]
 mod harness;
+/// What stands in the place of a worker's folders, or is another user's.
+#[cfg(test)]
+mod in_place;
 /// How files come in: events, open files, producers.
 #[cfg(test)]
 mod intake;

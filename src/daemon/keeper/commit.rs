@@ -18,7 +18,6 @@ use crate::fs::{Filesystem, is_shortage};
 use crate::journal::record::{Attempt, FileMark, Outcome, Record, Take};
 use crate::journal::{CommitError, Group};
 use crate::results::{ResultsError, Touched};
-use crate::spool::settle::Settled;
 
 /// A full disk is looked at again after this long, in milliseconds.
 const FULL_AGAIN_MS: Millis = 1_000;
@@ -334,7 +333,7 @@ impl<F: Filesystem> Keeper<F> {
         let Some(info) = self.jobs.get(&outcome.job) else { return Ok(()) };
         let claimed = info.claimed(outcome.job);
         let settled = settle_outcome(&self.spool, outcome, claimed, false, &mut self.folders)?;
-        self.say_left(&settled);
+        self.say_left(settled.left.as_deref());
         self.inputs.remove(&outcome.job);
         let ended = self.jobs.remove(&outcome.job).and_then(|info| info.ended);
         let (log, stderr) = ended.map_or_else(Default::default, |it| (it.log, it.stderr));
@@ -347,8 +346,8 @@ impl<F: Filesystem> Keeper<F> {
         Ok(())
     }
 
-    pub(in crate::daemon) fn say_left(&mut self, settled: &Settled) {
-        if let Some(left) = &settled.left {
+    pub(in crate::daemon) fn say_left(&mut self, left: Option<&str>) {
+        if let Some(left) = left {
             let left = std::path::Path::new("processing").join(left);
             self.out.push(Output::Notice(Notice::LeftBehind { left }));
         }

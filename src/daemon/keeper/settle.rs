@@ -27,7 +27,7 @@ pub(in crate::daemon) fn settle_outcome<F: Filesystem>(
     alone: bool,
     folders: &mut Folders<F::Dir>,
 ) -> Result<Settled, KeeperError> {
-    let output = settle_made(spool, outcome)?;
+    let made = settle_made(spool, outcome)?;
     let failed = settle_failed(spool, outcome)?;
     let why = notice::sidecar(outcome);
     let (job, rel) = (outcome.job, &outcome.rel.0);
@@ -36,7 +36,7 @@ pub(in crate::daemon) fn settle_outcome<F: Filesystem>(
     let Moved { rel, left } = spool
         .settle(&settling, folders)
         .map_err(KeeperError::spool(format!("settle {rel} from processing/{}", place.name())))?;
-    Ok(Settled { rel, output, failed, left })
+    Ok(Settled { rel, output: made.rel, failed, left: left.or(made.left) })
 }
 
 /// Moves a recorded job's file out of the folder that the daemon died over before it could do so.
@@ -67,9 +67,9 @@ pub(in crate::daemon) fn settle_failed<F: Filesystem>(
 pub(in crate::daemon) fn settle_made<F: Filesystem>(
     spool: &Spool<F>,
     outcome: &Outcome,
-) -> Result<Option<PathBuf>, KeeperError> {
+) -> Result<Moved, KeeperError> {
     if !outcome.output {
-        return Ok(None);
+        return Ok(Moved::default());
     }
     let claimed = Claimed::file(outcome.job, outcome.attempts);
     if let Some(next) = &outcome.next {

@@ -91,7 +91,7 @@ pub(super) fn settle_recorded<F: Filesystem>(
                 // Its place is its own: no other job ever had this name.
                 let Some(outcome) = known.outcomes.get(&claimed.job) else { continue };
                 let settled = settle_outcome(&keeper.spool, outcome, claimed, false, &mut none)?;
-                keeper.say_left(&settled);
+                keeper.say_left(settled.left.as_deref());
                 report.settled += 1;
             }
             Place::Job(claimed) => {
@@ -105,7 +105,7 @@ pub(super) fn settle_recorded<F: Filesystem>(
                         let alone = report.power_cut;
                         let settled =
                             settle_outcome(&keeper.spool, outcome, claimed, alone, &mut none)?;
-                        keeper.say_left(&settled);
+                        keeper.say_left(settled.left.as_deref());
                         report.settled += 1;
                     }
                 }
@@ -113,7 +113,8 @@ pub(super) fn settle_recorded<F: Filesystem>(
             Place::Output(claimed) => {
                 let Some(outcome) = known.outcomes.get(&claimed.job) else { continue };
                 if outcome.output && outcome.attempts == claimed.begun {
-                    settle_made(&keeper.spool, outcome)?;
+                    let made = settle_made(&keeper.spool, outcome)?;
+                    keeper.say_left(made.left.as_deref());
                 }
             }
             Place::Failed(job) => {

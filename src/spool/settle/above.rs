@@ -10,9 +10,9 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::{Kind, Settling, is_mounted_on, is_no_folder};
+use super::{Kind, Settling, is_mounted_on};
 use crate::core::RelPath;
-use crate::fs::{FileType, Filesystem};
+use crate::fs::{FileType, Filesystem, is_no_folder};
 use crate::spool::{Place, Spool};
 
 impl<F: Filesystem> Spool<F> {
