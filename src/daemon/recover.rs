@@ -20,10 +20,10 @@
 //!   the next checkpoint: the journal keeps the old boot id so long.
 //! - A claim taken up is durable before it can be recorded: the ctime of before it is not known any
 //!   more, by which a file that came back to `incoming/` would be known.
-//! - A file is settled under an outcome only if it is the very file that the outcome names
-//!   ([`FileMark`]): after a power cut an emptied folder may stand under its old name with a new file
-//!   in it, since the rename of the folder and that of the file are lost independently. So each file
-//!   is looked at for itself, whatever its folder is called.
+//! - After a power cut a file is settled under an outcome only if it is the very file that the outcome names
+//!   ([`FileMark`]): an emptied folder may stand under its old name with a new file in it, since the rename of
+//!   the folder and that of the file are lost independently. So each file is looked at for itself, whatever
+//!   its folder is called. Without one the name of the folder is the truth.
 //! - After a power cut, a claim of which the journal knows nothing gets a new id, for the same reason:
 //!   the id in its name may be of a job that was recorded long ago.
 
@@ -52,6 +52,8 @@ use take_up::take_up;
 mod records;
 mod settle;
 mod take_up;
+#[cfg(test)]
+mod tests;
 
 /// What recovery needs to know of the world.
 #[derive(Clone, Debug)]
@@ -163,7 +165,7 @@ pub fn recover<F: Filesystem>(
     let places = hand_over_recorded(&keeper.spool, &known, places)?;
     settle_recorded(&mut keeper, &known, &places, &mut report)?;
     if power_cut {
-        settle_reappeared(&mut keeper, &known, around.now, &mut report)?;
+        settle_reappeared(&mut keeper, &known, &mut report)?;
     }
     take_up(&mut keeper, &mut known, &places, around, &mut report)?;
     if known.high.is_none() && report.resumed > 0 {

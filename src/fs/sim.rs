@@ -134,6 +134,11 @@ impl SimFs {
         self.lock().reuse_inos = true;
     }
 
+    /// What the clock shows, in Unix milliseconds.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.lock().clock_ns / 1_000_000).unwrap()
+    }
+
     /// The clock goes on by so much.
     pub fn pass_time(&self, ns: i64) {
         self.lock().clock_ns += ns;

@@ -31,11 +31,12 @@ fn served() -> (Spool, History) {
     (spool, history)
 }
 
-/// A spool whose worker fails one of the files.
+/// A spool whose worker fails one of the files, and puts a copy in the place of some, as `sed -i` does.
 fn new_spool() -> Spool {
     let spool = Spool::new(SETTINGS);
+    let replaces = "case \"$INBOXD_REL\" in *0|*4) cp \"$INBOXD_PATH\" copy.$$; mv copy.$$ \"$INBOXD_PATH\"; esac";
     let fails = "[ \"$INBOXD_REL\" = 0007 ] && { echo no >&2; exit 1; }";
-    spool.write("work.sh", &format!("{WORK_SH}\n{fails}\n:"));
+    spool.write("work.sh", &format!("{WORK_SH}\n{replaces}\n{fails}\n:"));
     spool
 }
 

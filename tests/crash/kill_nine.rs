@@ -442,3 +442,25 @@ fn is_killed_with_a_line() -> bool {
     assert!(spool.reason("b").starts_with("lost"), "{}", spool.reason("b"));
     waiting.contains(".1 ")
 }
+
+/// Fails at first, then kills its daemon, then succeeds.
+const AGAIN_SH: &str = r"
+[ -e failed ] || { touch failed; exit 65; }
+[ -e killed ] || { touch killed; kill -9 $PPID; sleep 600; }
+";
+
+/// Goal: who asks for another run gets one: the next daemon does not take the file for what was recorded of it
+/// before. Method: a file that failed is put back, and kills its daemon.
+#[test]
+fn a_retried_file_runs_although_its_daemon_was_killed() {
+    let spool = Spool::new("[routes.main]\ncommand = [\"sh\", \"work.sh\"]\nstdout = \"none\"\n");
+    spool.write("work.sh", AGAIN_SH);
+    let mut daemon = spool.daemon();
+    spool.drop_file("x", "x");
+    spool.wait_until("it has failed", || spool.path("error/.why/x.json").exists());
+    spool.wait_until("it is settled", || spool.names("processing").is_empty());
+    spool.run(&["retry", "x"]).ok();
+    assert!(!daemon.wait().success(), "{}", spool.report());
+    spool.run(&["batch"]).ok();
+    assert_eq!(spool.names("done"), ["x"], "{}", spool.report());
+}

@@ -139,6 +139,7 @@ impl<'a, F: Disk> Life<'a, F> {
     ) -> Result<Option<Self>, KeeperError> {
         story.lives += 1;
         story.now += 60_000;
+        story.set_clocks(sim);
         let rng = story.rng();
         RANDOM.with(|state| state.set(story.seed ^ story.lives << 32));
         let Ok(spool) = Spool::open(fs, sim.root()) else { return Ok(None) };
@@ -257,6 +258,7 @@ impl<'a, F: Disk> Life<'a, F> {
 
     /// One thing that happens, drawn.
     pub(super) fn step(&mut self) -> Result<(), KeeperError> {
+        self.story.set_clocks(&self.sim);
         let now = self.story.now;
         match self.rng.below(12) {
             0..=2 if !self.is_idle() => self.end_one(),
@@ -281,6 +283,7 @@ impl<'a, F: Disk> Life<'a, F> {
                     _ if self.is_idle() => now + 3_000,
                     _ => now + 2,
                 };
+                self.story.set_clocks(&self.sim);
                 self.keeper.tick(self.story.now)
             }
             _ if self.keeper.checkpoint_is_due() => self.keeper.checkpoint(now),
@@ -350,6 +353,7 @@ impl<'a, F: Disk> Life<'a, F> {
         }
         let (task, id) = self.running.swap_remove(at);
         let ended = work(&self.sim, &task, &id);
+        self.story.set_clocks(&self.sim);
         self.keeper.handle(Input::Ended { job: task.job, ended }, self.story.now)
     }
 

@@ -73,6 +73,25 @@ fn rule2_a_file_that_kills_the_daemon_ends_in_error_and_its_neighbours_do_not() 
     }
 }
 
+/// Goal: rule 1: what is recorded never runs again, also where the worker put another file in place of its input.
+/// Method: such workers beside others, killed or cut off at each operation. In the weakest order a power cut keeps
+/// the copy and undoes the claim: then the file stands twice, and nobody could tell.
+#[test]
+fn rule1_a_worker_may_replace_its_input() {
+    let begin = || tell(&["subst-1", "ok-1", "sub/subst-2", "ok-2"], vec![Deed::Drop("subst-3")]);
+    let (whole, mut story) = begin();
+    live(&whole, &mut story);
+    for n in 1..=whole.ops() {
+        for mode in [Mode::Process, Mode::Ext4] {
+            let (sim, mut story) = begin();
+            sim.stop_at(n);
+            live(&sim, &mut story);
+            let after = crash(&sim, &mut story, mode, Pick::Seeded(n));
+            judged(&finish(after, &mut story), &story);
+        }
+    }
+}
+
 /// Until this file waits in line; `false`: it is over before.
 fn comes_in_line(life: &mut Life<'_, SimFs>, name: &str) -> bool {
     for _ in 0..300 {

@@ -209,6 +209,13 @@ impl Story {
         }
     }
 
+    /// There is one clock: the disk's goes on with each change, ours with each wait.
+    pub(super) fn set_clocks(&mut self, sim: &SimFs) {
+        let theirs = sim.now_ms();
+        self.now = self.now.max(theirs);
+        sim.pass_time(i64::try_from(self.now - theirs).unwrap() * 1_000_000);
+    }
+
     /// Everything was synced: what came since the last power cut is durable.
     pub(super) fn written_back(&mut self) {
         let cuts = self.cuts;
@@ -359,12 +366,33 @@ pub(super) fn work(sim: &SimFs, task: &Task, id: &str) -> Ended {
     if is_set(&rel) {
         sets::change(sim, &in_sim(&task.path));
     }
+    if kind_of(&rel) == "subst" {
+        replace(sim, &in_sim(&task.path));
+    }
     if kind_of(&rel) == "mess" {
         write_new(sim, &in_sim(&task.scratch.join("left")), b"scratch");
     }
     let rows = (0..rows_of(&rel)).map(|n| row(&rel, id, n)).collect();
     let took = Duration::from_millis(3);
     Ended { verdict, rows, log: Vec::new(), stderr: Vec::new(), took }
+}
+
+/// A worker that puts a changed copy in place of its input, as `sed -i` does. The power may go out in it.
+fn replace(sim: &SimFs, path: &str) {
+    let make = || -> std::io::Result<()> {
+        let (parent, name) = path.rsplit_once('/').unwrap();
+        let dir = sim.open_dir(&sim.root(), Path::new(parent))?;
+        let copy = Path::new(".copy");
+        match sim.remove_file(&dir, copy) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = sim.create(&dir, copy, 0o644)?;
+        sim.write_at(&file, 0, &sim.read(path).unwrap_or_default())?;
+        sim.sync_file(&file)?;
+        sim.replace(&dir, copy, &dir, Path::new(name))
+    };
+    make().unwrap_or(());
 }
 
 /// The id of what a file of the chain is made to.

@@ -3,13 +3,16 @@
 //! Must not know: claims of which nothing is recorded.
 //!
 //! Invariants
-//! - A file is settled under an outcome only if it is the very file that the outcome names.
+//! - Without a power cut a folder has the name of its job: all that stands in it is that job's, whatever its worker
+//!   made of the input (`sed -i`, `gzip`), and no other job's, though it be the very file of an earlier one, by `retry`
+//!   or as a hard link.
+//! - After one, a file is settled under an outcome only if it is the very file that the outcome names, and nothing
+//!   was done to it since; or all that stands in the job's folder is as old as the end of its attempt.
 
 use std::path::Path;
 
 use super::{Known, Report, list_places, unstage};
-use crate::core::JobId;
-use crate::core::state::Millis;
+use crate::core::{JobId, RelPath};
 use crate::daemon::keeper::{
     Keeper, KeeperError, settle_failed, settle_left, settle_made, settle_outcome,
 };
@@ -97,17 +100,11 @@ pub(super) fn settle_recorded<F: Filesystem>(
             Place::Job(claimed) => {
                 let files = keeper.spool.files_of(claimed);
                 let files = files.map_err(KeeperError::spool("read processing/"))?;
-                // Whatever the folder is called: after a power cut it may have the name that it had
-                // before it was used again, and hold a file whose last move was lost, and another.
-                for (_, stat) in files {
-                    let Some(outcome) = known.marks.get(&stat.ino) else { continue };
-                    if is_marked(outcome, claimed.job, &stat) {
-                        let alone = report.power_cut;
-                        let settled =
-                            settle_outcome(&keeper.spool, outcome, claimed, alone, &mut none)?;
-                        keeper.say_left(settled.left.as_deref());
-                        report.settled += 1;
-                    }
+                for (outcome, alone) in outcomes_in(known, claimed, &files, report.power_cut) {
+                    let settled =
+                        settle_outcome(&keeper.spool, outcome, claimed, alone, &mut none)?;
+                    keeper.say_left(settled.left.as_deref());
+                    report.settled += 1;
                 }
             }
             Place::Output(claimed) => {
@@ -151,7 +148,6 @@ pub(super) fn settle_recorded<F: Filesystem>(
 pub(super) fn settle_reappeared<F: Filesystem>(
     keeper: &mut Keeper<F>,
     known: &Known<F>,
-    now: Millis,
     report: &mut Report,
 ) -> Result<(), KeeperError> {
     let mut none = Folders::new(0);
@@ -164,7 +160,8 @@ pub(super) fn settle_reappeared<F: Filesystem>(
         if !outcome.file.is_before_or_after_claim(&stat) {
             continue;
         }
-        let claimed = Claimed::file(keeper.next_id(now), 0);
+        // By its own id: should this be cut off, the next recovery knows it by that, its ctime being another then.
+        let claimed = Claimed::file(outcome.job, 0);
         match keeper.spool.claim(rel, claimed, None, &mut none) {
             Claim::Made(_) => {
                 settle_outcome(&keeper.spool, outcome, claimed, true, &mut none)?;
@@ -176,10 +173,46 @@ pub(super) fn settle_reappeared<F: Filesystem>(
     Ok(())
 }
 
+/// What is recorded of the files in a job's folder, and whether more may stand there than the file of each.
+fn outcomes_in<'a, F: Filesystem>(
+    known: &'a Known<F>,
+    claimed: Claimed,
+    files: &[(RelPath, Stat)],
+    power_cut: bool,
+) -> Vec<(&'a Outcome, bool)> {
+    let own = known.outcomes.get(&claimed.job).filter(|_| !files.is_empty());
+    let own = own.map(|outcome| (outcome, false));
+    if !power_cut {
+        return own.into_iter().collect();
+    }
+    // Whatever the folder is called: it may have the name that it had before it was used again, and hold a file
+    // whose last move was lost, and another.
+    let marked = |(rel, stat): &(RelPath, Stat)| {
+        // Of one inode there may be two outcomes, by a hard link or by `retry`.
+        let all = own.map(|(outcome, _)| outcome).into_iter().chain(known.marks.get(&stat.ino));
+        let mut its = all.filter(|it| it.rel.0 == *rel && is_marked(it, claimed.job, stat));
+        its.next().map(|outcome| (outcome, true))
+    };
+    let marked: Vec<_> = files.iter().filter_map(marked).collect();
+    if !marked.is_empty() {
+        return marked;
+    }
+    // None is the one that was claimed: the worker put its own there, unless they came here later.
+    let is_old = |outcome: &Outcome| files.iter().all(|(_, stat)| is_of_attempt(outcome, stat));
+    own.filter(|(outcome, _)| is_old(outcome)).into_iter().collect()
+}
+
 /// Whether this is the file that the outcome is about.
 fn is_marked(outcome: &Outcome, job: JobId, stat: &Stat) -> bool {
     let mark = &outcome.file;
-    // Without a birth time an inode number alone could be another file's by now.
-    let certain = mark.btime_ns != 0 || outcome.job == job || mark.is_before_or_after_claim(stat);
+    // Without a birth time an inode number alone could be another file's by now. And what was moved since (`retry`)
+    // is another job's.
+    let is_left = || mark.btime_ns != 0 && is_of_attempt(outcome, stat);
+    let certain = outcome.job == job || mark.is_before_or_after_claim(stat) || is_left();
     mark.ino == stat.ino && mark.btime_ns == stat.btime_ns && certain
+}
+
+/// Nothing was done to the file since the end of the attempt.
+fn is_of_attempt(outcome: &Outcome, stat: &Stat) -> bool {
+    i128::from(stat.ctime_ns) / 1_000_000 <= i128::from(outcome.at_ms)
 }
