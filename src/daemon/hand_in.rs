@@ -10,14 +10,17 @@
 //! - The copy is durable under its staging name before it is made a job, and the job is durable
 //!   before its id is given to the caller.
 //! - A copy that does not become a job is removed, also where a signal ends the command.
+//! - Where root hands in, the copy is given to whose spool it is: its daemon could not move it.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Gid, Uid};
+
 use crate::config::Settings;
 use crate::core::{JobId, RelPath};
-use crate::fs::{self, RealFs, real::RealDir};
+use crate::fs::{self, FileType, Filesystem, RealFs, real::RealDir};
 use crate::journal::record::Rel;
 use crate::spool::import::{self, How, Source};
 use crate::spool::lock::LockError;
@@ -234,8 +237,10 @@ fn stage(
                 import::stage_reader(&processing, job, rel, &mut io::stdin().lock())?;
             }
         }
+        let name = Place::Staging(job, bytes.shape()).name();
+        give(folder, Path::new(&name))?;
         // Durable after it: the whole copy under its staging name.
-        fs::sync_tree(&RealFs, folder, Path::new(&Place::Staging(job, bytes.shape()).name()))
+        fs::sync_tree(&RealFs, folder, Path::new(&name))
     };
     let staged = staged();
     copying::note(None);
@@ -249,4 +254,37 @@ fn stage(
         };
         HandInError::Copy { what, source }
     })
+}
+
+/// Gives what root has copied to the owner of the folder that it stands in. From within to without: until its folder
+/// is the owner's nobody else can put another file there.
+fn give(processing: &RealDir, name: &Path) -> io::Result<()> {
+    let to = rustix::fs::fstat(processing)?;
+    let us = rustix::process::geteuid();
+    if !us.is_root() || to.st_uid == us.as_raw() {
+        return Ok(());
+    }
+    let (user, group) = (Some(Uid::from_raw(to.st_uid)), Some(Gid::from_raw(to.st_gid)));
+    let top = RealFs.open_own_dir(processing, name)?;
+    if rustix::fs::fstat(&top)?.st_uid != us.as_raw() {
+        return Err(io::Error::other("somebody else's folder stands in its place"));
+    }
+    let mut folders = vec![PathBuf::from(".")];
+    let mut at = 0;
+    while let Some(path) = folders.get(at).cloned() {
+        at += 1;
+        let folder = RealFs.open_own_dir(&top, &path)?;
+        for entry in RealFs.list(&folder)? {
+            let name = PathBuf::from(entry?.name);
+            if RealFs.stat(&folder, &name)?.file_type == FileType::Dir {
+                folders.push(path.join(name));
+            } else {
+                rustix::fs::fchown(RealFs.open(&folder, &name, false)?, user, group)?;
+            }
+        }
+    }
+    for path in folders.iter().rev() {
+        rustix::fs::fchown(RealFs.open_own_dir(&top, path)?, user, group)?;
+    }
+    Ok(())
 }

@@ -160,3 +160,28 @@ fn made_files_of_another_user_stop_nobody() {
     daemon.wait_for_log("what a worker left stays");
     daemon.end_well();
 }
+
+/// Goal: what root submits to another user's daemon is a job like any other, and not a folder that this user can
+/// neither read nor move. Method: the daemon as `nobody`; root submits a file and a folder.
+#[test]
+fn root_submits_to_another_users_daemon() {
+    use std::os::unix::fs::MetadataExt;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let spool = Spool::verbatim(
+        "[routes.sets]\nglob = \"set-*\"\nunit = \"folder\"\ndone_file = \"{name}.ok\"\n\
+         command = [\"true\"]\n[routes.main]\ncommand = [\"true\"]\n",
+    );
+    let daemon = spool.daemon_as_nobody();
+    spool.write_home("src/x", "x");
+    spool.write_home("src/set-1/sub/deep/y", "y");
+    for (source, settled) in [("src/x", "done/x"), ("src/set-1", "done/set-1/sub/deep/y")] {
+        spool.run(&["submit", "--wait", source]).ok();
+        let owner = |path| std::fs::metadata(path).unwrap().uid();
+        assert_eq!(owner(spool.path(settled)), owner(spool.path("journal")), "{source}");
+        assert_ne!(owner(spool.home().join(source)), owner(spool.path("journal")), "{source}");
+    }
+    daemon.end_well();
+    assert_eq!(std::fs::read_dir(spool.path("processing")).unwrap().count(), 0);
+}
