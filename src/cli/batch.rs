@@ -304,6 +304,12 @@ fn conclude(
     for reason in &sources.failed {
         eprint_line(&format!("error: {reason}"));
     }
+    if sources.more_failed > 0 {
+        eprint_line(&format!(
+            "error: {} more could not be taken in",
+            show::count(sources.more_failed)
+        ));
+    }
     for reason in &status.trouble {
         eprint_line(&format!("warning: cannot read {reason}"));
     }

@@ -223,6 +223,8 @@ pub const START_BACKOFF_MOST: Duration = Duration::from_secs(60);
 pub const MOST_CONCURRENCY: u64 = 64;
 /// Failed jobs that `batch` shows one by one when it runs beside a daemon; the rest is counted.
 pub const GUEST_FAILURES: usize = 10;
+/// Sources that `batch` could not take in of which it says why; the rest is counted.
+pub const SOURCES_FAILED: usize = 100;
 /// Characters of a worker's error code that are kept.
 pub const WORKER_CODE: usize = 64;
 /// A file of rows that a worker names, in bytes: its rows are held in memory once.

@@ -111,13 +111,15 @@ impl Stager {
         };
         let walked = import::walk(named, &is_job, &mut |found| {
             match found {
-                Err(reason) => self.seen.failed.push(reason),
+                Err(reason) => self.seen.fail(reason),
                 Ok(source) => goes_on = self.take(source),
             }
             (self.progress)(&self.seen);
             goes_on
         });
-        self.seen.failed.extend(walked.err());
+        if let Err(reason) = walked {
+            self.seen.fail(reason);
+        }
         goes_on
     }
 
@@ -151,7 +153,7 @@ impl Stager {
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    self.seen.failed.push(error.to_string());
+                    self.seen.fail(error.to_string());
                     return false;
                 }
             }
@@ -189,7 +191,7 @@ impl Stager {
             }
             Err(error) => {
                 let path = source.path.display();
-                self.seen.failed.push(format!("cannot take in what comes with {path}: {error}"));
+                self.seen.fail(format!("cannot take in what comes with {path}: {error}"));
                 false
             }
         }
@@ -226,7 +228,7 @@ impl Stager {
                         self.ids.push(job);
                     }
                     let path = source.path.display();
-                    self.seen.failed.push(format!("cannot take in {path}: {error}"));
+                    self.seen.fail(format!("cannot take in {path}: {error}"));
                     return false;
                 }
             }
@@ -255,9 +257,10 @@ impl Stager {
         let name = Place::Staging(job, shape).name();
         let name = Path::new("processing").join(name);
         let removed = crate::fs::remove_tree(&RealFs, &self.root, &name);
-        let failed = removed.err().map(|it| format!("cannot remove {}: {it}", name.display()));
-        let is_gone = failed.is_none();
-        self.seen.failed.extend(failed);
+        let is_gone = removed.is_ok();
+        if let Err(error) = removed {
+            self.seen.fail(format!("cannot remove {}: {error}", name.display()));
+        }
         is_gone
     }
 

@@ -149,7 +149,7 @@ impl Guests {
             // A reload took its route away meanwhile; the source stands where it was.
             Notice::TakeRefused { job, reason } => {
                 if let Some(guest) = self.take(*job) {
-                    guest.seen.sources.failed.push(reason.clone());
+                    guest.seen.sources.fail(reason.clone());
                 }
             }
             _ => {}
@@ -168,7 +168,9 @@ impl Guests {
             guest.is_staged = true;
             let refused = std::mem::take(&mut guest.seen.sources.failed);
             guest.seen.sources = seen.clone();
-            guest.seen.sources.failed.extend(refused);
+            for reason in refused {
+                guest.seen.sources.fail(reason);
+            }
         }
         true
     }

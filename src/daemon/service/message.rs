@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Status;
 use super::guest::Request;
-use crate::config::Settings;
+use crate::config::{Settings, limits};
 use crate::core::{JobId, RelPath};
 use crate::daemon::keeper::inputs::RecordsFound;
 use crate::daemon::keeper::{Input, Staged};
@@ -117,6 +117,20 @@ pub struct SourcesSeen {
     /// One of these, and what it lacks.
     #[serde(default)]
     pub lacking_example: Option<String>,
-    /// Could not be read, with the reason.
+    /// Could not be taken in, with the reason: the first [`limits::SOURCES_FAILED`] of them.
     pub failed: Vec<String>,
+    /// So many more could not.
+    #[serde(default)]
+    pub more_failed: u64,
+}
+
+impl SourcesSeen {
+    /// One could not be taken in. There may be a million, and all that is kept is told again and again.
+    pub(in crate::daemon) fn fail(&mut self, reason: String) {
+        if self.failed.len() < limits::SOURCES_FAILED {
+            self.failed.push(reason);
+        } else {
+            self.more_failed += 1;
+        }
+    }
 }
