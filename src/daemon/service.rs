@@ -20,10 +20,10 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{Route, limits};
-use crate::core::JobId;
 use crate::core::state::Millis;
+use crate::core::{JobId, Verdict};
 use crate::fs::{Filesystem, RealFs};
-use crate::worker::{ProgramState, Stop};
+use crate::worker::{Ended, ProgramState, Stop};
 
 use super::children::Sweeper;
 use super::history::{History, JobLine};
@@ -323,8 +323,11 @@ impl<L: Listener> Service<RealFs, L> {
                 if let Some(job) = guest::source_of(&input) {
                     self.state.guests.staged(job);
                 }
-                if let Input::Compared { task, .. } = &input {
-                    self.state.comparing.remove(&task.job);
+                if let Input::Compared { task, .. } = &input
+                    && self.state.comparing.remove(&task.job).is_none()
+                {
+                    // Nobody waits for it any more.
+                    return Ok(());
                 }
                 if matches!(input, Input::Synced { .. }) {
                     // Retention may wait for this checkpoint.
@@ -413,6 +416,11 @@ impl<L: Listener> Service<RealFs, L> {
         // First: whatever else fails, no worker goes on.
         self.stop.now().map_err(KeeperError::spool("stop the workers"))?;
         self.keeper.handle(Input::Drain, now)?;
+        // What is only compared has not begun, and reading two files to their ends may take an hour.
+        for job in std::mem::take(&mut self.state.comparing).into_keys() {
+            let ended = Ended::without_rows(Verdict::Released);
+            self.keeper.handle(Input::Ended { job, ended }, now)?;
+        }
         self.clear_line()
     }
 

@@ -400,3 +400,33 @@ fn ignored_ends_of_children_are_heard() {
     assert_eq!(spool.csv("main").sorted(), ["3"]);
     assert_eq!(spool.csv("function").sorted(), ["3"]);
 }
+
+/// Goal: who stops the daemon now does not wait for two files to be read to their ends, and nothing runs for it.
+/// Method: a file of a terabyte of nothing, delivered again with `on_repeat = "skip"`, and the word twice.
+#[test]
+fn a_second_word_to_stop_waits_for_no_comparison() {
+    let spool = Spool::new(
+        "quiet_for = \"0s\"\n[routes.main]\ncommand = [\"touch\", \"ran\"]\non_repeat = \"skip\"\n",
+    );
+    let mut daemon = spool.daemon();
+    let place = |path: &str| {
+        let temp = spool.home().join("staging/huge");
+        let file = std::fs::File::create(&temp).unwrap();
+        file.set_len(1 << 40).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        rustix::fs::rename(&temp, spool.path(path)).unwrap();
+    };
+    place("done/huge");
+    place("incoming/huge");
+    let is_claimed = |begun: &str| {
+        let all = std::fs::read_dir(spool.path("processing")).unwrap();
+        let mut paths = all.map(|entry| entry.unwrap().path());
+        paths.any(|path| path.extension() == Some(begun.as_ref()) && path.join("huge").exists())
+    };
+    spool.wait_until("it is claimed", || is_claimed("1"));
+    daemon.signal(Signal::TERM);
+    daemon.wait_for_log("draining");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(!spool.has("ran") && spool.has("done/huge") && is_claimed("0"));
+}
