@@ -32,7 +32,7 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::ptr::{null, null_mut};
@@ -42,8 +42,8 @@ use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, WaitOptions, getpid, getppid, kill_process, setpriority_process,
-    setrlimit, waitpid,
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, getppid,
+    pidfd_send_signal, setpriority_process, setrlimit, waitid, waitpid,
 };
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::futex;
@@ -164,21 +164,27 @@ impl Started {
         self.shared.as_ref().map_or(Ok(true), |shared| shared.outcome())
     }
 
-    /// Ends one that has not begun.
+    /// Ends one that has not begun. Somebody may have done so before, and who sweeps may have reaped it, so that
+    /// its number is another's by now: hence by its pidfd.
     fn end(&self) {
-        // Somebody may have done so before; it is still to be reaped.
-        match kill_process(self.process.pid, Signal::KILL) {
+        let pidfd = &self.process.pidfd;
+        match pidfd_send_signal(pidfd, Signal::KILL) {
             Ok(()) | Err(_) => {}
         }
         self.has_left();
-        drop(self.process.wait());
+        let wait = || waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+        while matches!(wait(), Err(Errno::INTR)) {}
+    }
+
+    fn is_here(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.is_here())
     }
 }
 
 impl Drop for Started {
     /// It must not outlive what it reads, whatever happened to its thread.
     fn drop(&mut self) {
-        if self.shared.as_ref().is_some_and(|shared| shared.is_here()) {
+        if self.is_here() {
             self.end();
         }
     }
@@ -281,6 +287,9 @@ impl Starter {
             Orders { program, argv: &argv, environment: &environment, limits: &limits };
         let orders: *mut Orders<'_> = &raw mut orders;
         for _ in 0..TRIES {
+            if let Some(killed) = self.ready.take_if(|child| !child.is_here()) {
+                killed.end();
+            }
             let child = match self.ready.take() {
                 Some(child) => child,
                 None => self.clone_child().map_err(NotStarted::prepare)?,

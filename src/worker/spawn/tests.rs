@@ -132,13 +132,19 @@ fn a_child_that_stands_by_holds_nothing_and_is_replaced() {
     let first = pid(&starter);
     starter.dismiss();
     assert!(is_gone(first));
-    starter.get_ready();
-    let second = pid(&starter);
-    kill_process(second, Signal::TERM).unwrap();
-    starter.ready.as_ref().unwrap().has_left();
-    let (status, said) = run(&mut starter, &["/bin/echo", "x"], "/", Stdin::Null).unwrap();
-    assert!(status.success() && said == "x\n");
-    assert!(is_gone(second));
+    for is_reaped in [false, true] {
+        starter.get_ready();
+        let second = pid(&starter);
+        rustix::process::kill_process(second, Signal::TERM).unwrap();
+        starter.ready.as_ref().unwrap().has_left();
+        if is_reaped {
+            // As by who sweeps the dead.
+            waitpid(Some(second), WaitOptions::empty()).unwrap();
+        }
+        let (status, said) = run(&mut starter, &["/bin/echo", "x"], "/", Stdin::Null).unwrap();
+        assert!(status.success() && said == "x\n");
+        assert!(is_gone(second));
+    }
     starter.get_ready();
     let third = pid(&starter);
     drop(starter);
