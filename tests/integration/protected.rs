@@ -180,8 +180,9 @@ fn what_another_user_made_stops_nobody() {
 
     daemon.kill_all();
     let before = left().into_iter().find(|path| path.join("d").is_dir()).unwrap().join("d");
-    let rel = if before.join("theirs").is_dir() { "d/beside-755" } else { "d/beside-700" };
-    let done = spool.path("done").join(rel);
+    // Whichever of the two is listed first.
+    let theirs = std::fs::metadata(before.join("theirs")).unwrap().permissions().mode();
+    let done = spool.path(&format!("done/d/beside-{:o}", theirs & 0o777));
     rename(&done, before.join(done.file_name().unwrap())).unwrap();
     daemon = spool.daemon_as_nobody();
     assert!(done.exists(), "{}", spool.report());
