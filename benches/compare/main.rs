@@ -33,8 +33,8 @@
 //!   remembers nothing, is at 1.2 to 2.2 × the ceiling here, so that 0.7 of it is more than the renames of a job allow.
 //!   A job costs 163 µs of two cores: the keeper's thread, which is the limit, 90, of which three renames (folder,
 //!   claim, settling) are 45, other calls on names 20, waking slots 5, its own code 20; slots 35; Python 40.
-//! - From drop to first instruction: p50 1.2 to 1.4 ms. The loop has 1.4 to 1.5 where `sh` is bash, and 1.1 to 1.2 where
-//!   it is dash, which vforks: 0.80 to 0.93 and 1.05 to 1.19 × (wanted: 1.0); p99 0.76 to 1.2 and 0.95 to 1.4 ×. A process
+//! - From drop to first instruction, seven runs of one day: p50 0.71 to 0.94 × the loop where its shell is bash, and 0.89
+//!   to 1.20 × where it is dash, which vforks (wanted: 1.0); p99 0.39 to 1.14 × and 0.73 to 1.21 ×. A process
 //!   that is cloned ahead is worth 6 % of that (1.21 × dash without it, in the same runs). A C program of one thread that claims
 //!   and starts, and no more, is at 1.01 to 1.03 × dash, also with our looks before and after the claim, the folder and
 //!   the pipes: what is more are the three threads that an event goes through, and our own code in cold caches.
