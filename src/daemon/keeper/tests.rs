@@ -7,7 +7,9 @@ use rustix::io::Errno;
 use super::{Input, Keeper, Output, ScanCounts, Shortage};
 use crate::config::companions::Companion;
 use crate::config::{Route, Settings};
+use crate::core::JobId;
 use crate::core::pace::Rate;
+use crate::core::state::Millis;
 use crate::daemon::notice::Notice;
 use crate::daemon::recover::{Surroundings, recover};
 use crate::daemon::service::now_ms;
@@ -270,6 +272,17 @@ fn made_files_that_stay_defer_no_outcome() {
     assert_eq!(errors.lines().count(), 3, "{errors}");
 }
 
+/// A file is dropped and its attempt begins.
+fn start_one<F: Filesystem>(keeper: &mut Keeper<F>, home: &Path, now: Millis) -> JobId {
+    std::fs::write(home.join("incoming/x"), "").unwrap();
+    while !keeper.scan(1000, now).unwrap() {}
+    let job = keeper.take_outputs().into_iter().find_map(|output| match output {
+        Output::Start(task) => Some(task.job),
+        _ => None,
+    });
+    job.unwrap()
+}
+
 /// Goal: a job whose rows fit no column fails, also where there is no room for its line of `errors.csv` at first.
 /// Method: a row in a column that the route does not have; the file of that CSV cannot be made at once.
 #[test]
@@ -280,16 +293,11 @@ fn rows_that_do_not_fit_are_not_forgotten_on_a_full_disk() {
     settings.routes[0].columns = Some(vec!["a".to_owned()]);
     let mut keeper = keeper_on(fs.clone(), home.path(), &settings);
     let now = now_ms();
-    std::fs::write(home.path().join("incoming/x"), "").unwrap();
-    while !keeper.scan(1000, now).unwrap() {}
-    let job = keeper.take_outputs().into_iter().find_map(|output| match output {
-        Output::Start(task) => Some(task.job),
-        _ => None,
-    });
+    let job = start_one(&mut keeper, home.path(), now);
     let mut ended = crate::worker::Ended::without_rows(crate::core::Verdict::Done);
     ended.rows = vec![crate::core::Row(vec![("b".to_owned(), b"1".to_vec())])];
     fs.arm_for(|op| op == Op::Create, 1, Errno::NOSPC, Then::Works);
-    keeper.handle(Input::Ended { job: job.unwrap(), ended }, now).unwrap();
+    keeper.handle(Input::Ended { job, ended }, now).unwrap();
     assert_eq!((fs.failed(), keeper.short_of()), (1, Some(Shortage::Disk)));
     keeper.tick(now + 2_000).unwrap();
     keeper.commit(now + 2_000).unwrap();
@@ -333,12 +341,7 @@ fn half_a_file_of_rows_does_not_fill_the_disk() {
     let fs = Faults::new(RealFs);
     let mut keeper = keeper_on(fs.clone(), home.path(), &settings());
     let now = now_ms();
-    std::fs::write(home.path().join("incoming/x"), "").unwrap();
-    while !keeper.scan(1000, now).unwrap() {}
-    let job = keeper.take_outputs().into_iter().find_map(|output| match output {
-        Output::Start(task) => Some(task.job),
-        _ => None,
-    });
+    let job = start_one(&mut keeper, home.path(), now);
     let mut ended = crate::worker::Ended::without_rows(crate::core::Verdict::Done);
     ended.rows = vec![crate::core::Row(vec![("a".to_owned(), vec![b'x'; 2 << 20])])];
     let has_rows = || {
@@ -346,7 +349,7 @@ fn half_a_file_of_rows_does_not_fill_the_disk() {
         all.any(|it| it.unwrap().path().extension() == Some("rows".as_ref()))
     };
     fs.arm_for(|op| op == Op::WriteAt, 1, Errno::NOSPC, Then::Works);
-    keeper.handle(Input::Ended { job: job.unwrap(), ended }, now).unwrap();
+    keeper.handle(Input::Ended { job, ended }, now).unwrap();
     assert_eq!((fs.failed(), has_rows()), (1, false));
     keeper.tick(now + 2_000).unwrap();
     assert!(has_rows());
