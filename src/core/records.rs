@@ -337,7 +337,8 @@ impl Window {
     /// What a loss of the daemon means: the input's charge, given its charges so far.
     pub(super) fn charge_loss(&mut self, charged: u32, window: u64) -> u32 {
         let (low, recorded) = (self.progress.low, self.progress.recorded());
-        let below = self.progress.highest().saturating_add(window);
+        // All of a window may have been in flight behind the last that is over.
+        let below = self.progress.highest().saturating_add(window).saturating_add(1);
         let (charge, below) = match self.loss {
             // None of those that may have been in flight then are on their way still.
             Some(before) if low.saturating_add(1) >= before.below => (1, below),
@@ -409,14 +410,16 @@ mod tests {
         assert_eq!(window.suspects_below(1), 0);
         advance(&mut window, 100);
         assert_eq!(window.charge_loss(1, 10), 1, "far from the last");
-        assert_eq!(window.loss, Some(Loss { recorded: 100, below: 110 }));
+        assert_eq!(window.loss, Some(Loss { recorded: 100, below: 111 }), "101 to 110 may have run");
         advance(&mut window, 101);
         assert_eq!(window.charge_loss(1, 10), 2, "the same records");
-        assert_eq!(window.suspects_below(2), 110);
+        assert_eq!(window.suspects_below(2), 111);
         advance(&mut window, 102);
         assert_eq!(window.charge_loss(2, 10), 2, "it goes on");
         assert_eq!(window.charge_loss(2, 10), 3, "it does not");
         advance(&mut window, 109);
+        assert_eq!(window.suspects_below(3), 111, "110 may have run");
+        advance(&mut window, 110);
         assert_eq!(window.suspects_below(3), 0, "all suspects are over");
         assert_eq!(window.charge_loss(3, 10), 1);
     }

@@ -251,7 +251,7 @@ impl World {
     /// What was asked for comes, or some of it.
     fn read(&mut self, how: u8) {
         let Some(most) = self.asked else { return };
-        self.goes_on = how.is_multiple_of(4);
+        self.goes_on = most > 0 && how.is_multiple_of(4);
         let mut numbers = Vec::new();
         while numbers.len() < most.min(usize::from(how / 4 % 6)) && self.next_read <= self.count {
             if !self.disk.over.contains_key(&self.next_read) {
@@ -261,9 +261,8 @@ impl World {
         }
         let at_end = !self.goes_on && self.next_read > self.count;
         let is_full = !self.goes_on && how >= 200 && !numbers.is_empty();
-        if !self.goes_on {
-            self.asked = None;
-        }
+        // What comes later is the rest of what was asked for, not as many again.
+        self.asked = self.goes_on.then(|| most - numbers.len());
         let goes_on = self.goes_on;
         self.step(Event::Read { job: self.job, numbers, is_full, at_end, goes_on });
     }
