@@ -410,7 +410,11 @@ mod tests {
         assert_eq!(window.suspects_below(1), 0);
         advance(&mut window, 100);
         assert_eq!(window.charge_loss(1, 10), 1, "far from the last");
-        assert_eq!(window.loss, Some(Loss { recorded: 100, below: 111 }), "101 to 110 may have run");
+        assert_eq!(
+            window.loss,
+            Some(Loss { recorded: 100, below: 111 }),
+            "101 to 110 may have run"
+        );
         advance(&mut window, 101);
         assert_eq!(window.charge_loss(1, 10), 2, "the same records");
         assert_eq!(window.suspects_below(2), 111);
