@@ -21,7 +21,7 @@
 //! - ENOSPC stops claims and waits, nothing else. Any other failure of a durable step is returned as
 //!   [`KeeperError`] and never tried again: the daemon ends with 1 and recovery starts over.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,7 +96,7 @@ pub struct Keeper<F: Filesystem> {
     pub(super) folders: Folders<F::Dir>,
     pub(super) last_id: JobId,
     /// Outcomes of an earlier boot whose file may stand in `incoming/` again, by inode.
-    pub(super) reappearing: HashMap<u64, Outcome>,
+    pub(super) reappearing: BTreeMap<u64, Outcome>,
     /// Absolute path of the spool, for tasks.
     pub(super) path: PathBuf,
     /// Sources recorded since the last run of the index was written.
@@ -190,7 +190,7 @@ pub(super) struct Parts<F: Filesystem> {
     pub(super) results: Results<F>,
     pub(super) sources: Sources<F>,
     pub(super) last_id: JobId,
-    pub(super) reappearing: HashMap<u64, Outcome>,
+    pub(super) reappearing: BTreeMap<u64, Outcome>,
     pub(super) path: PathBuf,
     pub(super) new_sources: Vec<SourceKey>,
     pub(super) rows_files: Vec<JobId>,

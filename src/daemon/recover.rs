@@ -27,7 +27,7 @@
 //! - After a power cut, a claim of which the journal knows nothing gets a new id, for the same reason:
 //!   the id in its name may be of a job that was recorded long ago.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -95,7 +95,8 @@ struct Known<F: Filesystem> {
     sources: Vec<SourceKey>,
     /// Jobs with rows in a file of their own.
     rows_files: HashSet<JobId>,
-    marks: HashMap<u64, Outcome>,
+    /// By inode; in an order, so that what is done of these is the same each time.
+    marks: BTreeMap<u64, Outcome>,
     records: u64,
     torn: u64,
     /// Of jobs that stand in `processing/`.
@@ -114,7 +115,7 @@ impl<F: Filesystem> Default for Known<F> {
             takes: HashMap::new(),
             sources: Vec::new(),
             rows_files: HashSet::new(),
-            marks: HashMap::new(),
+            marks: BTreeMap::new(),
             records: 0,
             torn: 0,
             inputs: KnownInputs::default(),
@@ -146,7 +147,7 @@ pub fn recover<F: Filesystem>(
 
     let parts = Parts {
         sources: Sources::open(&spool.fs, &spool.journal)?,
-        reappearing: if power_cut { known.marks.clone() } else { HashMap::new() },
+        reappearing: if power_cut { known.marks.clone() } else { BTreeMap::new() },
         last_id: places.iter().map(|place| place.job()).fold(high, JobId::max),
         path: around.path.clone(),
         new_sources: known.sources.clone(),

@@ -155,13 +155,16 @@ impl<F: Filesystem> Segment<F> {
         if let Some(stat) = stat_ours(fs, dir, &open, self.ino)? {
             return Ok(Some((open, stat)));
         }
-        let temp = (!self.placed).then(|| names::temp(&self.route, self.seg));
-        for name in temp.into_iter().chain(self.final_name.clone()) {
-            if let Some(stat) = stat_ours(fs, dir, &name, self.ino)? {
-                return Ok(Some((name, stat)));
+        if !self.placed {
+            let temp = names::temp(&self.route, self.seg);
+            if let Some(stat) = stat_ours(fs, dir, &temp, self.ino)? {
+                return Ok(Some((temp, stat)));
             }
         }
-        Ok(None)
+        match &self.final_name {
+            Some(name) => find_sealed(fs, dir, name, self.ino),
+            None => Ok(None),
+        }
     }
 
     fn open_checked(
@@ -230,6 +233,27 @@ pub(super) fn stat_ours<F: Filesystem>(
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed("stat", "results", name)(error)),
     }
+}
+
+/// The file with this inode under a sealed name, or under the variant that it got because that was taken:
+/// no record says which one it was.
+pub(super) fn find_sealed<F: Filesystem>(
+    fs: &F,
+    dir: &F::Dir,
+    name: &str,
+    ino: u64,
+) -> Result<Option<(String, Stat)>, ResultsError> {
+    for k in 0..RESULTS_NAMES {
+        let name = names::variant(name, k);
+        if let Some(stat) = stat_ours(fs, dir, &name, ino)? {
+            return Ok(Some((name, stat)));
+        }
+        // Variants are taken in order.
+        if is_gone(fs, dir, &name)? {
+            break;
+        }
+    }
+    Ok(None)
 }
 
 /// Nothing stands under a name.

@@ -18,11 +18,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::file::{is_gone, open_if_allowed, prefix_crc, stat_ours};
+use super::file::{find_sealed, is_gone, open_if_allowed, prefix_crc, stat_ours};
 use super::plan::create_temp;
 use super::segment::{Results, Touched};
 use super::{ResultsError, encode, failed, names};
-use crate::fs::Filesystem;
+use crate::fs::{Filesystem, Stat};
 use crate::journal::record::{CsvMoved, CsvOpen, CsvSeal, InputOutcome, Outcome, Piece, Record};
 
 /// Reads the live journal twice: to learn, then to rewrite.
@@ -359,22 +359,38 @@ impl SegmentLog {
         if base.len > 0 && self.end <= base.len {
             return Ok(Found::AsRecorded);
         }
-        for name in self.names() {
-            let Some(stat) = stat_ours(fs, dir, &name, base.ino)? else { continue };
-            if stat.size > self.end || stat.size < base.len {
-                return Ok(Found::Other);
-            }
-            let Some(file) = open_if_allowed(fs, dir, &name, false)? else {
-                return Ok(Found::Other);
-            };
-            let crc = prefix_crc(fs, &file, base.len).map_err(failed("read", "results", &name))?;
-            let same = base.len == 0 || crc == Some(base.crc);
-            return Ok(if same { Found::AsRecorded } else { Found::Other });
+        let Some((name, stat)) = self.find(fs, dir)? else {
+            return Ok(if base.len == 0 { Found::NeverDurable } else { Found::Other });
+        };
+        if stat.size > self.end || stat.size < base.len {
+            return Ok(Found::Other);
         }
-        Ok(if base.len == 0 { Found::NeverDurable } else { Found::Other })
+        let Some(file) = open_if_allowed(fs, dir, &name, false)? else {
+            return Ok(Found::Other);
+        };
+        let crc = prefix_crc(fs, &file, base.len).map_err(failed("read", "results", &name))?;
+        let same = base.len == 0 || crc == Some(base.crc);
+        Ok(if same { Found::AsRecorded } else { Found::Other })
     }
 
-    /// The names under which its file may stand.
+    /// Its file, under whichever of its names it stands.
+    fn find<F: Filesystem>(
+        &self,
+        fs: &F,
+        dir: &F::Dir,
+    ) -> Result<Option<(String, Stat)>, ResultsError> {
+        for name in self.names() {
+            if let Some(stat) = stat_ours(fs, dir, &name, self.base.ino)? {
+                return Ok(Some((name, stat)));
+            }
+        }
+        match &self.final_name {
+            Some(name) => find_sealed(fs, dir, name, self.base.ino),
+            None => Ok(None),
+        }
+    }
+
+    /// The names under which its file may stand; instead of its final one it may have a variant of that.
     fn names(&self) -> impl Iterator<Item = String> {
         let base = &self.base;
         let temp = (base.len == 0).then(|| names::temp(&base.route, base.seg));
@@ -439,6 +455,34 @@ mod tests {
     fn birth(seg: u64) -> Record {
         let (route, columns) = ("main".to_owned(), vec!["a".to_owned()]);
         Record::CsvOpen(CsvOpen { route, seg, ino: seg, columns, len: 0, rows: 0, crc: 0 })
+    }
+
+    /// Goal: a file that got a variant of its sealed name, since that was taken, is found by the next start: else a
+    /// power cut would leave it half written for ever, beside a new one with the same rows.
+    /// Method: a seal whose name another file has; the segment's own file, torn, is beside it.
+    #[test]
+    fn a_file_under_a_variant_of_its_name_is_found() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = RealFs.open_root(home.path()).unwrap();
+        let name = "main.20261122T140211Z.1.csv".to_owned();
+        std::fs::write(home.path().join(&name), "another one's").unwrap();
+        let own = home.path().join(names::variant(&name, 1));
+        std::fs::write(&own, [0; 2]).unwrap();
+        let ino = RealFs.stat(&dir, own.file_name().unwrap().as_ref()).unwrap().ino;
+        let (route, columns) = ("main".to_owned(), vec!["a".to_owned()]);
+        let open = CsvOpen { route, seg: 1, ino, columns, len: 0, rows: 0, crc: 0 };
+        let crc = crc32c::crc32c(b"a\n");
+        let seal = CsvSeal { route: "main".to_owned(), seg: 1, name, len: 2, rows: 0, crc };
+        let records = [Record::CsvOpen(open), Record::CsvSeal(seal)];
+        let mut recovery = Recovery::new(RealFs, dir.clone(), dir);
+        records.iter().try_for_each(|record| recovery.feed(record)).unwrap();
+        recovery.verify(true).unwrap();
+        let rewritten: Vec<_> = records.into_iter().flat_map(|it| recovery.rewrite(it)).collect();
+        let mut results = recovery.into_results();
+        rewritten.iter().try_for_each(|record| results.apply(record)).unwrap();
+        assert!(results.flush().unwrap().is_empty());
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 2);
+        assert_eq!(std::fs::read(&own).unwrap(), b"a\n");
     }
 
     /// Goal: a tail torn between a segment's birth and the move into it leaves one open segment; with

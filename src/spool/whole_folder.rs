@@ -77,7 +77,7 @@ impl<F: Filesystem> Spool<F> {
     }
 
     /// Removes the empty folders that were made for a claim, and nothing that holds anything.
-    pub(super) fn remove_way(&self, rel: &RelPath, claimed: Claimed) {
+    pub fn remove_way(&self, rel: &RelPath, claimed: Claimed) {
         let job = PathBuf::from(Place::Job(claimed).name());
         let way = job.join(OsStr::from_bytes(rel.parent()));
         for folder in way.ancestors().take(rel.components().count()) {

@@ -301,6 +301,25 @@ fn rule7_a_recorded_file_in_incoming_again_is_settled_not_run() {
     assert!(returned > 0, "nothing came back");
 }
 
+/// Goal: rule 7 where a recovery was cut off that kept the folder and lost the move into it: the file is settled by
+/// the next one, under its own id, and not left to a scan, after which a further cut would make it run again.
+/// Method: the worst power cut, such a folder; then no more than the recovery.
+#[test]
+fn rule7_the_folder_of_a_recovery_that_was_cut_off_is_in_nobodys_way() {
+    let (sim, mut story) = tell(&["ok-1", "sub/two-1"], vec![]);
+    live(&sim, &mut story);
+    let second = crash(&sim, &mut story, Mode::Weak, Pick::Lose);
+    let incoming = ["incoming/ok-1", "incoming/sub/two-1"];
+    assert!(incoming.iter().all(|path| second.read(path).is_some()), "nothing came back");
+    for (job, id) in &story.jobs {
+        let below = if id.starts_with("sub/") { "/sub" } else { "" };
+        second.plant_dir(&format!("processing/{job}.0{below}"));
+    }
+    drop(Life::begin(&second, second.clone(), &mut story, true).unwrap());
+    assert!(incoming.iter().all(|path| second.read(path).is_none()), "left to the scan");
+    judged(&finish(second.crash(Mode::Process, Pick::Keep), &mut story), &story);
+}
+
 /// Goal: rule 7 for a job that outlived a `kill -9`: the ctime of before its claim is not known any
 /// more. Method: killed while it runs, recorded by the next daemon, then the worst power cut.
 #[test]

@@ -162,6 +162,8 @@ pub(super) fn settle_reappeared<F: Filesystem>(
         }
         // By its own id: should this be cut off, the next recovery knows it by that, its ctime being another then.
         let claimed = Claimed::file(outcome.job, 0);
+        // One that was cut off may have left its folder and lost the move into it.
+        keeper.spool.remove_way(rel, claimed);
         match keeper.spool.claim(rel, claimed, None, &mut none) {
             Claim::Made(_) => {
                 settle_outcome(&keeper.spool, outcome, claimed, true, &mut none)?;
