@@ -14,7 +14,9 @@
 //! a loss accuses all that may have been, and only then the lines become exact:
 //! - After one loss the records run again, as many at once as before.
 //! - A loss that meets the same records a second time makes them suspects: those that are not over and lie
-//!   below [`Loss::below`]. They run alone, one at a time, each after a line that says so is durable.
+//!   below [`Loss::below`]. They run alone, one at a time, each after a line that says so is durable. Those are
+//!   all that may have been in flight at any of these losses: one of the first may only have waited since, and
+//!   the one that took the daemon down be far behind it.
 //! - A loss after such a line is charged to that record, and to no other. Its budget is `lost`.
 //! - A loss without one, and without any progress since the last, is charged to the whole input: then it
 //!   is the file itself that takes the daemon down.
@@ -343,9 +345,9 @@ impl Window {
             // None of those that may have been in flight then are on their way still.
             Some(before) if low.saturating_add(1) >= before.below => (1, below),
             Some(before) if recorded > before.recorded => {
-                (charged.saturating_add(1).min(2), before.below)
+                (charged.saturating_add(1).min(2), before.below.max(below))
             }
-            Some(before) => (charged.saturating_add(1), before.below.max(1)),
+            Some(before) => (charged.saturating_add(1), before.below.max(below)),
             None => (1, below),
         };
         self.loss = Some(Loss { recorded, below });
@@ -417,13 +419,13 @@ mod tests {
         );
         advance(&mut window, 101);
         assert_eq!(window.charge_loss(1, 10), 2, "the same records");
-        assert_eq!(window.suspects_below(2), 111);
+        assert_eq!(window.suspects_below(2), 112);
         advance(&mut window, 102);
         assert_eq!(window.charge_loss(2, 10), 2, "it goes on");
         assert_eq!(window.charge_loss(2, 10), 3, "it does not");
-        advance(&mut window, 109);
-        assert_eq!(window.suspects_below(3), 111, "110 may have run");
-        advance(&mut window, 110);
+        advance(&mut window, 111);
+        assert_eq!(window.suspects_below(3), 113, "112 may have run");
+        advance(&mut window, 112);
         assert_eq!(window.suspects_below(3), 0, "all suspects are over");
         assert_eq!(window.charge_loss(3, 10), 1);
     }

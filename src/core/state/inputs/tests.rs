@@ -484,6 +484,29 @@ proptest! {
     }
 }
 
+/// Goal: a record that takes the daemon down is found also where one that was in flight at an earlier loss waits
+/// for its next attempt. Method: one that fails and waits, a crash beside it; then no time passes, and a killer
+/// far behind it.
+#[test]
+fn a_record_that_waits_hides_no_killer() {
+    let (count, killers) = (40, BTreeSet::from([35]));
+    let mut world = World::new(count, SLOTS, killers.clone());
+    world.read(21);
+    world.end(0, 9);
+    world.durable(usize::MAX);
+    world.crash(0);
+    for _ in 0..1_000 {
+        world.durable(usize::MAX);
+        world.read(21);
+        world.end(0, 0);
+    }
+    let over: BTreeSet<u64> = world.disk.over.keys().copied().collect();
+    assert_eq!(over, (2..=count).collect(), "{:?}", world.disk);
+    world.go_to_the_end();
+    let failed = world.disk.over.iter().filter(|(_, failed)| **failed).map(|(no, _)| *no);
+    assert_eq!((world.disk.outcome, failed.collect()), (Some(false), killers));
+}
+
 /// Goal: records and whole files share the slots, and a busy input holds no other route up. Method: an
 /// input of many records, and files of another route beside it: each has its half.
 #[test]
