@@ -103,7 +103,8 @@ pub const LOG_LINE: usize = 64 << 10;
 pub const INCOMPLETE_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// Names known and not yet claimed; the rest of the queue is the folder itself.
 pub const WINDOW: usize = 64 << 10;
-/// Jobs that wait for a further attempt, over all routes; beyond it nothing new is claimed.
+/// Jobs that wait for a further attempt, over all routes; beyond it nothing new is claimed, and of a route not
+/// once as many wait as it leaves to the others.
 pub const WAITING_JOBS: usize = 4096;
 /// Short jobs that wait in line before each slot, so that it has some while the keeper commits …
 const AHEAD_OF_SLOT: usize = 8;

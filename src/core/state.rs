@@ -108,6 +108,8 @@ struct RouteState {
     queue: BTreeMap<(i64, u64), RelPath>,
     /// Claimed and due.
     ready: BTreeSet<JobId>,
+    /// Of its jobs, those that wait for their time.
+    waiting: usize,
     running: usize,
     /// Of these, lots of records.
     lots: usize,
@@ -304,6 +306,7 @@ impl Core {
             }
             Phase::Waiting(at) => {
                 self.timers.remove(&(at, id));
+                route.waiting -= 1;
             }
             Phase::Running => {
                 route.running -= 1;
@@ -326,6 +329,7 @@ impl Core {
             }
             Phase::Waiting(at) => {
                 self.timers.insert((at, id));
+                route.waiting += 1;
             }
             Phase::Running => {
                 route.running += 1;

@@ -113,7 +113,7 @@ impl Core {
             .iter()
             .enumerate()
             .filter(|(_, route)| route.may_start(now) && used(route) < route.rules.max_running)
-            .filter(|(at, _)| !self.has_open_records(*at))
+            .filter(|(at, route)| !self.has_open_records(*at) && self.may_wait(route))
             .filter_map(|(at, route)| {
                 route
                     .queue
@@ -123,6 +123,12 @@ impl Core {
             })
             .min()
             .map(|(_, _, at)| at)
+    }
+
+    /// Whether a further job of this route may come to wait for another attempt: of all that may wait a route has
+    /// no more than it leaves to the others, so that one whose server is away for hours stops none of them.
+    fn may_wait(&self, route: &RouteState) -> bool {
+        route.waiting < self.limits.waiting.saturating_sub(self.timers.len())
     }
 
     fn claim_from(&mut self, route: usize, out: &mut Vec<Effect>) {

@@ -17,7 +17,7 @@ pub struct Limits {
     pub ahead: usize,
     /// Names known and not yet claimed.
     pub window: usize,
-    /// Jobs that wait for a further attempt; beyond it nothing new is claimed.
+    /// Jobs that wait for a further attempt; beyond it nothing new is claimed, nor of a route that has half of it.
     pub waiting: usize,
     /// An incomplete file becomes an error after this many milliseconds.
     pub incomplete_for: Millis,

@@ -21,6 +21,7 @@ impl RouteState {
             rules,
             queue: BTreeMap::new(),
             ready: BTreeSet::new(),
+            waiting: 0,
             running: 0,
             lots: 0,
             promised: 0,

@@ -154,6 +154,28 @@ fn slow_routes_leave_room() {
     assert_eq!(core.counts().candidates, 6);
 }
 
+/// Goal: jobs of a route that wait for another attempt keep no other route from claiming. Method: a route of
+/// which each job waits, and one of which nothing does, at the limit for all.
+#[test]
+fn waiting_jobs_leave_room_for_other_routes() {
+    let mut core = Core::new(Limits { slots: 1, waiting: 8, ..LIMITS }, rules());
+    for at in 1..=8 {
+        core.offer(name(at, 1), 0);
+    }
+    let mut claimed = 0;
+    let mut effects = step(&mut core, Event::Tick, 0);
+    while let Some(effect) = effects.pop() {
+        let Effect::Claim { candidate } = effect else { continue };
+        claimed += 1;
+        let job = job(100 + claimed);
+        effects.extend(step(&mut core, Event::Claimed { job, route: candidate.route }, 0));
+        effects.extend(step(&mut core, Event::Busy { job, until: 900 }, 0));
+    }
+    assert_eq!((claimed, core.waiting()), (4, 4), "half of what may wait");
+    core.offer(name(1, 0), 0);
+    assert_eq!(step(&mut core, Event::Tick, 0), [Effect::Claim { candidate: name(1, 0) }]);
+}
+
 /// Goal: not more is claimed than may wait for another attempt. Method: one less than the limit, and one more.
 #[test]
 fn what_waits_is_bounded() {
