@@ -20,7 +20,7 @@
 //! - A job starts its attempt N+1 only after the end of N is recorded.
 //! - Memory is bounded: the window of names, the table of held names, the jobs that wait.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 mod dispatch;
 mod effect;
@@ -47,6 +47,8 @@ pub type Millis = u64;
 
 /// A held name whose time has come finds no room in the window: it waits so much longer, in milliseconds.
 const FULL_WINDOW_AGAIN: Millis = 1_000;
+/// The same where its route has its share of it, and goes on in minutes perhaps.
+const SHARE_TAKEN_AGAIN: Millis = 10_000;
 /// A clock that goes back by more than this was set back; by less it was corrected.
 const SET_BACK: Millis = 1_000;
 /// No wait is so long: two of the longest that the settings take (30 days), with their jitter.
@@ -136,6 +138,11 @@ impl RouteState {
         self.paused || self.pace.is_hopeless()
     }
 
+    /// Its names leave the window more slowly than its slots could take them.
+    fn is_slow(&self) -> bool {
+        self.paused || self.pace.is_slow()
+    }
+
     /// The claimed job that goes first. While the breaker is open, one that did not open it, if there is any:
     /// a few bad files must not keep the good ones behind them waiting.
     fn first_ready(&self) -> Option<JobId> {
@@ -158,8 +165,8 @@ pub struct Core {
     jobs: HashMap<JobId, Job>,
     /// `Phase::Waiting` by time.
     timers: BTreeSet<(Millis, JobId)>,
-    /// Names in a window, so that a second sighting adds nothing.
-    known: HashSet<RelPath>,
+    /// Names in a window, so that a second sighting adds nothing, each with the route that it waits for.
+    known: HashMap<RelPath, usize>,
     /// Names whose claim waits, each with its own deadline; they take no place in the window.
     held: HashMap<RelPath, Hold>,
     /// The same by deadline.
@@ -197,7 +204,7 @@ impl Core {
             routes,
             jobs: HashMap::new(),
             timers: BTreeSet::new(),
-            known: HashSet::new(),
+            known: HashMap::new(),
             held: HashMap::new(),
             hold_timers: BTreeSet::new(),
             open: BTreeSet::new(),
@@ -243,7 +250,8 @@ impl Core {
             }
             Event::Sorted { candidate, from } => {
                 self.answered(from);
-                if !self.known.contains(&candidate.rel) {
+                if !self.known.contains_key(&candidate.rel) && !self.has_its_share(candidate.route)
+                {
                     self.enqueue(candidate);
                 }
             }
@@ -395,7 +403,12 @@ impl Core {
             let candidate = Candidate { rel, route, order };
             if self.known.len() >= self.limits.window {
                 self.hold(candidate, now.saturating_add(FULL_WINDOW_AGAIN));
-            } else if !self.known.contains(&candidate.rel) {
+            } else if self.has_its_share(route) {
+                // Where a person has to see to it, a scan finds it again: who waits for an end must not wait for it.
+                if !self.is_stuck(route) {
+                    self.hold(candidate, now.saturating_add(SHARE_TAKEN_AGAIN));
+                }
+            } else if !self.known.contains_key(&candidate.rel) {
                 self.enqueue(candidate);
             }
         }

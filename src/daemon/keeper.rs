@@ -147,6 +147,8 @@ pub struct Keeper<F: Filesystem> {
     pub(super) draining: bool,
     /// What a pass of the scan saw.
     pub(super) seen: ScanCounts,
+    /// See [`Keeper::left_to_find`].
+    pub(super) offered: u64,
     /// What is remembered of names that may not be claimed yet.
     pub(super) waits: Waits,
 }
@@ -265,6 +267,7 @@ impl<F: Filesystem> Keeper<F> {
             out: Vec::new(),
             draining: false,
             seen: ScanCounts::default(),
+            offered: 0,
             waits: Waits::new(settings.prune),
         })
     }

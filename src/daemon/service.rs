@@ -128,7 +128,6 @@ pub struct LoopState {
     sources: SourcesSeen,
     granted: usize,
     pub(super) scanning: bool,
-    last_pass_offered: u64,
     /// When the last pass of the scan ended.
     scanned: Instant,
     next_look: Instant,
@@ -171,7 +170,6 @@ impl Default for LoopState {
             sources: SourcesSeen::default(),
             granted: 0,
             scanning: true,
-            last_pass_offered: 0,
             scanned: now,
             next_tick: now,
             history_failed: false,

@@ -85,6 +85,13 @@ enum Reason {
     Companion(RelPath, Lacks),
 }
 
+impl Reason {
+    /// It passes in a moment.
+    fn is_quiet(&self) -> bool {
+        matches!(self, Self::Why(Why::Quiet) | Self::Companion(_, Lacks::Whole(Why::Quiet)))
+    }
+}
+
 /// What a claim was made on.
 #[derive(Clone, Debug)]
 pub(super) enum Proof {
@@ -350,6 +357,8 @@ impl<F: Filesystem> Keeper<F> {
         // What does not fit is judged by what its next look alone shows.
         if self.waits.table.len() < limits::WINDOW || self.waits.table.contains_key(rel) {
             self.waits.table.insert(rel.clone(), wait);
+        } else if !wait.reason.is_quiet() && self.table.companion_of(rel).is_none() {
+            self.waits_unseen();
         }
     }
 }

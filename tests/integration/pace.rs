@@ -95,6 +95,19 @@ fn a_batch_of_a_paused_route_ends() {
     said.says("route b PAUSED").says("  1 file waits, none failed");
 }
 
+/// Goal: the same where what is in a file chooses its route. Method: twenty files for a program that is not there.
+#[test]
+fn a_batch_of_a_paused_route_by_content_ends() {
+    let spool = Spool::new(
+        "workers = 2\n[routes.a]\nfields = { kind = \"a\" }\ncommand = [\"./none\", \"{path}\"]\n",
+    );
+    for n in 0..20 {
+        spool.drop_file(format!("{n}.json"), r#"{"kind":"a"}"#);
+    }
+    let said = spool.run(&["batch"]).code(1);
+    said.says("route a PAUSED").says("  20 files wait, none failed");
+}
+
 /// Goal: a rate holds back the starts of its route and of no other. Method: eight files at two in half a
 /// second take a second and a half at least; those of the other route are done before.
 #[test]

@@ -62,7 +62,7 @@ impl Core {
         let started = job.started;
         self.note_pace(started, &verdict, now);
         if pace_by_end(&mut self.routes, (route, id), &verdict, now, out) {
-            self.shrink_to_share(route);
+            self.shrink_to_shares();
         }
         let Some(job) = self.jobs.get(&id) else { return };
         match verdict {
@@ -97,7 +97,7 @@ impl Core {
         if let Some(state) = self.routes.get_mut(route).filter(|state| !state.paused) {
             state.paused = true;
             out.push(Effect::Pause { route, reason });
-            self.shrink_to_share(route);
+            self.shrink_to_shares();
         }
     }
 

@@ -145,13 +145,57 @@ fn slow_routes_leave_room() {
     assert!(!core.may_claim() && !core.is_dry());
     step(&mut core, Event::Taken { job: job(1), route: 1 }, 0);
     core.pause(1, "x".to_owned(), &mut Vec::new());
-    assert_eq!((core.counts().candidates, core.counts().stuck_candidates), (4, 2));
+    assert_eq!((core.counts().candidates, core.counts().stuck_candidates), (2, 1));
     core.offer(name(14, 1), 0);
-    assert_eq!(core.counts().candidates, 4, "its share is taken");
+    assert_eq!(core.counts().candidates, 2, "its share is taken");
     step(&mut core, Event::Resume { route: 1 }, 0);
     core.offer(name(7, 1), 0);
     core.offer(name(14, 1), 0);
-    assert_eq!(core.counts().candidates, 6);
+    assert_eq!(core.counts().candidates, 4);
+}
+
+/// Goal: routes that are paused or slowed leave room for each other, too: one with a long backlog must not keep
+/// the names of another one out for as long as it is paused. Method: a full share of a paused route, then names
+/// of one with a rate; and those of a route that is paused while its names are held.
+#[test]
+fn slow_routes_share_what_they_have() {
+    let limits = Limits { window: 32, ..LIMITS };
+    let mut core = Core::new(limits, rules());
+    core.pause(1, "x".to_owned(), &mut Vec::new());
+    for at in 0..20 {
+        core.offer(name(at, 1), 0);
+    }
+    assert_eq!(core.counts().candidates, 8, "a quarter");
+    for at in 0..20 {
+        core.offer(name(at, 0), 0);
+    }
+    assert_eq!((core.counts().candidates, core.counts().stuck_candidates), (8, 4), "half of it");
+    let claim = |at| Effect::Claim { candidate: name(at, 0) };
+    assert_eq!(step(&mut core, Event::Tick, 0), [claim(0), claim(1)]);
+
+    let mut all = rules();
+    all.push(rules().remove(1));
+    let mut core = Core::new(limits, all);
+    for at in 0..20 {
+        core.hold(name(at, 1), 100);
+    }
+    core.pause(1, "x".to_owned(), &mut Vec::new());
+    step(&mut core, Event::Tick, 100);
+    assert_eq!((core.counts().candidates, core.counts().held), (8, 0), "nobody waits for them");
+    core.offer(name(99, 2), 100);
+    let claims = step(&mut core, Event::Tick, 100);
+    assert_eq!(claims, [Effect::Claim { candidate: name(99, 2) }]);
+    let candidate = Candidate { route: 1, ..name(99, 2) };
+    step(&mut core, Event::Sorted { candidate, from: 2 }, 100);
+    assert_eq!(core.counts().candidates, 8, "by their content, too");
+
+    let mut core = Core::new(limits, rules());
+    for at in 0..20 {
+        core.hold(name(at, 0), 100);
+    }
+    assert_eq!(step(&mut core, Event::Tick, 100), [claim(0), claim(1)]);
+    let counts = core.counts();
+    assert_eq!((counts.candidates + 2, counts.held), (8, 12), "their turn comes by itself");
 }
 
 /// Goal: jobs of a route that wait for another attempt keep no other route from claiming. Method: a route of

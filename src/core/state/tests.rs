@@ -293,6 +293,9 @@ impl World {
         }
         let counts = self.core.counts();
         assert!(counts.candidates <= limits().window && counts.held <= limits().window);
+        let slow = self.core.routes.iter().filter(|route| route.is_slow());
+        let slow: usize = slow.map(|route| route.queue.len()).sum();
+        assert!(slow <= limits().window / 4, "{slow} names of slow routes");
         assert_eq!(counts.recording, self.unrecorded.len());
     }
 

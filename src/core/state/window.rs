@@ -5,7 +5,8 @@
 //! Invariants
 //! - The window and the table of held names are bounded, each by `limits.window`.
 //! - A name is in the window once; a held one takes no place in it.
-//! - Names of routes that are paused or slowed leave room for the others'.
+//! - Names of routes that are paused or slowed have a quarter of the window, in equal parts: so they leave room
+//!   for the others', and for each other's.
 
 use super::super::RelPath;
 use super::{Candidate, Core, Hold, Millis, RouteState};
@@ -24,7 +25,7 @@ impl Core {
     }
 
     fn found(&mut self, candidate: Candidate, now: Millis) {
-        if self.room() == 0 || self.known.contains(&candidate.rel) {
+        if self.room() == 0 || self.known.contains_key(&candidate.rel) {
             return;
         }
         if self.held.get(&candidate.rel).is_some_and(|hold| hold.until > now) {
@@ -37,32 +38,49 @@ impl Core {
         self.enqueue(candidate);
     }
 
-    /// Names of routes that are paused or slowed take no more than a quarter of the window: the others'
-    /// must find room. What is turned away is found again by a scan.
-    fn has_its_share(&self, route: usize) -> bool {
-        let is_slow = |route: &RouteState| route.paused || route.pace.is_slow();
-        if !self.routes.get(route).is_some_and(is_slow) {
-            return false;
-        }
-        let slow = self.routes.iter().filter(|route| is_slow(route));
-        slow.map(|route| route.queue.len()).sum::<usize>() >= self.limits.window / 4
+    /// A route that is paused or slowed has as many names in the window as it may have. What is turned away is
+    /// found again by a scan.
+    pub fn has_its_share(&self, route: usize) -> bool {
+        let Some(this) = self.routes.get(route).filter(|this| this.is_slow()) else { return false };
+        let others = self.slow_with_names().filter(|(at, _)| *at != route).count();
+        this.queue.len() >= self.share(others + 1)
     }
 
-    /// A route is paused or slowed: its names beyond its share leave the window.
-    pub(super) fn shrink_to_share(&mut self, route: usize) {
-        let most = self.limits.window / 4;
-        let Some(route) = self.routes.get_mut(route) else { return };
-        while route.queue.len() > most {
-            let Some((_, rel)) = route.queue.pop_last() else { return };
-            self.known.remove(&rel);
+    /// The route in whose queue this name waits, if it is in the window.
+    pub fn waits_for(&self, rel: &RelPath) -> Option<usize> {
+        self.known.get(rel).copied()
+    }
+
+    fn slow_with_names(&self) -> impl Iterator<Item = (usize, &RouteState)> {
+        let all = self.routes.iter().enumerate();
+        all.filter(|(_, route)| route.is_slow() && !route.queue.is_empty())
+    }
+
+    /// What each of so many routes may have.
+    fn share(&self, routes: usize) -> usize {
+        (self.limits.window / 4 / routes.max(1)).max(1)
+    }
+
+    /// A route was paused or slowed, or is so and has names now: of what is beyond their shares the latest leaves.
+    pub(super) fn shrink_to_shares(&mut self) {
+        let most = self.share(self.slow_with_names().count());
+        for route in self.routes.iter_mut().filter(|route| route.is_slow()) {
+            while route.queue.len() > most
+                && let Some((_, rel)) = route.queue.pop_last()
+            {
+                self.known.remove(&rel);
+            }
         }
     }
 
     pub(super) fn enqueue(&mut self, candidate: Candidate) {
         let Some(route) = self.routes.get_mut(candidate.route) else { return };
-        self.known.insert(candidate.rel.clone());
+        self.known.insert(candidate.rel.clone(), candidate.route);
         route.queue.insert((candidate.order, self.next_seq), candidate.rel);
         self.next_seq += 1;
+        if route.is_slow() && route.queue.len() == 1 {
+            self.shrink_to_shares();
+        }
     }
 
     pub(super) fn hold(&mut self, candidate: Candidate, until: Millis) {

@@ -58,10 +58,25 @@ impl<F: Filesystem> Keeper<F> {
         let over = self.read_on(&mut scan, most, enters, now)?;
         if !over {
             self.scan = Some(scan);
-        } else if self.seen.unrouted == 0 {
+            return Ok(false);
+        }
+        self.offered = self.seen.offered;
+        if self.seen.unrouted == 0 {
             self.waits.told_unrouted = false;
         }
-        Ok(over)
+        Ok(true)
+    }
+
+    /// Whether another pass may find what the last one could not offer with success: it offered names, and not only
+    /// such as turned out to wait where nobody remembers them.
+    pub fn left_to_find(&self) -> bool {
+        self.offered > 0
+    }
+
+    /// A name that was offered waits, and nobody remembers it: the next pass would only offer it again.
+    pub(in crate::daemon) fn waits_unseen(&mut self) {
+        self.seen.offered = self.seen.offered.saturating_sub(1);
+        self.offered = self.offered.saturating_sub(1);
     }
 
     /// A sentinel whose file was never there, or went without it, would wait for ever in silence.
@@ -106,7 +121,9 @@ impl<F: Filesystem> Keeper<F> {
             None if is_folder => {}
             None => self.count_unrouted(sighting.rel),
             Some(route) => {
-                if !self.core.holds(&sighting.rel) && !self.core.is_stuck(route) {
+                // What its content chooses may wait for a route that is paused.
+                let waits_for = self.core.waits_for(&sighting.rel).unwrap_or(route);
+                if !self.core.holds(&sighting.rel) && !self.core.is_stuck(waits_for) {
                     self.seen.offered += 1;
                 }
                 let candidate =
@@ -128,3 +145,39 @@ pub(in crate::daemon) fn has_time(sighting: &Sighting, now: Millis) -> bool {
     let patience = u64::try_from(limits::LONE_SENTINEL.as_millis()).unwrap_or(u64::MAX);
     now.saturating_sub(since) < patience
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::limits;
+    use crate::daemon::keeper::tests::{keeper, settings};
+    use crate::daemon::service::now_ms;
+
+    /// Goal: names that wait and that no table has room for are no reason for one scan after the other: they would
+    /// never end, nor a batch that looks for more. Method: more files without their sentinels than may be held; the
+    /// second pass finds nothing that it could offer with any success.
+    #[test]
+    fn names_beyond_the_held_ones_are_not_scanned_for_without_end() {
+        // In memory where there is such a place: they are many.
+        let home = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let mut settings = settings();
+        settings.routes[0].done_file = Some("{name}.ok".to_owned());
+        let mut keeper = keeper(home.path(), &settings);
+        let now = now_ms();
+        keeper.set_rules(crate::core::complete::Rules {
+            quiet_for: None,
+            is_shared: false,
+            after_close: 250,
+            without_lease: 2_000,
+            on_shared: 10_000,
+            open_again: 60_000,
+            open_again_most: 60_000,
+        });
+        for n in 0..limits::WINDOW + 10 {
+            std::fs::write(home.path().join("incoming").join(n.to_string()), "").unwrap();
+        }
+        for _ in 0..2 {
+            while !keeper.scan(10_000, now).unwrap() {}
+        }
+        assert_eq!(keeper.counts().held, limits::WINDOW);
+        assert_eq!((keeper.left_to_find(), keeper.counts().candidates), (false, 0));
+    }}

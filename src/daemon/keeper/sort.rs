@@ -138,6 +138,13 @@ impl<F: Filesystem> Keeper<F> {
             Look::Content(content) => {
                 self.may_read = self.may_read.saturating_sub(content.len().saturating_add(COST));
                 match self.choose(rel, &content) {
+                    Ok(route) if self.core.has_its_share(route) => {
+                        if self.core.is_stuck(route) {
+                            self.waits_unseen();
+                        }
+                        self.waits.forget(rel);
+                        Some(held(None))
+                    }
                     Ok(route) => {
                         let candidate = Candidate { route, ..candidate.clone() };
                         Some(Event::Sorted { candidate, from: self.sorting })

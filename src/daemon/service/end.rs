@@ -61,7 +61,7 @@ impl<L: Listener> Service<RealFs, L> {
         let patience = u64::try_from(limits::BATCH_PATIENCE.as_millis()).unwrap_or(u64::MAX);
         !self.keeper.expects_files(patience, now_ms())
             && !self.state.scanning
-            && self.state.last_pass_offered == 0
+            && !self.keeper.left_to_find()
             && counts.candidates == counts.stuck_candidates
             && counts.ready == 0
             && counts.open == 0

@@ -25,7 +25,7 @@ impl<L: Listener> Service<RealFs, L> {
     /// What is looked at every second: paused routes, free disk, the scan's timer.
     pub(super) fn look(&mut self) -> Result<(), KeeperError> {
         let now = Instant::now();
-        if !self.state.scanning && self.state.last_pass_offered > 0 && self.keeper.is_dry() {
+        if !self.state.scanning && self.keeper.left_to_find() && self.keeper.is_dry() {
             // The window ran dry: what came meanwhile is in the folder.
             self.state.scanning = true;
         }

@@ -38,7 +38,6 @@ impl<L: Listener> Service<RealFs, L> {
         self.outputs()?;
         if over {
             self.state.scanning = false;
-            self.state.last_pass_offered = self.keeper.seen().offered;
             self.state.scanned = Instant::now();
             self.tell_guests()?;
         }

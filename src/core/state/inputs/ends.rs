@@ -26,7 +26,7 @@ impl Core {
     ) {
         let Some(at) = self.jobs.get(&id).map(|job| job.route) else { return };
         if pace_by_end(&mut self.routes, (at, id), &verdict, now, out) {
-            self.shrink_to_share(at);
+            self.shrink_to_shares();
         }
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let Some(window) = job.records.as_mut() else { return };
