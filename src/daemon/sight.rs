@@ -21,7 +21,7 @@ use crate::core::complete::{Arrival, Facts, Judgement, Look, Past, Rules, Why, W
 use crate::core::state::{Candidate, Event, Millis};
 use crate::core::{JobId, RelPath};
 use crate::fs::{FileType, Filesystem, Lease, Stat};
-use crate::spool::scan::{Bounds, Scan, Sighting};
+use crate::spool::scan::{Bounds, Scan, Sighting, UNREADABLE_KEPT};
 
 use super::keeper::{JobInfo, Keeper, KeeperError, describe_unreadable};
 use super::refusal::Refusal;
@@ -256,7 +256,8 @@ impl<F: Filesystem> Keeper<F> {
         }
         if over {
             for unreadable in scan.unreadable.drain(..).map(describe_unreadable) {
-                if !self.seen.unreadable.contains(&unreadable) {
+                let is_room = self.seen.unreadable.len() < UNREADABLE_KEPT;
+                if is_room && !self.seen.unreadable.contains(&unreadable) {
                     self.seen.unreadable.push(unreadable);
                 }
             }

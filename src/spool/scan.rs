@@ -22,6 +22,9 @@ pub const DEPTH_MAX: usize = 256;
 /// Empty folders noted between two looks at them; the others are met again by the next pass.
 pub const EMPTY_KEPT: usize = 1024;
 
+/// Folders that cannot be read and are told one by one; the others are counted.
+pub const UNREADABLE_KEPT: usize = 100;
+
 /// A name below `incoming/`, of what is not a folder or of a folder that is one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sighting {
@@ -53,8 +56,10 @@ pub struct Bounds<'a> {
 /// One pass over the tree, taken in slices.
 pub struct Scan<F: Filesystem> {
     stack: Vec<Level<F>>,
-    /// Folders that could not be read in this pass.
+    /// Folders that could not be read in this pass, not more than [`UNREADABLE_KEPT`].
     pub unreadable: Vec<Unreadable>,
+    /// How many there were besides.
+    pub unreadable_more: u64,
     /// Folders read to their end with nothing in them, not more than [`EMPTY_KEPT`].
     pub empty: Vec<RelPath>,
 }
@@ -69,7 +74,7 @@ struct Level<F: Filesystem> {
 impl<F: Filesystem> Scan<F> {
     /// Begins a pass over all of `incoming/`.
     pub fn begin(spool: &Spool<F>) -> Self {
-        let mut scan = Self { stack: Vec::new(), unreadable: Vec::new(), empty: Vec::new() };
+        let mut scan = Self::new();
         match spool.fs.list(&spool.incoming) {
             Ok(list) => {
                 scan.stack.push(Level {
@@ -79,15 +84,20 @@ impl<F: Filesystem> Scan<F> {
                     is_empty: true,
                 });
             }
-            Err(error) => scan.unreadable.push(Unreadable { rel: None, error }),
+            Err(error) => scan.cannot_read(None, error),
         }
         scan
+    }
+
+    fn new() -> Self {
+        let (stack, unreadable, empty) = (Vec::new(), Vec::new(), Vec::new());
+        Self { stack, unreadable, unreadable_more: 0, empty }
     }
 
     /// Begins a pass over one folder and those below it; `None` is `incoming/`.
     pub fn begin_at(spool: &Spool<F>, rel: Option<&RelPath>) -> Self {
         let Some(rel) = rel else { return Self::begin(spool) };
-        let mut scan = Self { stack: Vec::new(), unreadable: Vec::new(), empty: Vec::new() };
+        let mut scan = Self::new();
         let opened = spool.fs.open_dir(&spool.incoming, rel.as_path());
         scan.push(spool, rel.clone(), opened);
         scan
@@ -115,7 +125,7 @@ impl<F: Filesystem> Scan<F> {
                 }
                 Some(Err(error)) => {
                     let rel = RelPath::new(level.prefix.clone());
-                    self.unreadable.push(Unreadable { rel, error });
+                    self.cannot_read(rel, error);
                     self.stack.pop();
                     continue;
                 }
@@ -170,7 +180,15 @@ impl<F: Filesystem> Scan<F> {
             }
             // Gone again: the producer's right.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => self.unreadable.push(Unreadable { rel: Some(rel), error }),
+            Err(error) => self.cannot_read(Some(rel), error),
+        }
+    }
+
+    fn cannot_read(&mut self, rel: Option<RelPath>, error: io::Error) {
+        if self.unreadable.len() < UNREADABLE_KEPT {
+            self.unreadable.push(Unreadable { rel, error });
+        } else {
+            self.unreadable_more += 1;
         }
     }
 }

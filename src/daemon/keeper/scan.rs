@@ -31,8 +31,10 @@ pub struct ScanCounts {
     pub lone_example: Option<RelPath>,
     /// Companions whose file was looked for in their folder.
     pub(in crate::daemon) searched: usize,
-    /// Folders that could not be read.
+    /// Folders that could not be read, the first of them.
     pub unreadable: Vec<String>,
+    /// How many there are besides.
+    pub unreadable_more: u64,
 }
 
 impl<F: Filesystem> Keeper<F> {
@@ -61,6 +63,7 @@ impl<F: Filesystem> Keeper<F> {
             return Ok(false);
         }
         self.offered = self.seen.offered;
+        self.seen.unreadable_more = scan.unreadable_more;
         if self.seen.unrouted == 0 {
             self.waits.told_unrouted = false;
         }
@@ -151,6 +154,7 @@ mod tests {
     use crate::config::limits;
     use crate::daemon::keeper::tests::{keeper, settings};
     use crate::daemon::service::now_ms;
+    use crate::spool::scan::{DEPTH_MAX, UNREADABLE_KEPT};
 
     /// Goal: names that wait and that no table has room for are no reason for one scan after the other: they would
     /// never end, nor a batch that looks for more. Method: more files without their sentinels than may be held; the
@@ -180,4 +184,21 @@ mod tests {
         }
         assert_eq!(keeper.counts().held, limits::WINDOW);
         assert_eq!((keeper.left_to_find(), keeper.counts().candidates), (false, 0));
-    }}
+    }
+    /// Goal: folders that cannot be read hold up nobody and fill no memory, however many there are: the first are
+    /// told, the others counted. Method: a few more than are told, each too deep to be entered.
+    #[test]
+    fn of_many_unreadable_folders_some_are_told() {
+        let home = tempfile::tempdir().unwrap();
+        let mut keeper = keeper(home.path(), &settings());
+        let deep = home.path().join("incoming").join(["d"; DEPTH_MAX - 1].join("/"));
+        for n in 0..UNREADABLE_KEPT + 3 {
+            std::fs::create_dir_all(deep.join(n.to_string())).unwrap();
+        }
+        for _ in 0..2 {
+            while !keeper.scan(10_000, now_ms()).unwrap() {}
+            let seen = keeper.seen();
+            assert_eq!((seen.unreadable.len(), seen.unreadable_more), (UNREADABLE_KEPT, 3));
+        }
+    }
+}

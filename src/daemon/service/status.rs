@@ -76,7 +76,7 @@ pub struct Status {
     /// How the files are divided among the routes, by name.
     #[serde(default)]
     pub routes: BTreeMap<String, RouteLoad>,
-    /// Folders that cannot be read, refused claims.
+    /// Folders that cannot be read, the first of them, and how many more.
     pub trouble: Vec<String>,
     /// Nothing is claimed for want of it; the disk also where it is only too full to claim.
     pub short_of: Option<Shortage>,
@@ -165,6 +165,9 @@ impl<L: Listener> Service<RealFs, L> {
         status.lone_sentinels = seen.lone_sentinels;
         status.lone_example = seen.lone_example.as_ref().map(ToString::to_string);
         status.trouble.clone_from(&seen.unreadable);
+        if seen.unreadable_more > 0 {
+            status.trouble.push(format!("{} more folders of incoming/", seen.unreadable_more));
+        }
         status.stuck = counts.stuck + counts.stuck_candidates;
         status
     }
