@@ -45,7 +45,8 @@ pub(super) struct Pace {
     crashed: BTreeSet<JobId>,
     /// The breaker is open: when the next job may be tried.
     next_trial: Option<Millis>,
-    /// Trials since it opened that crashed, too.
+    /// Trials since it opened, and those of them that crashed, too. What ran when it opened is none.
+    trials: usize,
     failed_trials: usize,
 }
 
@@ -83,19 +84,22 @@ impl Pace {
         }
         if let Some(at) = &mut self.next_trial {
             *at = now.saturating_add(TRIAL_EVERY_MS);
+            self.trials = self.trials.saturating_add(1);
         }
     }
 
     /// It did not begin after all.
     pub(super) fn not_started(&mut self) {
         self.starts.pop_back();
+        self.trials = self.trials.saturating_sub(1);
     }
 
     /// A job crashed its worker. `Some`: that opened the breaker, after so many.
     pub(super) fn crashed(&mut self, job: JobId, now: Millis) -> Option<usize> {
         let limit = self.rules.crashes?;
         if self.next_trial.is_some() {
-            self.failed_trials = self.failed_trials.saturating_add(1);
+            // A trial runs alone: what ended before the first one was none.
+            self.failed_trials = self.failed_trials.saturating_add(1).min(self.trials);
             return None;
         }
         self.crashed.insert(job);
@@ -116,7 +120,7 @@ impl Pace {
     /// The breaker is closed, whatever it had seen.
     pub(super) fn close(&mut self) {
         self.next_trial = None;
-        self.failed_trials = 0;
+        (self.trials, self.failed_trials) = (0, 0);
         self.crashed.clear();
     }
 
@@ -242,6 +246,10 @@ mod tests {
         assert_eq!(pace.crashed(job(3), 0), None);
         assert_eq!(pace.crashed(job(4), 0), None);
         assert_eq!(pace.crashed(job(5), 7), Some(3));
+        for at in 20..29 {
+            assert_eq!(pace.crashed(job(at), 7), None);
+        }
+        assert!(!pace.is_hopeless(), "they ran when it opened: nothing was tried yet");
         assert_eq!(pace.next(7), Some(7 + TRIAL_EVERY_MS));
         assert!(!pace.permits(0, 0, 7) && pace.accuses(&job(4)) && !pace.accuses(&job(1)));
         let mut now = 7 + TRIAL_EVERY_MS;
