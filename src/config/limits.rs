@@ -184,7 +184,7 @@ pub const OPEN_INPUTS: usize = 16;
 /// Records of one input that are read and not over: a commit's worth for fast ones. Also how many a
 /// second crash of the daemon at the same place makes suspects, which then run alone.
 pub const OPEN_RECORDS: usize = 1024;
-/// Bytes of such records, over all inputs; one record of each input is always allowed.
+/// Bytes of such records, over all inputs; each has its part of as many in any case, and one record always.
 pub const OPEN_RECORD_BYTES: usize = 8 << 20;
 /// A slot gets as many records at once as take about so long: a wake-up each would cost more …
 pub const LOT_TIME: Duration = Duration::from_millis(4);

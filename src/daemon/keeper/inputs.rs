@@ -7,7 +7,8 @@
 //!   must not bring the file back to `incoming/`, under another id, with its rows in the CSV already.
 //! - A record is recorded by one line, with its rows; it is over once that line is durable and applied.
 //! - What is held of an input in memory is its window: [`limits::OPEN_RECORDS`] records, of
-//!   [`limits::OPEN_RECORD_BYTES`] over all inputs. What is over is the core's compressed sets.
+//!   [`limits::OPEN_RECORD_BYTES`] over all inputs, and of each its part of as many in any case: those of another
+//!   one may wait for hours. What is over is the core's compressed sets.
 //! - No input is read for long at a stretch, however far its next record is: others have their turn between.
 //! - An input that is not any more what it was at its first record fails; what is recorded stays.
 
@@ -31,6 +32,8 @@ use crate::worker::{Ended, Task};
 
 mod collect;
 mod recorded;
+#[cfg(test)]
+mod tests;
 
 pub(in crate::daemon) use collect::{CollectError, Collecting};
 
@@ -310,12 +313,17 @@ impl<F: Filesystem> Keeper<F> {
         now: Millis,
     ) -> Result<(), KeeperError> {
         let all: usize = self.inputs.values().map(InputInfo::held_bytes).sum();
+        let open = self.inputs.values().filter(|info| info.open.is_some()).count();
+        let part = limits::OPEN_RECORD_BYTES / open.max(1);
+        let own = self.inputs.get(&job).map_or(0, InputInfo::held_bytes);
+        // So much it may take in besides.
+        let room = limits::OPEN_RECORD_BYTES.saturating_sub(all).max(part.saturating_sub(own));
         let Some(open) = self.inputs.get_mut(&job).and_then(|info| info.open.as_mut()) else {
             let failure = Failure::new(FailClass::Permanent, "its input is not open");
             return self.step(Event::InputBroken { job, failure }, now);
         };
         let progress = self.core.progress(job);
-        let read = open.read_on(most, all, &|no| progress.is_some_and(|it| it.contains(no)));
+        let read = open.read_on(most, room, &|no| progress.is_some_and(|it| it.contains(no)));
         let event = match read {
             Ok(Read { numbers, is_full, at_end, goes_on }) => {
                 if goes_on {
@@ -416,7 +424,7 @@ impl<F: Filesystem> Open<F> {
     fn read_on(
         &mut self,
         most: usize,
-        mut held: usize,
+        mut room: usize,
         is_over: &dyn Fn(u64) -> bool,
     ) -> Result<Read, String> {
         let unreadable = |error: io::Error| format!("its input cannot be read: {error}");
@@ -425,7 +433,7 @@ impl<F: Filesystem> Open<F> {
         }
         let (mut numbers, mut bytes) = (Vec::new(), limits::INPUT_SLICE);
         while numbers.len() < most {
-            if held >= limits::OPEN_RECORD_BYTES && !(self.held.is_empty() && numbers.is_empty()) {
+            if room == 0 && !(self.held.is_empty() && numbers.is_empty()) {
                 return Ok(Read { numbers, is_full: true, at_end: false, goes_on: false });
             }
             let split = match self.input.next_within(&mut bytes).map_err(unreadable)? {
@@ -447,7 +455,7 @@ impl<F: Filesystem> Open<F> {
             };
             let raw = Arc::new(RawRecord { no, line, bytes });
             let record = Held { begins: split.begins, raw, ended: None };
-            held = held.saturating_add(record.bytes());
+            room = room.saturating_sub(record.bytes());
             self.held.insert(no, record);
             numbers.push(no);
         }
