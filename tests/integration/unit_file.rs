@@ -90,6 +90,17 @@ fn units_are_hardened() {
     }
 }
 
+/// Goal: a worker that the kernel ends for want of memory ends no other job: systemd would stop the whole service,
+/// by its default. Method: what each unit says of it.
+#[test]
+fn a_worker_without_memory_stops_no_service() {
+    for name in ["inboxd.service", "inboxd@.service", "user/inboxd.service"] {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(name);
+        let text = fs::read_to_string(source).unwrap();
+        assert!(text.lines().any(|line| line == "OOMPolicy=continue"), "{name}");
+    }
+}
+
 /// Goal: paired limits stay in order: grace below drain below `TimeoutStopSec`. Method: the unit against the settings.
 #[test]
 fn stopping_outlasts_the_drain() {
