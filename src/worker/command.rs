@@ -316,17 +316,14 @@ impl Prepared {
                 "cannot open the file as standard input: it is not a regular file".to_owned(),
             ),
             Step::Stdin => {
-                let what = match task.record {
-                    Some(_) => "cannot make the record standard input",
-                    None => "cannot open the file as standard input",
+                let (what, is_ours) = match task.record {
+                    // Memory and a descriptor are all that it takes.
+                    Some(_) => ("cannot make the record standard input", true),
+                    // Short of these: it can pass by itself, and the file has not failed.
+                    None => ("cannot open the file as standard input", is_shortage(source)),
                 };
                 let reason = format!("{what}: {source}");
-                // Short of descriptors or memory: that can pass by itself, and the file has not failed.
-                if is_shortage(source) {
-                    StartError::Route(reason)
-                } else {
-                    StartError::Task(reason)
-                }
+                if is_ours { StartError::Route(reason) } else { StartError::Task(reason) }
             }
             Step::Execute | Step::Prepare => {
                 let reason = program::start_error(&self.name, &self.found, source);

@@ -490,17 +490,22 @@ fn a_record_reaches_a_script() {
     assert_eq!(heard.verdict, Verdict::Done, "{heard:?}");
 }
 
-/// Goal: a shortage of ours fails no file that is standard input. Method: what is said of each kind of error.
+/// Goal: a shortage of ours fails no file that is standard input, and nothing that is amiss there a record, which
+/// needs none. Method: what is said of each kind of error.
 #[test]
 fn a_shortage_fails_no_file() {
+    use crate::worker::records::{InputRecord, RecordValue};
     let spool = Spool::with("job.sh", "");
-    let task = spool.task(route(&["sh", "{path}"]));
+    let mut task = spool.task(route(&["sh", "{path}"]));
     let prepared = Prepared::new(&task).unwrap();
-    let said = |errno: rustix::io::Errno| {
-        prepared.explain(&NotStarted { step: Step::Stdin, source: errno.into() }, &task)
+    let said = |errno: rustix::io::Errno, task: &Task| {
+        prepared.explain(&NotStarted { step: Step::Stdin, source: errno.into() }, task)
     };
-    assert!(matches!(said(rustix::io::Errno::MFILE), StartError::Route(_)));
-    assert!(matches!(said(rustix::io::Errno::NOENT), StartError::Task(_)));
+    assert!(matches!(said(rustix::io::Errno::MFILE, &task), StartError::Route(_)));
+    assert!(matches!(said(rustix::io::Errno::NOENT, &task), StartError::Task(_)));
+    let value = RecordValue::Line("x".to_owned());
+    task.record = Some(InputRecord { no: 1, value });
+    assert!(matches!(said(rustix::io::Errno::ACCESS, &task), StartError::Route(_)));
 }
 
 /// Goal: what a worker of an earlier attempt put in place of its input holds no slot. Method: a FIFO that nobody
