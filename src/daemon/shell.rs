@@ -125,6 +125,9 @@ pub enum ShellError {
     /// What an earlier daemon left running does not end.
     #[error("cannot end the workers of an earlier run: {0}")]
     Orphans(#[source] io::Error),
+    /// What our own workers left does not end.
+    #[error("cannot end what workers left: {0}")]
+    Left(#[source] io::Error),
     /// The promise cannot be kept any longer.
     #[error(transparent)]
     Keeper(#[from] KeeperError),
@@ -200,7 +203,7 @@ pub fn serve(options: Options, tell: &mut dyn FnMut(Told)) -> Result<Summary, Sh
         .map_err(ShellError::start("the runtime"))?;
     let served = runtime.block_on(run(options, &opened, keeper, tell));
     // What escaped its group, or was started while the leash was being cut.
-    children::end_all_children().map_err(ShellError::start("to end what workers left"))?;
+    children::end_all_children().map_err(ShellError::Left)?;
     // A command that finds no socket knows that nobody serves.
     drop(crate::fs::remove_socket(&control::path(&opened.path)));
     served
@@ -217,6 +220,9 @@ async fn run(
     let (ready, mut is_ready) = oneshot::channel();
     let (end, mut ended) = oneshot::channel();
     let stop = Stop::new().map_err(ShellError::start("the stop signal"))?;
+    // Before any slot looks which signals are caught: none of ours is to be in a child of it.
+    let mut signals = signal_hook_tokio::Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .map_err(ShellError::start("listening to signals"))?;
     let slots = sender.clone();
     let notes = notes(&opened.spool.journal, &sender)?;
     let pool = Pool::start(options.settings.workers, &stop, notes, move |ended| {
@@ -255,8 +261,6 @@ async fn run(
     let door = control::Door::open(&opened.path, options.settings.rescan);
     let door = door.map_err(ShellError::start("the control socket"))?;
     let control = tokio::spawn(control::serve(door, sender.clone(), notices));
-    let mut signals = signal_hook_tokio::Signals::new([SIGTERM, SIGINT, SIGHUP])
-        .map_err(ShellError::start("listening to signals"))?;
     let mut pulse = Pulse::new(progress, sender.clone(), options.mode);
     let mut beat = tokio::time::interval(pulse.every());
     let mut follower = options.follow.map(|follow| Follower {
