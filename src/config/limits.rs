@@ -90,6 +90,9 @@ pub const ROWS_GROWTH: u64 = 8;
 /// How long the members of an ended worker's group may take to be gone. They have had their KILL;
 /// only one that hangs in the kernel takes longer, and it can no longer run its own code.
 pub const GROUP_END: Duration = Duration::from_secs(2);
+/// How long a worker itself may take to be gone after its KILL, before its slot goes on without it. As above: it hangs
+/// in the kernel, or a debugger holds it.
+pub const KILLED_END: Duration = Duration::from_secs(10);
 /// How long the workers of a dead daemon may take to die of KILL at start-up.
 pub const ORPHANS_END: Duration = Duration::from_secs(10);
 /// A dead child that may be a slot's is taken away after this long: a slot takes its own at once, so nobody

@@ -11,10 +11,13 @@
 //! Our own group and session are read from `/proc`, where none that this pid namespace can see is
 //! `None`: a container may be started from outside of it, and getsid(2) says 0 then, which is no pid.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::time::Instant;
 
+use rustix::event::{Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, getpid, kill_process_group, pidfd_open,
@@ -24,6 +27,9 @@ use rustix::process::{
 use crate::config::limits;
 use crate::worker::proc::{self, Stat};
 
+/// How often to look whether a debugger has let go of the dead.
+const HELD: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+
 /// Kills every child and its group and reaps it, again and again, until there is none: the children
 /// of the killed become ours in turn. Returns how many were killed. `TimedOut` where one did not die
 /// in time. In the daemon a slot may find its worker reaped; it takes that as a release.
@@ -31,6 +37,7 @@ pub fn end_all_children() -> io::Result<usize> {
     let deadline = Instant::now().checked_add(limits::ORPHANS_END);
     let own = own_stat()?;
     let mut killed = 0usize;
+    let mut is_held_until = None;
     loop {
         let children = children()?;
         if children.is_empty() {
@@ -50,7 +57,24 @@ pub fn end_all_children() -> io::Result<usize> {
                 format!("{} processes do not die", pids.len()),
             ));
         }
-        pids.into_iter().for_each(reap);
+        if pids.into_iter().filter(|pid| reap(*pid)).count() > 0 {
+            is_held_until = None;
+            continue;
+        }
+        // All are dead, and a debugger that is no child of ours holds them: nothing runs any more.
+        let until = *is_held_until.get_or_insert_with(|| Instant::now() + limits::GROUP_END);
+        if Instant::now() >= until {
+            return Ok(killed);
+        }
+        poll(&mut [], Some(&HELD)).unwrap_or_default();
+    }
+}
+
+/// Takes away the dead that were left to us. Not this one, which is waited for elsewhere.
+pub(super) fn reap_all_but(not: Pid) {
+    let dead = |child: &Child| child.stat.is_dead() && child.pid != not;
+    for child in children().unwrap_or_default().iter().filter(|child| dead(child)) {
+        reap(child.pid);
     }
 }
 
@@ -77,6 +101,7 @@ impl Sweeper {
     pub fn sweep(&mut self, now: Instant, is_running: IsRunning<'_>) -> io::Result<usize> {
         let own = own_stat()?;
         let known = std::mem::take(&mut self.dead);
+        let own_job = std::env::var_os("INBOXD_JOB").map(OsString::into_vec);
         let mut killed = 0usize;
         for child in children()? {
             // A worker leads a group in our session, and cannot leave either: setsid is refused to the
@@ -88,6 +113,7 @@ impl Sweeper {
                 let since = known.iter().find(|it| (it.0, it.1) == (pid, began)).map(|it| it.2);
                 let since = since.unwrap_or(now);
                 if !may_be_a_slots || now.duration_since(since) >= limits::UNCLAIMED_DEAD {
+                    // What a debugger holds goes with a later sweep.
                     reap(pid);
                 } else {
                     self.dead.push((pid, began, since));
@@ -96,6 +122,8 @@ impl Sweeper {
             }
             let job = proc::variable(child.pid, "INBOXD_JOB");
             let record = proc::variable(child.pid, "INBOXD_RECORD_NO");
+            // What stands by for its next job shows our own environment, and we may be a worker ourselves.
+            let job = job.filter(|job| own_job.as_ref() != Some(job));
             if job.is_some_and(|job| !is_running(&job, record.as_deref())) {
                 end(&child, &own);
                 killed = killed.saturating_add(1);
@@ -151,9 +179,7 @@ fn end(child: &Child, own: &Stat) {
     }
 }
 
-/// Takes a zombie away; a slot may have been faster.
-fn reap(pid: Pid) {
-    match waitpid(Some(pid), WaitOptions::NOHANG) {
-        Ok(_) | Err(_) => {}
-    }
+/// Takes a zombie away; a slot may have been faster. `false`: a debugger holds it.
+fn reap(pid: Pid) -> bool {
+    !matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None))
 }

@@ -11,6 +11,7 @@
 //! - The death of one of the two, at any instant, leaves no process of a worker. The death of both
 //!   at once may; start-up finds those by their mark (`worker::orphans`).
 //! - No signal is lost between the start of the supervisor and that of the daemon, nor counted twice.
+//! - What is left to the supervisor while the daemon lives, as to the first process of a container, leaves no zombie.
 //! - The two differ in name (`inboxd-super`), so that a kill by name does not take both.
 //!
 //! Assumption: the daemon does not read its standard input, so the leash may be there.
@@ -31,7 +32,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal, set_child_subreaper, setsid,
 };
 
-use super::children::end_all_children;
+use super::children::{end_all_children, reap_all_but};
 use super::own_pages;
 use crate::worker::proc;
 
@@ -77,8 +78,8 @@ pub fn supervise(arguments: impl IntoIterator<Item = OsString>) -> io::Result<Su
         drop_ambient();
         return Ok(Supervised::Daemon(leash));
     }
+    proc::is_ours()?;
     rustix::thread::set_name(c"inboxd-super")?;
-    heed_children()?;
     set_child_subreaper(Some(getpid()))?;
     // Before the daemon is there, so that none is lost, nor ends us without it.
     let signals = Forwarded::listen()?;
@@ -124,18 +125,25 @@ const LISTENS_YET: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 fn watch(daemon: &Child, signals: &Forwarded) -> io::Result<Option<Signal>> {
     let pid = Pid::from_child(daemon);
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    let [(_, term), (_, int), (_, hup)] = &signals.0;
+    let [(_, term), (_, int), (_, hup)] = &signals.handed_on;
     let mut handed_on = None;
     let mut hups = 0;
     loop {
-        let mut fds = [&pidfd, term, int, hup].map(|fd| PollFd::new(fd, PollFlags::IN));
+        let mut fds =
+            [&pidfd, &signals.ends, term, int, hup].map(|fd| PollFd::new(fd, PollFlags::IN));
         match poll(&mut fds, (hups > 0).then_some(&LISTENS_YET)) {
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(errno) => return Err(errno.into()),
         }
-        let [ended, heard @ ..] = fds.each_ref().map(|fd| !fd.revents().is_empty());
-        for ((signal, pipe), _) in signals.0.iter().zip(heard).filter(|(_, heard)| *heard) {
+        let [ended, others, heard @ ..] = fds.each_ref().map(|fd| !fd.revents().is_empty());
+        if others {
+            // Whatever came of it is looked at in any case.
+            rustix::io::read(&signals.ends, &mut [0u8; 64]).unwrap_or_default();
+            reap_all_but(pid);
+        }
+        let handed_ons = signals.handed_on.iter().zip(heard);
+        for ((signal, pipe), _) in handed_ons.filter(|(_, heard)| *heard) {
             // One byte a signal: the second one means "now" to the daemon.
             let mut bytes = [0u8; 64];
             let times = rustix::io::read(pipe, &mut bytes).unwrap_or(0);
@@ -172,9 +180,13 @@ fn code(status: ExitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-/// Signals that come to the supervisor and are meant for the daemon: each with a pipe that holds one
+/// Signals that come to the supervisor, most of them meant for the daemon: each with a pipe that holds one
 /// byte for each that came. The signals hold the other ends, as long as the process lives.
-struct Forwarded([(Signal, OwnedFd); 3]);
+struct Forwarded {
+    handed_on: [(Signal, OwnedFd); 3],
+    /// A child has ended: the daemon, or one that was left to us.
+    ends: OwnedFd,
+}
 
 impl Forwarded {
     fn listen() -> io::Result<Self> {
@@ -184,7 +196,8 @@ impl Forwarded {
             signal_hook::low_level::pipe::register(signal.as_raw(), sayer)?;
             Ok((signal, heard.into()))
         };
-        Ok(Self([listen(Signal::TERM)?, listen(Signal::INT)?, listen(Signal::HUP)?]))
+        let handed_on = [listen(Signal::TERM)?, listen(Signal::INT)?, listen(Signal::HUP)?];
+        Ok(Self { handed_on, ends: listen(Signal::CHILD)?.1 })
     }
 }
 

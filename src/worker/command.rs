@@ -155,6 +155,10 @@ fn lost(error: &io::Error) -> Verdict {
         // Reaped by who ends everything: we are being stopped too.
         return Verdict::Released;
     }
+    if error.kind() == io::ErrorKind::TimedOut {
+        // A debugger holds it, and may do so again: another attempt without end would help nobody.
+        return Verdict::Failed(Failure::new(FailClass::Crash, error.to_string()));
+    }
     Verdict::Misconfigured { reason: format!("cannot watch the worker: {error}") }
 }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, getpid};
 
 /// What `/proc/PID/stat` says of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +35,21 @@ impl Stat {
     }
 }
 
-/// All processes there are. Fails where `/proc` cannot be read at all.
+/// Fails where `/proc` is not there, or has other numbers for us (`unshare --pid` without `--mount-proc`): whatever
+/// is looked up there would be of another process.
+pub fn is_ours() -> io::Result<()> {
+    let own = std::fs::read_link("/proc/self")
+        .map_err(|error| io::Error::new(error.kind(), format!("/proc/self: {error}")))?;
+    if own.as_os_str() == getpid().as_raw_nonzero().to_string().as_str() {
+        return Ok(());
+    }
+    let what = "/proc belongs to another pid namespace: mount that of this one (unshare --mount-proc)";
+    Err(io::Error::other(what))
+}
+
+/// All processes there are. Fails where `/proc` cannot be read, or is not ours.
 pub fn pids() -> io::Result<Vec<Pid>> {
+    is_ours()?;
     let mut pids = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let pid = entry?.file_name().to_str().and_then(|name| name.parse().ok());

@@ -4,14 +4,16 @@
 //! on; it ends processes and says who ended them.
 //!
 //! Invariants
-//! - When [`attend`] returns, no process of the worker's group is alive: the group is killed while
+//! - When [`attend`] returns, no process of the worker's group runs code of its own: the group is killed while
 //!   its leader is still a zombie, which keeps the group's id from being given to anyone else.
 //! - The end of a pipe is never waited for: a grandchild may hold it open for ever. What is in it at
 //!   the end of the worker is read, no more.
 //! - A worker that never stops writing is ended in time nevertheless: the clock is read every round.
+//! - One that leaves its group is ended in time, by its pidfd. One that is stopped before it is its program is, too,
+//!   and one that a debugger holds, or the kernel, does not hold its slot for long.
 //!
-//! Assumptions: a process that called setsid or setpgid is no longer of the group; the supervisor
-//! ends it. A process that we may not signal (setuid) can outlive its time-out.
+//! Assumptions: a child of it that called setsid or setpgid is no longer of the group; the daemon ends it later.
+//! A process that we may not signal (setuid) can outlive its time-out.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,16 +21,19 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process_group, pidfd_open, prlimit,
-    setpriority_pgrp, test_kill_process_group,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process_group, pidfd_open,
+    pidfd_send_signal, prlimit, setpriority_pgrp, test_kill_process_group,
 };
 
 use super::spawn::{Pipes, Process, Started};
 use super::{Stop, proc};
 use crate::config::{Route, limits};
+
+/// How often to look whether a debugger has let go of a process that has ended.
+const HELD: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// What ends an attempt from outside.
 pub(super) struct Bounds<'a> {
@@ -86,7 +91,7 @@ pub(super) fn attend(
     hear: &mut dyn FnMut(Stream, &[u8]),
 ) -> Ending {
     let group = started.group();
-    let watched = watch(group, started, bounds, buffer, hear);
+    let watched = watch(started, bounds, buffer, hear);
     signal_group(group, Signal::KILL);
     drain(Stream::Stdout, &started.pipes.stdout, buffer, hear);
     drain(Stream::Stderr, &started.pipes.stderr, buffer, hear);
@@ -119,27 +124,27 @@ enum Phase {
     Running(Option<Instant>),
     /// It had its TERM; KILL is due at this time.
     Asked(Cause, Option<Instant>),
-    /// It had its KILL; the kernel ends it when it can.
-    Killed(Cause),
+    /// It had its KILL; the kernel ends it when it can. It is not waited for after this time; `None`: it is not
+    /// ours to signal.
+    Killed(Cause, Option<Instant>),
 }
 
 /// Reads both pipes until the process has ended. Returns why we ended it, if we did.
 fn watch(
-    group: Pid,
     started: &Started,
     bounds: &Bounds<'_>,
     buffer: &mut [u8],
     hear: &mut dyn FnMut(Stream, &[u8]),
 ) -> rustix::io::Result<Option<Cause>> {
+    let process = &started.process;
     let mut phase = Phase::Running(Instant::now().checked_add(bounds.timeout));
     started.begin();
     loop {
         let due = match phase {
-            Phase::Running(due) | Phase::Asked(_, due) => due,
-            Phase::Killed(_) => None,
+            Phase::Running(due) | Phase::Asked(_, due) | Phase::Killed(_, due) => due,
         };
         let mut fds = [
-            PollFd::new(&started.process.pidfd, PollFlags::IN),
+            PollFd::new(&process.pidfd, PollFlags::IN),
             PollFd::new(&started.pipes.stdout, PollFlags::IN),
             PollFd::new(&started.pipes.stderr, PollFlags::IN),
             PollFd::from_borrowed_fd(bounds.stop.as_fd(), PollFlags::IN),
@@ -148,12 +153,25 @@ fn watch(
         let listened = if matches!(phase, Phase::Running(_)) { 4 } else { 3 };
         let wait = due.map(proc::time_until);
         let polled = poll(fds.get_mut(..listened).unwrap_or_default(), wait.as_ref());
-        started.has_left();
+        let [gone, out, err, stopped] = fds.each_ref().map(PollFd::revents);
+        if started.is_here() {
+            // Not its program yet: somebody stopped it, or where its program lies hangs. TERM would be in vain.
+            let cause = match polled {
+                Ok(_) if !stopped.is_empty() => Cause::Stop,
+                Ok(0) => Cause::Timeout,
+                Ok(_) | Err(Errno::INTR) => continue,
+                Err(errno) => {
+                    started.end_early();
+                    return Err(errno);
+                }
+            };
+            started.end_early();
+            return Ok(Some(cause));
+        }
         match polled {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
-        let [gone, out, err, stopped] = fds.each_ref().map(PollFd::revents);
         if out.contains(PollFlags::IN) {
             read_once(Stream::Stdout, &started.pipes.stdout, buffer, hear);
         }
@@ -163,24 +181,26 @@ fn watch(
         if !gone.is_empty() {
             return Ok(match phase {
                 Phase::Running(_) => None,
-                Phase::Asked(cause, _) | Phase::Killed(cause) => Some(cause),
+                Phase::Asked(cause, _) | Phase::Killed(cause, _) => Some(cause),
             });
         }
         let is_due = due.is_some_and(|due| Instant::now() >= due);
         phase = match phase {
-            Phase::Running(_) if !stopped.is_empty() => ask(group, Cause::Stop, bounds.grace),
-            Phase::Running(_) if is_due => ask(group, Cause::Timeout, bounds.grace),
+            Phase::Running(_) if !stopped.is_empty() => ask(process, Cause::Stop, bounds.grace),
+            Phase::Running(_) if is_due => ask(process, Cause::Timeout, bounds.grace),
             Phase::Asked(cause, _) if is_due => {
-                signal_group(group, Signal::KILL);
-                Phase::Killed(cause)
+                let is_ours = signal_worker(process.pid, &process.pidfd, Signal::KILL);
+                let until = Instant::now() + limits::KILLED_END;
+                Phase::Killed(cause, is_ours.then_some(until))
             }
+            Phase::Killed(cause, _) if is_due => return Ok(Some(cause)),
             same => same,
         };
     }
 }
 
-fn ask(group: Pid, cause: Cause, grace: Duration) -> Phase {
-    signal_group(group, Signal::TERM);
+fn ask(process: &Process, cause: Cause, grace: Duration) -> Phase {
+    signal_worker(process.pid, &process.pidfd, Signal::TERM);
     Phase::Asked(cause, Instant::now().checked_add(grace))
 }
 
@@ -213,6 +233,29 @@ fn drain(stream: Stream, pipe: &OwnedFd, buffer: &mut [u8], hear: &mut dyn FnMut
             Err(Errno::INTR) => {}
             _ => return,
         }
+    }
+}
+
+/// Signals a worker that has not ended, and its group. It may lead that no more: setpgid(2) lets it go over to any
+/// other one of its session. Whether it heard it for certain.
+pub(super) fn signal_worker(group: Pid, pidfd: &OwnedFd, signal: Signal) -> bool {
+    let told = kill_process_group(group, signal);
+    (told.is_ok() && signal != Signal::KILL) || pidfd_send_signal(pidfd, signal).is_ok()
+}
+
+/// Takes the status of a process that has ended with `take`, which does not wait. A debugger (strace that was
+/// stopped, gdb at its prompt) need not let go of one that has ended: that is not waited for without end.
+pub(super) fn take_status<T>(take: &mut dyn FnMut() -> io::Result<Option<T>>) -> io::Result<T> {
+    let due = Instant::now() + limits::GROUP_END;
+    loop {
+        if let Some(status) = take()? {
+            return Ok(status);
+        }
+        if Instant::now() >= due {
+            let what = "it has ended, and a debugger (strace, gdb) holds it";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+        }
+        poll(&mut [], Some(&HELD)).unwrap_or_default();
     }
 }
 

@@ -16,8 +16,9 @@
 //!
 //! Invariants
 //! - The child has the thread's `errno`, too. It makes its calls by rustix, which does without, but for
-//!   `execve`. So from [`Started::begin`] until the child has left our memory ([`Started::has_left`]) the thread
+//!   `execve`. So from [`Started::begin`] until the child has left our memory ([`Started::is_here`]) the thread
 //!   makes only calls of rustix: it polls what [`Started`] has.
+//! - A child that does not leave it (somebody stopped it, or where its program lies hangs) is ended in time.
 //! - All signals are blocked from before the `clone` to the child's empty mask, and by then the child
 //!   has its default for each: none of our functions for signals ever runs in it.
 //! - What the child reads outlives its stay in our memory. A start that failed leaves no process.
@@ -38,14 +39,14 @@ use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     Pid, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, pidfd_send_signal, waitid,
     waitpid,
 };
 
-use super::process::ResourceLimits;
+use super::process::{ResourceLimits, take_status};
 use child::{Orders, Shared, child};
 use stack::Stack;
 
@@ -87,15 +88,12 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Waits for its end and takes its status; once.
+    /// Takes its status; once, after its end.
     pub(super) fn wait(&self) -> io::Result<ExitStatus> {
-        loop {
-            match waitpid(Some(self.pid), WaitOptions::empty()) {
-                Ok(Some((_, status))) => return Ok(ExitStatus::from_raw(status.as_raw())),
-                Ok(None) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
+        take_status(&mut || {
+            let status = waitpid(Some(self.pid), WaitOptions::NOHANG)?;
+            Ok(status.map(|(_, status)| ExitStatus::from_raw(status.as_raw())))
+        })
     }
 }
 
@@ -163,19 +161,35 @@ impl Started {
         self.shared.as_ref().map_or(Ok(true), |shared| shared.outcome())
     }
 
-    /// Ends one that has not begun. Somebody may have done so before, and who sweeps may have reaped it, so that
-    /// its number is another's by now: hence by its pidfd.
+    /// Ends one that has begun, and is not its program yet. It has run as far as it could.
+    pub(super) fn end_early(&self) {
+        self.kill();
+        if let Some(shared) = &self.shared {
+            shared.has_begun.store(1, Ordering::Release);
+        }
+    }
+
+    /// Ends one that has not begun.
     fn end(&self) {
-        let pidfd = &self.process.pidfd;
-        match pidfd_send_signal(pidfd, Signal::KILL) {
+        self.kill();
+        let pidfd = WaitId::PidFd(self.process.pidfd.as_fd());
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        match take_status(&mut || Ok(waitid(pidfd.clone(), options)?)) {
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// It leaves our memory by its end. Somebody may have killed it before, and who sweeps may have reaped it, so
+    /// that its number is another's by now: hence by its pidfd.
+    fn kill(&self) {
+        match pidfd_send_signal(&self.process.pidfd, Signal::KILL) {
             Ok(()) | Err(_) => {}
         }
         self.has_left();
-        let wait = || waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
-        while matches!(wait(), Err(Errno::INTR)) {}
     }
 
-    fn is_here(&self) -> bool {
+    /// Whether it is in our memory: it is no program yet, and has not ended.
+    pub(super) fn is_here(&self) -> bool {
         self.shared.as_ref().is_some_and(|shared| shared.is_here())
     }
 }

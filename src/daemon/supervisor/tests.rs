@@ -41,7 +41,7 @@ fn supervised_program() {
     let start = |_| Command::new("sh").args(["-c", WORKER]).process_group(0).spawn().unwrap();
     let _workers = [0, 1].map(start);
     println!("daemon {}", getpid().as_raw_nonzero());
-    let [(_, term), _, _] = &signals.0;
+    let [(_, term), _, _] = &signals.handed_on;
     let mut fds =
         [leash.as_fd(), term.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     poll(&mut fds, None).unwrap();

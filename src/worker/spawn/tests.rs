@@ -3,12 +3,16 @@
 use std::fs::File;
 use std::io::Read;
 
+use rustix::io::Errno;
+
 use super::*;
+use crate::worker::proc;
 
 /// Attends as simply as can be.
 fn see_out(started: &Started) -> (ExitStatus, String) {
     started.begin();
     started.has_left();
+    assert!(proc::await_ends(&[started.process.pidfd.try_clone().unwrap()], None));
     let status = started.process.wait().unwrap();
     let mut said = vec![0; 4096];
     let there = rustix::io::ioctl_fionread(&started.pipes.stdout).unwrap();

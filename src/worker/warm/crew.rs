@@ -114,8 +114,9 @@ pub(super) struct Crew {
     has_told: bool,
     /// All were told `cancel` because we are stopped; TERM is due then.
     stop_due: Option<Instant>,
-    /// TERM was sent, for this reason; KILL is due then, unless it was sent.
+    /// TERM was sent, for this reason; then KILL is due, and after that it is not waited for.
     ending: Option<(Why, Option<Instant>)>,
+    is_killed: bool,
     closed_due: Option<Instant>,
 }
 
@@ -131,6 +132,7 @@ pub(super) fn serve(session: Session, orders: Receiver<Order>, pool: WarmPool, s
         has_told: false,
         stop_due: None,
         ending: None,
+        is_killed: false,
         closed_due: None,
     };
     let is_sound = crew.work();
@@ -257,8 +259,10 @@ impl Crew {
         if let Some((_, due)) = &mut self.ending
             && is_past(*due, now)
         {
-            *due = None;
-            self.session.process.kill();
+            if std::mem::replace(&mut self.is_killed, true) {
+                return false;
+            }
+            *due = self.session.process.kill();
         }
         true
     }

@@ -22,7 +22,9 @@ use super::crew::Bell;
 use super::framing::{Frame, Frames};
 use crate::config::{Route, Transport, limits};
 use crate::worker::proc::time_until;
-use crate::worker::process::{ResourceLimits, await_group_end, signal_group};
+use crate::worker::process::{
+    ResourceLimits, await_group_end, signal_group, signal_worker, take_status,
+};
 use crate::worker::tail::Tail;
 use crate::worker::{Stop, proc};
 
@@ -287,12 +289,13 @@ impl Process {
 
     /// TERM to its whole group.
     pub(super) fn ask_to_end(&self) {
-        signal_group(self.group, Signal::TERM);
+        signal_worker(self.group, &self.pidfd, Signal::TERM);
     }
 
-    /// KILL to its whole group.
-    pub(super) fn kill(&self) {
-        signal_group(self.group, Signal::KILL);
+    /// KILL to its whole group. Until when to wait for its end; `None`: it is not ours to signal.
+    pub(super) fn kill(&self) -> Option<Instant> {
+        let is_ours = signal_worker(self.group, &self.pidfd, Signal::KILL);
+        is_ours.then(|| Instant::now() + limits::KILLED_END)
     }
 
     /// Memory in use, in bytes; `None` where it cannot be seen.
@@ -314,10 +317,10 @@ impl Process {
         self.reap()
     }
 
-    /// The same without any patience.
+    /// The same without any patience. One that hangs in the kernel, or that a debugger holds, is left to that.
     pub(super) fn end_now(&mut self) -> io::Result<ExitStatus> {
-        self.kill();
-        while !self.round(None, None).is_gone {
+        let due = self.kill();
+        while !self.round(None, due).is_gone && due.is_none_or(|due| Instant::now() < due) {
             while self.next_frame().is_some() {}
         }
         self.reap()
@@ -340,7 +343,7 @@ impl Process {
     /// After it has ended: the rest of its group goes too, while it still holds the group's number.
     pub(super) fn reap(&mut self) -> io::Result<ExitStatus> {
         self.kill();
-        let status = self.child.wait();
+        let status = take_status(&mut || self.child.try_wait());
         await_group_end(self.group);
         status
     }

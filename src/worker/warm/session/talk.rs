@@ -45,7 +45,8 @@ enum Phase {
     Cancelling(Cause, Option<Instant>),
     /// TERM was sent; KILL is due.
     Asked(Cause, Option<Instant>),
-    Killed(Cause),
+    /// KILL was sent; it is not waited for after this.
+    Killed(Cause, Option<Instant>),
 }
 
 impl Session {
@@ -142,8 +143,7 @@ impl Session {
         loop {
             let due = match &phase {
                 Phase::Running => [timeout, progress_due, closed_due].into_iter().flatten().min(),
-                Phase::Cancelling(_, due) | Phase::Asked(_, due) => *due,
-                Phase::Killed(_) => None,
+                Phase::Cancelling(_, due) | Phase::Asked(_, due) | Phase::Killed(_, due) => *due,
             };
             let listen = matches!(phase, Phase::Running).then_some(stop);
             let round = self.process.round(listen, due);
@@ -175,9 +175,9 @@ impl Session {
                     // Without its supervisor the daemon says stop and then ends all its children.
                     Phase::Running if stop.is_stopped() => End::Ended(Cause::Stop),
                     Phase::Running => End::Died,
-                    Phase::Cancelling(cause, _) | Phase::Asked(cause, _) | Phase::Killed(cause) => {
-                        End::Ended(cause)
-                    }
+                    Phase::Cancelling(cause, _)
+                    | Phase::Asked(cause, _)
+                    | Phase::Killed(cause, _) => End::Ended(cause),
                 };
             }
             if self.process.is_closed() && closed_due.is_none() {
@@ -203,9 +203,9 @@ impl Session {
                 }
                 Phase::Cancelling(cause, due) if is_past(due) => self.ask(cause),
                 Phase::Asked(cause, due) if is_past(due) => {
-                    self.process.kill();
-                    Phase::Killed(cause)
+                    Phase::Killed(cause, self.process.kill())
                 }
+                Phase::Killed(cause, due) if is_past(due) => return End::Ended(cause),
                 same => same,
             };
         }
