@@ -104,8 +104,9 @@ impl Sweeper {
         let own_job = std::env::var_os("INBOXD_JOB").map(OsString::into_vec);
         let mut killed = 0usize;
         for child in children()? {
-            // A worker leads a group in our session, and cannot leave either: setsid is refused to the
-            // leader of a group. So whatever is different was left to us.
+            // A worker leads a group in our session, which it cannot leave: setsid is refused to the leader of a
+            // group. So whatever is different was left to us. Only one that went over to another group is taken for
+            // that, too, if it has ended and its slot has not looked yet: then its job runs again.
             let may_be_a_slots =
                 child.stat.group == Some(child.pid) && child.stat.session == own.session;
             if child.stat.is_dead() {

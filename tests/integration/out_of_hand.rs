@@ -266,3 +266,20 @@ fn the_first_process_of_a_container_takes_the_dead_away() {
     let mut daemon = daemon;
     assert_eq!(daemon.wait().code(), Some(0));
 }
+
+/// Goal: where `/proc` has other numbers for us nothing starts: those of workers would be those of other processes.
+/// Method: a pid namespace that sees the `/proc` of the one around it.
+#[test]
+fn with_the_numbers_of_others_nothing_starts() {
+    let spool = Spool::new("[routes.r]\ncommand = [\"true\"]\n");
+    let no_proc = ["unshare", "--pid", "--fork", "--kill-child"];
+    let can = Command::new(no_proc[0]).args(&no_proc[1..]).arg("true").output();
+    if !can.is_ok_and(|it| it.status.success()) {
+        eprintln!("skipped: no pid namespace can be made here");
+        return;
+    }
+    spool.drop_file("a", "");
+    let refused = spool.run_under(&no_proc, &["batch"], b"").code(1);
+    refused.says("/proc belongs to another pid namespace");
+    assert_eq!(spool.names("incoming"), ["a"]);
+}
