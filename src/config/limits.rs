@@ -121,6 +121,9 @@ pub fn longest_line(slots: usize) -> usize {
 pub const REST: Duration = Duration::from_millis(5);
 /// So long a slot without a job keeps a process ready that becomes the next one's worker.
 pub const STANDS_BY: Duration = Duration::from_secs(10);
+/// So many slots do, at most: where few processes are allowed, those of many slots would leave none to the workers,
+/// whose own children could not be started.
+pub const STAND_BY: usize = 16;
 /// A job in line whose slots are at work so long with others goes back: it has not begun.
 pub const LONGEST_AHEAD: Duration = Duration::from_millis(100);
 /// Folders of jobs that are held open from claim to settling, or emptied and kept for the next claim.

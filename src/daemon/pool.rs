@@ -398,7 +398,9 @@ impl Drop for Pool {
 
 fn serve(number: usize, line: &Line, stop: &Stop, mut slot: Slot, report: &impl Fn(SlotEnded)) {
     loop {
-        slot.get_ready();
+        if number < limits::STAND_BY {
+            slot.get_ready();
+        }
         let Some(order) = line.next(number, &mut || slot.rest()) else { return };
         match order {
             Order::Task(task) => {

@@ -91,6 +91,28 @@ fn a_process_that_stands_by_is_no_job() {
     assert_eq!(spool.errors(), Vec::<String>::new());
 }
 
+/// Goal: processes that stand by leave others to the workers, where few are allowed. Method: many slots, each with
+/// a job at the same time.
+#[test]
+fn few_of_many_slots_have_a_process_stand_by() {
+    let spool = Spool::new(
+        "workers = 40\n[routes.r]\n\
+         command = [\"sh\", \"-c\", \"until [ -e go ]; do sleep 0.05; done\"]\n",
+    );
+    let daemon = spool.daemon();
+    for n in 0..40 {
+        spool.drop_file(format!("f{n}"), "");
+    }
+    let pid = daemon.daemon_pid();
+    spool.wait_until("all run", || crate::harness::children_of(pid).len() == 40);
+    spool.write("go", "");
+    spool.wait_until("all are done", || spool.names("done").len() == 40);
+    // A slot has one before it takes the next job.
+    spool.wait_until("some stand by", || !crate::harness::children_of(pid).is_empty());
+    assert!(crate::harness::children_of(pid).len() <= 16, "{}", spool.report());
+    daemon.end_well();
+}
+
 /// Goal: the sample gives exactly its six rows, with LF ends. Method: run it, compare bytes after sorting.
 #[test]
 fn the_sample_gives_its_rows() {
