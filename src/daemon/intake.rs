@@ -19,7 +19,7 @@ use crate::config::limits;
 use crate::core::RelPath;
 use crate::core::complete::{Arrival, Rules};
 use crate::fs::real::Kind;
-use crate::fs::{RealFs, real};
+use crate::fs::{RealFs, is_shortage, real};
 use crate::spool::scan::Scan;
 
 use super::keeper::KeeperError;
@@ -276,10 +276,7 @@ impl<L: Listener> Service<RealFs, L> {
                 self.intake.trouble = Some("the watcher ended".to_owned());
                 self.intake.retry = Some(Instant::now() + Duration::from_secs(1));
                 self.scan_again();
-            } else {
-                if is_root_gone {
-                    self.reopen_incoming()?;
-                }
+            } else if !is_root_gone || self.reopen_incoming()? {
                 self.watch_anew();
             }
             self.say_events();
@@ -403,8 +400,8 @@ impl<L: Listener> Service<RealFs, L> {
 
     /// What is looked at every second: whether `incoming/` is still the one we have, whether to watch again.
     pub(super) fn look_at_intake(&mut self) -> Result<(), KeeperError> {
-        if self.mode == Mode::Watch && !self.state.draining && self.is_incoming_another() {
-            self.reopen_incoming()?;
+        let is_served = self.mode == Mode::Watch && !self.state.draining;
+        if is_served && self.is_incoming_another() && self.reopen_incoming()? {
             self.watch_anew();
         }
         if self.intake.retry.is_some_and(|at| Instant::now() >= at) {
@@ -425,16 +422,25 @@ impl<L: Listener> Service<RealFs, L> {
         }
     }
 
-    /// `incoming/` was removed or moved away: the one that stands there now, or a new one, is ours.
-    fn reopen_incoming(&mut self) -> Result<(), KeeperError> {
-        let reopened = self.keeper.spool.reopen_incoming();
-        if !reopened.map_err(KeeperError::spool("open incoming/ again"))? {
-            return Ok(());
+    /// `incoming/` was removed or moved away: the one that stands there now, or a new one, is ours. `false`: not now,
+    /// for want of something; it is asked for again by the next look.
+    fn reopen_incoming(&mut self) -> Result<bool, KeeperError> {
+        match self.keeper.spool.reopen_incoming() {
+            Ok(false) => {}
+            Ok(true) => {
+                self.keeper.scan = None;
+                self.notice(Notice::FolderReplaced { name: "incoming" });
+                self.tell();
+            }
+            Err(error) if is_shortage(&error) => {
+                // What was watched is gone.
+                self.intake.watching = None;
+                self.intake.trouble = Some(format!("cannot open incoming/ again: {error}"));
+                return Ok(false);
+            }
+            Err(error) => return Err(KeeperError::spool("open incoming/ again")(error)),
         }
-        self.keeper.scan = None;
-        self.notice(Notice::FolderReplaced { name: "incoming" });
-        self.tell();
-        Ok(())
+        Ok(true)
     }
 
     /// Says how new files are noticed, if that has changed.

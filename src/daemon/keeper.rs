@@ -38,9 +38,9 @@ use crate::fs::Filesystem;
 use crate::journal::record::{Outcome, Record, SourceKey};
 use crate::journal::{Sources, Writer};
 use crate::results::Results;
-use crate::spool::Spool;
 use crate::spool::folders::Folders;
 use crate::spool::scan::Scan;
+use crate::spool::{Claimed, Spool};
 use crate::worker::Ended;
 
 use super::sight::Waits;
@@ -97,6 +97,8 @@ pub struct Keeper<F: Filesystem> {
     pub(super) last_id: JobId,
     /// Outcomes of an earlier boot whose file may stand in `incoming/` again, by inode.
     pub(super) reappearing: BTreeMap<u64, Outcome>,
+    /// Those of them that are claimed again and could not be settled on a full disk.
+    unsettled: VecDeque<(Outcome, Claimed)>,
     /// Absolute path of the spool, for tasks.
     pub(super) path: PathBuf,
     /// Sources recorded since the last run of the index was written.
@@ -238,6 +240,7 @@ impl<F: Filesystem> Keeper<F> {
             sources: parts.sources,
             last_id: parts.last_id,
             reappearing: parts.reappearing,
+            unsettled: VecDeque::new(),
             path: parts.path,
             new_sources: parts.new_sources,
             random: parts.random,
@@ -360,8 +363,12 @@ impl<F: Filesystem> Keeper<F> {
                 let Some(effect) = self.deferred.pop_front() else { break };
                 self.carry_out(effect, now)?;
             }
+            for _ in 0..self.unsettled.len() {
+                let Some((outcome, claimed)) = self.unsettled.pop_front() else { break };
+                self.settle_reappeared(outcome, claimed, now)?;
+            }
             self.settle(usize::MAX, now)?;
-            if self.is_recorded() && self.durable.is_empty() && self.deferred.is_empty() {
+            if self.is_recorded() && self.durable.is_empty() && !self.is_behind() {
                 self.has_room(now)?;
             }
         }
@@ -369,6 +376,11 @@ impl<F: Filesystem> Keeper<F> {
         self.say_room(now);
         self.write_left_over(now)?;
         self.step(Event::Tick, now)
+    }
+
+    /// Something was put off on a full disk.
+    fn is_behind(&self) -> bool {
+        !self.deferred.is_empty() || !self.unsettled.is_empty()
     }
 
     /// The route by which a job's last attempt was run.

@@ -222,21 +222,21 @@ pub(super) fn unstage<F: Filesystem>(
     }
 }
 
-/// What tells an unstaged copy from other files of its name.
+/// What tells an unstaged copy from other files of its name; `None`: somebody took it away.
 pub(super) fn mark_unstaged<F: Filesystem>(
     spool: &Spool<F>,
     claimed: Claimed,
     rel: &RelPath,
-) -> Result<FileMark, KeeperError> {
+) -> Result<Option<FileMark>, KeeperError> {
     let to = Place::Job(claimed).name();
-    let stat = spool
-        .fs
-        .stat(&spool.processing, &Path::new(&to).join(rel.as_path()))
-        .map_err(KeeperError::spool(format!("read processing/{to}/{rel}")))?;
-    Ok(FileMark {
+    let stat = match spool.fs.stat(&spool.processing, &Path::new(&to).join(rel.as_path())) {
+        Err(error) if fs::is_no_folder(&error) => return Ok(None),
+        other => other.map_err(KeeperError::spool(format!("read processing/{to}/{rel}")))?,
+    };
+    Ok(Some(FileMark {
         ino: stat.ino,
         btime_ns: stat.btime_ns,
         before_ns: stat.ctime_ns,
         after_ns: stat.ctime_ns,
-    })
+    }))
 }

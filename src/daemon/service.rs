@@ -347,7 +347,7 @@ impl<L: Listener> Service<RealFs, L> {
                 if self.state.guests.sources_over(&seen) {
                     return self.next_guest();
                 }
-                self.state.sources = seen;
+                self.state.sources.become_all(seen);
                 Ok(())
             }
             Message::Tell(notice) => {

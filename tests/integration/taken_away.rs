@@ -106,6 +106,24 @@ fn another_incoming_is_served() {
     assert!(daemon.end().success());
 }
 
+/// Goal: too few descriptors to open a new `incoming/` end no daemon: it is opened once there are more. Method: its
+/// limit as low as what it has open, while `incoming/` is another; then a higher one, and a file.
+#[test]
+fn another_incoming_waits_for_descriptors() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let (spool, daemon) = served();
+    let pid = Pid::from_raw(i32::try_from(daemon.daemon_pid()).unwrap());
+    let limited =
+        |most| prlimit(pid, Resource::Nofile, Rlimit { current: Some(most), maximum: Some(1024) });
+    limited(3).unwrap();
+    remove(&spool, "incoming");
+    fs::create_dir(spool.path("incoming")).unwrap();
+    daemon.wait_for_log("cannot open incoming/ again");
+    limited(1024).unwrap();
+    process(&spool, "2");
+    assert!(daemon.end().success());
+}
+
 /// Goal: who clears `log/` does not end the job log, nor does what stood in its way at the start, which is said
 /// once. Method: a file in its place for two jobs, then nothing; the folder removed; its file replaced.
 #[test]

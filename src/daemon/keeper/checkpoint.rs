@@ -130,7 +130,7 @@ impl<F: Filesystem> Keeper<F> {
     pub(in crate::daemon) fn may_checkpoint(&self) -> bool {
         self.committing.is_empty()
             && self.durable.is_empty()
-            && self.deferred.is_empty()
+            && !self.is_behind()
             && !self.results.has_pending()
     }
 
@@ -138,7 +138,7 @@ impl<F: Filesystem> Keeper<F> {
     pub fn is_settled(&self) -> bool {
         self.is_recorded()
             && self.durable.is_empty()
-            && self.deferred.is_empty()
+            && !self.is_behind()
             && !self.results.has_pending()
     }
 

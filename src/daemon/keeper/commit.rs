@@ -15,7 +15,7 @@ use crate::config::limits;
 use crate::core::state::{Event, Millis};
 use crate::daemon::notice::{Finished, Notice};
 use crate::fs::{Filesystem, is_shortage};
-use crate::journal::record::{Attempt, FileMark, Outcome, Record, Take};
+use crate::journal::record::{Attempt, Outcome, Record};
 use crate::journal::{CommitError, Group};
 use crate::results::{ResultsError, Touched};
 
@@ -173,7 +173,7 @@ impl<F: Filesystem> Keeper<F> {
         if !self.durable.is_empty() {
             return Ok(());
         }
-        if self.short_of.is_some() && self.is_recorded() && self.deferred.is_empty() {
+        if self.short_of.is_some() && self.is_recorded() && !self.is_behind() {
             self.has_room(now)?;
         }
         if !self.journal.has_spare() {
@@ -312,21 +312,6 @@ impl<F: Filesystem> Keeper<F> {
             reason: attempt.reason.clone(),
             wait_ms: attempt.not_before_ms.saturating_sub(now),
         }));
-    }
-
-    /// The staged copy becomes a job: S2. Its `Take` is durable, so recovery would do the same.
-    pub(super) fn taken(&mut self, take: &Take, now: Millis) -> Result<(), KeeperError> {
-        let Some(info) = self.jobs.get_mut(&take.job) else { return Ok(()) };
-        if info.mark != FileMark::default() {
-            // It was, before too little of something stood in the way of what follows.
-            return Ok(());
-        }
-        let claimed = info.claimed(take.job);
-        crate::daemon::recover::unstage(&self.spool, claimed)?;
-        info.mark = crate::daemon::recover::mark_unstaged(&self.spool, claimed, &take.rel.0)?;
-        let route = info.route;
-        self.out.push(Output::Notice(Notice::Taken { job: take.job }));
-        self.step(Event::Taken { job: take.job, route }, now)
     }
 
     pub(super) fn settle_job(&mut self, outcome: &Outcome) -> Result<(), KeeperError> {

@@ -192,9 +192,7 @@ impl<F: Filesystem> Keeper<F> {
         };
         if let Some(outcome) = self.reappeared(&file.mark) {
             // Recorded before a power cut that undid its claim: it is settled, not run again.
-            let settled = settle_outcome(&self.spool, &outcome, claimed, true, &mut self.folders)?;
-            self.out
-                .push(Output::Notice(Notice::Reappeared { rel: candidate.rel.clone(), settled }));
+            self.settle_reappeared(outcome, claimed, now)?;
             return self.step(Event::Held { candidate, until: None }, now);
         }
         let info = JobInfo {
@@ -228,6 +226,27 @@ impl<F: Filesystem> Keeper<F> {
         let same = old.btime_ns == mark.btime_ns
             && (old.before_ns == mark.before_ns || old.after_ns == mark.before_ns);
         if same { self.reappearing.remove(&mark.ino) } else { None }
+    }
+
+    /// Where there is too little of something for that, it is tried again.
+    pub(super) fn settle_reappeared(
+        &mut self,
+        outcome: Outcome,
+        claimed: Claimed,
+        now: Millis,
+    ) -> Result<(), KeeperError> {
+        match settle_outcome(&self.spool, &outcome, claimed, true, &mut self.folders) {
+            Ok(settled) => {
+                let rel = outcome.rel.0;
+                self.out.push(Output::Notice(Notice::Reappeared { rel, settled }));
+                Ok(())
+            }
+            Err(error) if error.is_shortage() => {
+                self.unsettled.push_back((outcome, claimed));
+                self.is_short(Shortage::of(&error), now)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn start(

@@ -4,17 +4,20 @@
 //!
 //! Invariants
 //! - A copy becomes a job only as what its staging name says that it is: recovery has nothing else to go by.
-//! - Who speaks on the socket may be wrong, and a `Take` without its copy would end us: it is looked for.
+//! - A copy that is not there, since who speaks on the socket is wrong or somebody tidied up, is no job: it is looked
+//!   for before its `Take` is written, and once more when that is durable.
+//! - What becomes of one copy ends no daemon.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::{JobInfo, Keeper, KeeperError, Output, Staged};
-use crate::core::RelPath;
-use crate::core::state::Millis;
+use crate::core::state::{Event, Millis};
+use crate::core::{JobId, RelPath};
 use crate::daemon::notice::Notice;
-use crate::fs::{FileType, Filesystem};
+use crate::daemon::recover::{mark_unstaged, unstage};
+use crate::fs::{FileType, Filesystem, remove_tree};
 use crate::journal::record::{FileMark, Record, Rel, Take};
 use crate::spool::{Place, Shape};
 
@@ -24,13 +27,14 @@ impl<F: Filesystem> Keeper<F> {
         let is_folder = matches!(staged.shape, Shape::Folder(_));
         let rel = &staged.rel;
         if is_folder && staged.shape != Shape::folder(rel) {
-            self.has_no_copy(&staged);
+            self.has_no_copy(staged.job, rel);
             return Ok(());
         }
         let route = if is_folder { self.place_of_folder(rel) } else { self.place_of(rel) };
         let Some(route) = route else {
             let what = if is_folder { "the folder " } else { "" };
-            return self.refuse(&staged, format!("no route takes {what}{rel}"));
+            self.refuse(&staged, format!("no route takes {what}{rel}"));
+            return Ok(());
         };
         let parent = PathBuf::from(Place::Staging(staged.job, staged.shape).name())
             .join(OsStr::from_bytes(rel.parent()));
@@ -46,10 +50,11 @@ impl<F: Filesystem> Keeper<F> {
                 [] => format!("the route of {rel} has changed meanwhile"),
                 others => format!("{rel} comes with {}, beside it", others.join(", ")),
             };
-            return self.refuse(&staged, reason);
+            self.refuse(&staged, reason);
+            return Ok(());
         }
-        if staged.source.is_none() && !self.is_staged(&staged, &parent, &names) {
-            self.has_no_copy(&staged);
+        if !self.is_staged(&staged, &parent, &names) {
+            self.has_no_copy(staged.job, &staged.rel);
             return Ok(());
         }
         self.last_id = self.last_id.max(staged.job);
@@ -95,17 +100,38 @@ impl<F: Filesystem> Keeper<F> {
             && along.iter().all(|name| is_there(name, FileType::File))
     }
 
-    fn has_no_copy(&mut self, staged: &Staged) {
-        let reason = format!("there is no copy of {} in processing/", staged.rel);
-        self.out.push(Output::Notice(Notice::TakeRefused { job: staged.job, reason }));
+    fn has_no_copy(&mut self, job: JobId, rel: &RelPath) {
+        let reason = format!("there is no copy of {rel} in processing/");
+        self.out.push(Output::Notice(Notice::TakeRefused { job, reason }));
     }
 
-    /// The copy goes, its source stands where it was.
-    fn refuse(&mut self, staged: &Staged, reason: String) -> Result<(), KeeperError> {
+    /// The staged copy becomes a job: S2. Its `Take` is durable, so recovery would do the same.
+    pub(super) fn taken(&mut self, take: &Take, now: Millis) -> Result<(), KeeperError> {
+        let Some(info) = self.jobs.get_mut(&take.job) else { return Ok(()) };
+        if info.mark != FileMark::default() {
+            // It was, before too little of something stood in the way of what follows.
+            return Ok(());
+        }
+        let claimed = info.claimed(take.job);
+        unstage(&self.spool, claimed)?;
+        let Some(mark) = mark_unstaged(&self.spool, claimed, &take.rel.0)? else {
+            // Nobody has heard of the job yet, and a source stands where it was.
+            self.jobs.remove(&take.job);
+            self.has_no_copy(take.job, &take.rel.0);
+            return Ok(());
+        };
+        info.mark = mark;
+        let route = info.route;
+        self.out.push(Output::Notice(Notice::Taken { job: take.job }));
+        self.step(Event::Taken { job: take.job, route }, now)
+    }
+
+    /// The copy goes, its source stands where it was. A copy that cannot go now goes at the next start.
+    fn refuse(&mut self, staged: &Staged, mut reason: String) {
         let name = Place::Staging(staged.job, staged.shape).name();
-        crate::fs::remove_tree(&self.spool.fs, &self.spool.processing, name.as_ref())
-            .map_err(KeeperError::spool(format!("remove processing/{name}")))?;
+        if let Err(error) = remove_tree(&self.spool.fs, &self.spool.processing, name.as_ref()) {
+            reason = format!("{reason} (its copy stays until the next start: {error})");
+        }
         self.out.push(Output::Notice(Notice::TakeRefused { job: staged.job, reason }));
-        Ok(())
     }
 }

@@ -477,6 +477,85 @@ fn an_attempt_is_taken_back_once_there_is_room() {
     }
 }
 
+/// What became of a copy that was handed in: taken, or why not.
+fn answers<F: Filesystem>(keeper: &mut Keeper<F>) -> Vec<Result<JobId, String>> {
+    let answer = |output| match output {
+        Output::Notice(Notice::Taken { job }) => Some(Ok(job)),
+        Output::Notice(Notice::TakeRefused { reason, .. }) => Some(Err(reason)),
+        _ => None,
+    };
+    keeper.take_outputs().into_iter().filter_map(answer).collect()
+}
+
+/// Goal: what becomes of one copy ends no daemon, whose ever it is. Method: a source of `batch` without its copy; one
+/// whose copy goes while its line is being written; and one that no route takes, whose copy cannot be removed.
+#[test]
+fn a_copy_that_is_gone_or_stays_ends_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let fs = Faults::new(RealFs);
+    let mut settings = settings();
+    settings.routes[0].glob = vec!["x*".to_owned()];
+    let mut keeper = keeper_on(fs.clone(), home.path(), &settings);
+    let now = now_ms();
+    let stage = |keeper: &mut Keeper<Faults<RealFs>>, name: &str, has_copy: bool| {
+        let (job, rel) = (keeper.next_id(now), crate::core::RelPath::new(name).unwrap());
+        let shape = crate::spool::Shape::File;
+        let folder = home.path().join("processing").join(Place::Staging(job, shape).name());
+        if has_copy {
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join(name), "").unwrap();
+        }
+        let source = Some(crate::journal::record::SourceKey([7; 16]));
+        let staged = super::Staged { job, rel, shape, source };
+        keeper.handle(Input::Staged(staged), now).unwrap();
+        folder
+    };
+    let gone = "there is no copy of x in processing/";
+    stage(&mut keeper, "x", false);
+    assert_eq!(answers(&mut keeper), [Err(gone.to_owned())]);
+
+    let folder = stage(&mut keeper, "x", true);
+    rustix::fs::rename(folder, home.path().join("away")).unwrap();
+    keeper.commit(now).unwrap();
+    assert_eq!(answers(&mut keeper), [Err(gone.to_owned())]);
+    assert!(keeper.is_still() && keeper.counts().ready == 0);
+
+    fs.arm_for(|op| op == Op::OpenDir, 1, Errno::MFILE, Then::Works);
+    let folder = stage(&mut keeper, "other", true);
+    let answers = answers(&mut keeper);
+    let [Err(reason)] = answers.as_slice() else { panic!("{answers:?}") };
+    assert!(reason.starts_with("no route takes other (its copy stays"), "{reason}");
+    assert!(fs.failed() == 1 && folder.exists());
+}
+
+/// Goal: a file that is recorded and came back by a power cut is settled, and does not run, also where the disk is full
+/// then. Method: such a file that the scan meets; no room for its last move, once.
+#[test]
+fn a_file_that_came_back_is_settled_once_there_is_room() {
+    let home = tempfile::tempdir().unwrap();
+    let fs = Faults::new(RealFs);
+    let mut keeper = keeper_on(fs.clone(), home.path(), &settings());
+    let file = home.path().join("incoming/x");
+    std::fs::write(&file, "").unwrap();
+    let incoming = &keeper.spool.incoming;
+    let stat = keeper.spool.fs.stat(incoming, Path::new("x")).unwrap();
+    let outcome = serde_json::from_value(serde_json::json!({
+        "job": JobId::next(JobId::MIN, 7, [3; 10]), "rel": "x", "route": "main", "attempts": 1,
+        "at_ms": 1, "took_ms": 4, "file": { "ino": stat.ino, "btime_ns": stat.btime_ns,
+            "before_ns": stat.ctime_ns, "after_ns": stat.ctime_ns },
+    }));
+    keeper.reappearing.insert(stat.ino, outcome.unwrap());
+    let now = now_ms();
+    // The first rename is the claim.
+    fs.arm_for(|op| op == Op::Rename, 2, Errno::NOSPC, Then::Works);
+    while !keeper.scan(1000, now).unwrap() {}
+    assert_eq!((fs.failed(), keeper.short_of()), (1, Some(Shortage::Disk)));
+    assert!(!keeper.is_settled() && !home.path().join("done/x").exists());
+    keeper.tick(now + 1_000).unwrap();
+    assert!(home.path().join("done/x").exists() && keeper.is_still());
+    assert!(started(&mut keeper).is_empty(), "it ran again");
+}
+
 /// Goal: a route that is new has started nothing yet, also in the place of one that is no more. Method: a rate of
 /// one an hour, used up; the same settings for a route of another name; and, for itself, a changed one.
 #[test]

@@ -146,7 +146,7 @@ impl Guests {
                     }
                 }
             }
-            // A reload took its route away meanwhile; the source stands where it was.
+            // A reload took its route away meanwhile, or its copy is gone; the source stands where it was.
             Notice::TakeRefused { job, reason } => {
                 if let Some(guest) = self.take(*job) {
                     guest.seen.sources.fail(reason.clone());
@@ -166,11 +166,7 @@ impl Guests {
         let Some(staging) = self.staging.take() else { return false };
         if let Some(guest) = self.present.get_mut(&staging) {
             guest.is_staged = true;
-            let refused = std::mem::take(&mut guest.seen.sources.failed);
-            guest.seen.sources = seen.clone();
-            for reason in refused {
-                guest.seen.sources.fail(reason);
-            }
+            guest.seen.sources.become_all(seen.clone());
         }
         true
     }

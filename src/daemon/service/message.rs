@@ -133,4 +133,11 @@ impl SourcesSeen {
             self.more_failed += 1;
         }
     }
+
+    /// All were looked at. What was found before is among them, but for copies that were refused since.
+    pub(in crate::daemon) fn become_all(&mut self, seen: SourcesSeen) {
+        let refused = std::mem::replace(self, seen);
+        refused.failed.into_iter().for_each(|reason| self.fail(reason));
+        self.more_failed += refused.more_failed;
+    }
 }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::message::Answer;
-use super::{JobId, JobLine, Listener, Notice, Service};
+use super::{JobId, JobLine, Listener, Mode, Notice, Service};
 use crate::fs::RealFs;
 
 /// A paused route is tried again after this long, whatever changed.
@@ -32,22 +32,22 @@ impl Submitters {
         self.0.insert(job, answer);
     }
 
-    fn heard(&mut self, notice: &Notice) {
+    /// `true`: somebody had asked.
+    fn heard(&mut self, notice: &Notice) -> bool {
         let (job, taken) = match notice {
             Notice::Taken { job } => (job, Ok(())),
             Notice::TakeRefused { job, reason } => (job, Err(reason.clone())),
-            _ => return,
+            _ => return false,
         };
-        if let Some(answer) = self.0.remove(job) {
-            answer(taken);
-        }
+        let asked = self.0.remove(job);
+        asked.map(|answer| answer(taken)).is_some()
     }
 }
 
 impl<L: Listener> Service<RealFs, L> {
     pub(in crate::daemon) fn notice(&mut self, notice: Notice) {
         self.state.guests.heard(&notice);
-        self.state.submitters.heard(&notice);
+        let was_asked = self.state.submitters.heard(&notice);
         let status = &mut self.state.status;
         match &notice {
             Notice::Finished(finished) => {
@@ -84,6 +84,10 @@ impl<L: Listener> Service<RealFs, L> {
                 self.state.scanning = true;
                 status.paused.remove(route);
                 self.state.paused.remove(route);
+            }
+            // A source of our own.
+            Notice::TakeRefused { reason, .. } if !was_asked && self.mode != Mode::Watch => {
+                self.state.sources.fail(reason.clone());
             }
             Notice::Short(of) => status.short_of = Some(*of),
             Notice::HasRoom(_) => status.short_of = None,
