@@ -13,8 +13,8 @@ use crate::spool::settle::Settled;
 use super::keeper::Shortage;
 
 /// What to do about [`Notice::LeftBehind`].
-pub const FIX_LEFT: &str = "its worker made it as another user or immutable, left a process that writes on, or something \
-     mounted: take what you need, umount that, chattr -ia it, then remove it as root";
+pub const FIX_LEFT: &str = "its worker made it as another user or immutable, left a process that writes on, something \
+     mounted, or names that are taken: take what you need, umount that, chattr -ia it, then remove it as root";
 
 /// Kinds of reasons that the reason of an input's failed records names.
 const REASONS_SHOWN: usize = 3;

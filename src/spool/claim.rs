@@ -176,6 +176,8 @@ impl<F: Filesystem> Spool<F> {
                 }
                 // Someone tidied up in processing/: no reason to refuse a claim.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // Nor is what its last worker did to it. The next start says that it stays.
+                Err(_) if self.is_stuck(Place::Job(old.claimed))? => {}
                 Err(error) => return Err(error),
             }
         }

@@ -146,8 +146,8 @@ impl<F: Filesystem> Spool<F> {
         }
     }
 
-    /// Removes all folders that were kept: nothing of ours stands in `processing/` after a clean end, but where
-    /// something is mounted or a process that a worker left writes on, which the next start says.
+    /// Removes all folders that were kept: nothing of ours stands in `processing/` after a clean end, but what is
+    /// immutable, where something is mounted, or where a process that a worker left writes on. The next start says so.
     pub fn remove_empty(&self, folders: &mut Folders<F::Dir>) -> io::Result<()> {
         (folders.count, folders.open_empty) = (0, 0);
         let jobs = folders.empty.drain().flat_map(|(_, list)| list);
@@ -156,6 +156,7 @@ impl<F: Filesystem> Spool<F> {
         for place in jobs.chain(scratch) {
             match self.remove(place) {
                 Err(error) if fs::is_in_use(&error) => {}
+                Err(_) if self.is_stuck(place)? => {}
                 other => other?,
             }
         }

@@ -16,7 +16,11 @@
 //!   it made as another user, who alone may move it, or immutable (chattr), stays in `processing/ID.N.left`: the folder gets that
 //!   name before the file leaves it, since what stands in a job's folder without its input looks like a job.
 //!   So does a folder in which a process that the worker left still makes files, or where it mounted something:
-//!   what is mounted cannot be moved, and is not ours to empty. So does an output folder that was given to another user.
+//!   what is mounted cannot be moved, and is not ours to empty. So does an output folder that was given to another user,
+//!   and a file whose own name and the one with the id are both taken, by others that the worker gave these names.
+//! - The very folder of a job that its worker made immutable, or mounted something on, keeps its name, since nobody may
+//!   give it another one. While that is so it is no job for recovery ([`Spool::is_stuck`]); undone after the record is
+//!   dropped, its file would run again.
 //! - Files that came together go under names of one kind, their own or all `x~ID.json`: so none stands there
 //!   as the companion of another job's file. A power cut may mix them; what has an id is certain then.
 //! - Not durable when it returns. A journal segment goes only after a checkpoint made it so.
@@ -103,12 +107,14 @@ impl<F: Filesystem> Spool<F> {
     /// Moves a recorded job's file to `done/` or `error/`: where it is now. Moves S3 to S4.
     pub fn settle(&self, it: &Settling<'_>, folders: &mut Folders<F::Dir>) -> io::Result<Moved> {
         let is_denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        // The worker mounted something on the very input, or on a folder that leads to it; or left all names that a
+        // file may have.
+        let must_stay = |error: &io::Error| {
+            (is_mounted_on(error) || error.kind() == io::ErrorKind::AlreadyExists) && !it.alone
+        };
         match self.try_settle(it, folders) {
             Err(error) if is_denied(&error) => {}
-            // The worker mounted something on the very input, or on a folder that leads to it.
-            Err(error) if is_mounted_on(&error) && !it.alone => {
-                return self.settle_leaving(it);
-            }
+            Err(error) if must_stay(&error) => return self.settle_leaving(it),
             other => return other,
         }
         // Perhaps the worker protected its folder. What was done is found done, as after a crash.
@@ -122,21 +128,22 @@ impl<F: Filesystem> Spool<F> {
             Err(error) if is_denied(&error) && self.has_unmovable(Place::Job(it.claimed))? => {
                 self.settle_leaving(it)
             }
+            Err(error) if must_stay(&error) => self.settle_leaving(it),
             other => other,
         }
     }
 
-    /// Gives a folder of a job the name under which it stays: [`Place::Left`] of what this returns, since two
-    /// may stay, and no further attempt needs the second name.
-    fn leave_folder(&self, from: Place, claimed: Claimed) -> io::Result<Claimed> {
-        let from = from.name();
+    /// Gives a folder of a job the name under which it stays, which this returns: two may stay, and no further
+    /// attempt needs the second name.
+    pub(super) fn leave_folder(&self, from: Place, claimed: Claimed) -> io::Result<Place> {
+        let name = from.name();
         let next = claimed.with_begun(claimed.begun.saturating_add(1));
-        for claimed in [claimed, next] {
-            let left = Place::Left(claimed).name();
-            let (old, new) = (Path::new(&from), Path::new(&left));
-            match self.fs.rename(&self.processing, old, &self.processing, new) {
+        for left in [claimed, next].map(Place::Left) {
+            let (old, new) = (Path::new(&name), left.name());
+            match self.fs.rename(&self.processing, old, &self.processing, Path::new(&new)) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                other => return other.map(|()| claimed),
+                Err(error) if !is_gone(&error) && self.is_stuck(from)? => return Ok(from),
+                other => return other.map(|()| left),
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
@@ -144,18 +151,21 @@ impl<F: Filesystem> Spool<F> {
 
     /// The same for a job's own folder: the name that it has now.
     fn leave_job(&self, it: &Settling<'_>) -> io::Result<String> {
-        let claimed = self.leave_folder(Place::Job(it.claimed), it.claimed)?;
-        Ok(Place::Left(claimed).name())
+        Ok(self.leave_folder(Place::Job(it.claimed), it.claimed)?.name())
     }
 
     fn settle_leaving(&self, it: &Settling<'_>) -> io::Result<Moved> {
-        let claimed = self.leave_folder(Place::Job(it.claimed), it.claimed)?;
-        self.settle_from_left(&Settling { claimed, ..it.clone() })
+        let left = self.leave_folder(Place::Job(it.claimed), it.claimed)?;
+        self.settle_from(it, left)
     }
 
     /// Settles a recorded job's file, and nothing else, from the folder that only another user may empty.
     pub fn settle_from_left(&self, it: &Settling<'_>) -> io::Result<Moved> {
-        let left = Place::Left(it.claimed).name();
+        self.settle_from(it, Place::Left(it.claimed))
+    }
+
+    fn settle_from(&self, it: &Settling<'_>, left: Place) -> io::Result<Moved> {
+        let left = left.name();
         let name = OsStr::from_bytes(it.rel.name());
         let path = Path::new(&left).join(OsStr::from_bytes(it.rel.parent()));
         let moved = match self.fs.open_own_dir(&self.processing, &path) {
@@ -171,11 +181,22 @@ impl<F: Filesystem> Spool<F> {
                         if self.is_unmovable(&stat)? { Ok(None) } else { Err(error) }
                     }
                     Err(error) if is_mounted_on(&error) => Ok(None),
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
                     other => other,
                 },
             },
         };
         Ok(Moved { rel: moved?, left: Some(left) })
+    }
+
+    /// Whether nobody may give this folder another name: it is immutable, or something is mounted on it.
+    pub fn is_stuck(&self, place: Place) -> io::Result<bool> {
+        match self.fs.stat(&self.processing, Path::new(&place.name())) {
+            Err(error) if is_gone(&error) => Ok(false),
+            // Mounted by a server that has ended.
+            Err(error) if is_in_use(&error) => Ok(true),
+            stat => stat.map(|it| it.is_fixed || it.is_mounted),
+        }
     }
 
     /// Whether something stands there that we may not move.
@@ -244,7 +265,7 @@ impl<F: Filesystem> Spool<F> {
         };
         match cleared {
             // A process that the worker left still writes there, or something is mounted there. That is no job.
-            Err(error) if is_in_use(&error) => {
+            Err(error) if is_in_use(&error) || self.is_stuck(Place::Job(it.claimed))? => {
                 let left = Some(self.leave_job(it)?);
                 Ok(Moved { rel, left })
             }
@@ -476,7 +497,7 @@ impl<F: Filesystem> Spool<F> {
                 if !self.is_unmovable(&self.fs.stat(&self.processing, Path::new(&made.name()))?)? {
                     return Err(error);
                 }
-                let left = Place::Left(self.leave_folder(made, claimed)?).name();
+                let left = self.leave_folder(made, claimed)?.name();
                 Ok(Moved { rel: None, left: Some(left) })
             }
             other => Ok(Moved { rel: other?, left: None }),
@@ -507,6 +528,10 @@ impl<F: Filesystem> Spool<F> {
         }
         Err(io::ErrorKind::AlreadyExists.into())
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
 /// What is to be moved has something mounted on it. (Where another disk is mounted to which it would go, the

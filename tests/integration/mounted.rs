@@ -68,6 +68,7 @@ case $INBOXD_NAME in
 beside*) mkdir "$at/m"; where=$at/m; echo own > "$at/own-$INBOXD_NAME";;
 above*) mkdir "$at/../m"; where=$at/../m;;
 on-folder*) where=$at;;
+on-job* | again*) where=$at/..;;
 made*) mkdir "$INBOXD_OUTPUT/m"; where=$INBOXD_OUTPUT/m; echo own > "$INBOXD_OUTPUT/own";;
 on-output*) where=$INBOXD_OUTPUT;;
 on-scratch*) where=$INBOXD_SCRATCH;;
@@ -111,7 +112,8 @@ fn what_a_worker_mounted_stops_nobody() {
     let mounted = Mounted(&spool);
     let daemon = spool.daemon();
     let pid = daemon.daemon_pid();
-    let places = ["beside", "above", "made", "on-output", "on-scratch", "on-input"];
+    let places =
+        ["beside", "above", "on-folder", "on-job", "made", "on-output", "on-scratch", "on-input"];
     for (n, place) in places.into_iter().enumerate() {
         for how in ["ends", "fails"] {
             let name = format!("{place}-{how}");
@@ -144,6 +146,42 @@ fn what_a_worker_mounted_stops_nobody() {
     let inputs = spool.names("processing");
     let inputs = inputs.iter().filter(|name| name.contains("sub/on-input"));
     assert_eq!(inputs.count(), 2, "{}", spool.report());
+}
+
+/// Goal: a folder that something is mounted on ends no daemon when its job cannot have another attempt there, nor
+/// where the folder is not held open, and keeps none from its start. Method: a failure that is tried again; for a
+/// job in a folder and one in none; a plain job, and a start, after each.
+#[test]
+fn a_folder_that_is_mounted_on_has_no_second_attempt() {
+    let Some(spool) = spool() else { return };
+    let settings = std::fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    spool.write(
+        "inboxd.toml",
+        &format!("{settings}retries = {{ fail = 1, first_wait = \"1ms\" }}\n"),
+    );
+    let mounted = Mounted(&spool);
+    for rel in ["sub/again-fails", "on-folder-fails"] {
+        let daemon = spool.daemon();
+        let pid = daemon.daemon_pid();
+        spool.drop_file(rel, "x");
+        spool.wait_until("it has failed", || {
+            spool.csv("errors").column("file").contains(&rel.to_owned())
+        });
+        let reasons = spool.csv("errors").column("reason");
+        assert!(reasons.last().unwrap().contains("cannot be renamed"), "{reasons:?}");
+        let plain = format!("plain-{}", rel.len());
+        spool.drop_file(&plain, "x");
+        spool.wait_until("the next job is done", || spool.has(&format!("done/{plain}")));
+        daemon.wait_for_log("what a worker left stays");
+        assert_eq!(daemon.daemon_pid(), pid, "it ended and was started again");
+        daemon.end_well();
+    }
+    let daemon = spool.daemon();
+    spool.drop_file("last", "x");
+    spool.wait_until("the job after a start is done", || spool.has("done/last"));
+    daemon.end_well();
+    drop(mounted);
+    assert_eq!(spool.names("theirs"), ["f"], "{}", spool.report());
 }
 
 /// Goal: after a crash the job's own file runs again, and nothing that its worker had mounted beside it, older or

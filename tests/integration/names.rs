@@ -175,3 +175,43 @@ fn names_dropped_during_a_run() {
     let expected: Vec<_> = expected.map(|(i, name)| (i.to_string(), (*name).to_owned())).collect();
     assert_eq!(pairs, expected);
 }
+
+/// Goal: a worker that leaves files of all names that one of them could have, or its input, ends no daemon and keeps
+/// none from its start; what cannot be moved stays and is said. Method: its own name is taken in `done/`, the one with
+/// the id beside it; for a file of the worker's and for its input; a job after each, and a start.
+#[test]
+fn names_that_are_all_taken_stop_nobody() {
+    let spool =
+        Spool::new("workers = 1\n[routes.main]\nstdout = \"none\"\ncommand = [\"sh\", \"w.sh\"]\n");
+    spool.write(
+        "w.sh",
+        "cd ${INBOXD_PATH%/*}\ncase $INBOXD_NAME in\nleaves*) : > o; : > o~$INBOXD_JOB;;\n\
+         same*) : > $INBOXD_NAME~$INBOXD_JOB;;\nesac\n",
+    );
+    for name in ["o", "same"] {
+        spool.write(&format!("done/{name}"), "older");
+    }
+    let daemon = spool.daemon();
+    let pid = daemon.daemon_pid();
+    for name in ["leaves", "same"] {
+        spool.drop_file(name, "x");
+        spool.wait_until("it is over", || {
+            spool.run(&["jobs", "--json"]).stdout().contains(&format!("\"{name}\""))
+        });
+        spool.drop_file(format!("plain-{name}"), "x");
+        spool.wait_until("the next one is done", || spool.has(&format!("done/plain-{name}")));
+    }
+    assert_eq!(daemon.daemon_pid(), pid, "it ended and was started again");
+    let left = spool.names("processing");
+    assert!(left.iter().any(|name| name.ends_with(".left/same")), "{left:?}");
+    // Which of its two is moved first is chance: the second one finds a name, or stays.
+    let mut all = spool.names("done");
+    all.extend(left.iter().filter_map(|name| Some(name.split_once('/')?.1.to_owned())));
+    assert_eq!(all.iter().filter(|name| name.starts_with('o')).count(), 3, "{all:?}");
+    daemon.end_well();
+    let daemon = spool.daemon();
+    daemon.wait_for_log("what a worker left stays");
+    spool.drop_file("last", "x");
+    spool.wait_until("the job after a start is done", || spool.has("done/last"));
+    daemon.end_well();
+}

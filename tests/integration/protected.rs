@@ -342,14 +342,20 @@ fn fix(path: &Path) -> bool {
 }
 
 /// Goal: what a worker made immutable ends no daemon: its job is settled, what nobody may move stays and is
-/// said, and neither other jobs nor the next start are held up. Method: its input, a file beside it, one in
-/// its scratch folder, one that it made, for itself and for `next`, and the folder of that; a restart.
+/// said, and neither other jobs nor the next start are held up. Method: its input, a file beside it, its
+/// folder, for one attempt and for two, and the one above, a file in its scratch folder, one that it made, for itself
+/// and for `next`, and the folder of that; a restart.
 #[test]
 fn what_nobody_may_move_stops_nobody() {
-    let spool = Spool::new(&BY_OTHERS.replace("quiet_for", "rescan = \"100ms\"\nquiet_for"));
+    let spool = Spool::new(&BY_OTHERS.replace(
+        "[routes.handed]",
+        "[routes.twice]\nglob = \"**/twice*\"\nretries = { fail = 1, first_wait = \"1ms\" }\n\
+         command = [\"sh\", \"w.sh\"]\n[routes.handed]",
+    ));
     spool.write(
         "w.sh",
-        "at=${INBOXD_PATH%/*}\ncase $INBOXD_NAME in\ninput*) chattr +i $INBOXD_PATH;;\n\
+        "at=${INBOXD_PATH%/*}\ncase $INBOXD_NAME in\nfolder*) chattr +i $at;;\njob*) chattr +i $at/..;;\n\
+         twice*) chattr +i $at/..; exit 1;;\ninput*) chattr +i $INBOXD_PATH;;\n\
          beside*) : > $at/b; chattr +i $at/b;;\nscratch*) : > $INBOXD_SCRATCH/s; chattr +i $INBOXD_SCRATCH/s;;\n\
          made* | handed*) : > $INBOXD_OUTPUT/m; chattr +i $INBOXD_OUTPUT/m;;\noutput*) chattr +i $INBOXD_OUTPUT;;\n\
          esac\n",
@@ -361,14 +367,16 @@ fn what_nobody_may_move_stops_nobody() {
     }
     let daemon = spool.daemon();
     let pid = daemon.daemon_pid();
-    for name in ["input", "beside", "scratch", "made", "handed", "output"] {
+    let all = ["input", "beside", "folder", "job", "twice", "scratch", "made", "handed", "output"];
+    for name in all {
         spool.drop_file(format!("sub/{name}"), "x");
         let plain = format!("sub/plain-{name}");
         spool.drop_file(&plain, "x");
-        let is_failed = ["handed", "output"].contains(&name);
+        let is_failed = ["twice", "handed", "output"].contains(&name);
+        let stays = ["input", "folder"].contains(&name);
         let settled = format!("{}/sub/{name}", if is_failed { "error" } else { "done" });
         spool.wait_until("both are settled", || {
-            spool.has(&format!("done/{plain}")) && (name == "input" || spool.has(&settled))
+            spool.has(&format!("done/{plain}")) && (stays || spool.has(&settled))
         });
     }
     assert!(spool.has("output/sub/made/m"), "{}", spool.report());
@@ -376,8 +384,11 @@ fn what_nobody_may_move_stops_nobody() {
         assert!(spool.reason(name).contains("immutable or append-only"), "{}", spool.report());
     }
     let stays = |name: &str| spool.names("processing").iter().any(|it| it.ends_with(name));
-    assert!(stays(".left/sub/input") && stays(".left/sub/b"), "{}", spool.report());
-    spool.run(&["status"]).ok().says("2 folders stay after their jobs").says("chattr -ia");
+    for name in [".left/sub/input", ".left/sub/b", ".left/sub/folder"] {
+        assert!(stays(name), "{name}: {}", spool.report());
+    }
+    assert!(spool.reason("sub/twice").contains("cannot be renamed"), "{}", spool.report());
+    spool.run(&["status"]).ok().says("folders stay after their jobs").says("chattr -ia");
     assert_eq!(daemon.daemon_pid(), pid, "it ended and was started again");
     daemon.end_well();
     let daemon = spool.daemon();

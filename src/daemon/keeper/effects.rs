@@ -14,10 +14,10 @@ use crate::core::state::{Candidate, Effect, Event, Millis};
 use crate::core::{FailClass, Failure, JobId, RelPath, Verdict};
 use crate::daemon::notice::{Notice, Paused};
 use crate::daemon::sight::{Companions, Judged};
-use crate::fs::{FileType, Filesystem, is_in_use, is_shortage};
+use crate::fs::{FileType, Filesystem, is_shortage};
 use crate::journal::record::{Attempt, FileMark, Outcome, Record};
 use crate::spool::claim::Claim;
-use crate::spool::{Claimed, Place, Shape};
+use crate::spool::{Claimed, Place, Shape, Spool};
 use crate::worker::Task;
 
 /// A claim that failed for want of something is tried again after this long, in milliseconds.
@@ -305,6 +305,17 @@ impl<F: Filesystem> Keeper<F> {
                     Failure::new(FailClass::Permanent, "its folder vanished from processing/");
                 return self.step(Event::Ended { job, verdict: Verdict::Failed(failure) }, now);
             }
+            // Its last worker made that immutable, or mounted something on it: no later try is another.
+            Err(error)
+                if !is_shortage(&error)
+                    && [Place::Job(from), Place::Output(claimed)]
+                        .into_iter()
+                        .any(|place| is_stuck(&self.spool, place)) =>
+            {
+                let reason = format!("its folder in processing/ cannot be renamed: {error}");
+                let failure = Failure::new(FailClass::Permanent, reason);
+                return self.step(Event::Ended { job, verdict: Verdict::Failed(failure) }, now);
+            }
             Err(error) => {
                 let rel = info.rel.clone();
                 return self.refuse_start(job, attempt, (rel, &error), now);
@@ -436,11 +447,16 @@ impl<F: Filesystem> Keeper<F> {
                 return self.is_short(Shortage::of(&error), now);
             }
             // Its worker mounted something on that folder: the next attempt has the name of this one.
-            Err(error) if is_in_use(&error) => return Ok(()),
+            Err(_) if is_stuck(&self.spool, Place::Job(from)) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => other.map_err(KeeperError::spool("take an attempt back in processing/"))?,
         }
         info.begun = begun;
         Ok(())
     }
+}
+
+/// This folder cannot have another name.
+fn is_stuck<F: Filesystem>(spool: &Spool<F>, place: Place) -> bool {
+    spool.is_stuck(place).is_ok_and(|it| it)
 }

@@ -5,6 +5,7 @@
 //! Invariants
 //! - A claim taken up is durable before it can be recorded.
 //! - An attempt without an end was lost, unless it is known that it had not begun.
+//! - A folder that its worker made immutable, or mounted something on, is no job while it is so.
 //! - After a power cut, a claim of which the journal knows nothing gets a new id.
 
 use std::io;
@@ -28,6 +29,10 @@ pub(super) fn take_up<F: Filesystem>(
 ) -> Result<(), KeeperError> {
     let mut found = Vec::new();
     for place in places {
+        if matches!(place, Place::Job(_)) && keeper.spool.is_stuck(*place).map_err(read_failed)? {
+            say_left(keeper, *place);
+            continue;
+        }
         match *place {
             Place::Job(claimed) if claimed.is_own() => match own_input_of(keeper, claimed)? {
                 Some((rel, stat)) => found.push((claimed, rel, stat)),
@@ -126,6 +131,10 @@ pub(super) fn take_up<F: Filesystem>(
     Ok(())
 }
 
+fn read_failed(error: io::Error) -> KeeperError {
+    KeeperError::spool("read processing/")(error)
+}
+
 /// What a worker made as another user, or mounted and left, stays and is said; it stands in nobody's way.
 fn remove_or_say<F: Filesystem>(keeper: &mut Keeper<F>, place: Place) -> Result<(), KeeperError> {
     match remove(&keeper.spool, place) {
@@ -150,7 +159,7 @@ fn file_of<F: Filesystem>(
 ) -> Result<Option<(RelPath, Stat)>, KeeperError> {
     match spool.file_of(claimed) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        other => other.map_err(KeeperError::spool("read processing/")),
+        other => other.map_err(read_failed),
     }
 }
 
@@ -163,7 +172,7 @@ fn file_beside_sentinel<F: Filesystem>(
     let spool = &keeper.spool;
     let Some((rel, stat)) = file_of(spool, claimed)? else { return Ok(None) };
     let Some(announced) = keeper.table.announced(&rel) else { return Ok(Some((rel, stat))) };
-    let files = spool.files_of(claimed).map_err(KeeperError::spool("read processing/"))?;
+    let files = spool.files_of(claimed).map_err(read_failed)?;
     if let Some(found) = files.into_iter().find(|(rel, _)| *rel == announced) {
         return Ok(Some(found));
     }
@@ -206,7 +215,7 @@ fn own_input_of<F: Filesystem>(
         }
         Ok(None)
     };
-    look().map_err(KeeperError::spool("read processing/"))
+    look().map_err(read_failed)
 }
 
 /// The daemon may have died between the claim and the move of what promised it, which would stay for ever.
