@@ -353,7 +353,8 @@ impl SpoolArg {
         }
         let free = crate::fs::real::free_space(&self.path).map_or(0, |(free, _)| free);
         let of = Shortage::of(error).on(&self.path);
-        let is_full = error.is_shortage() || of != Shortage::Disk;
+        // Of rights only where a CSV is what they are wanted on.
+        let is_full = error.is_shortage() || !matches!(of, Shortage::Disk | Shortage::Rights);
         let message = format!(
             "{} ({}, {} free)\n  No accepted file is lost: jobs not yet recorded run again. {}, then \
              start inboxd.",

@@ -164,7 +164,7 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
         Notice::Short(of) => {
             let (what, fix) = of.says();
             let fix = fix.map_or_else(String::new, |fix| format!("\n  {fix}"));
-            format!("{what}: waiting for more room, nothing is lost{fix}")
+            format!("{what}: waiting {}, nothing is lost{fix}", of.until())
         }
         Notice::LowDisk { free, floor } => format!(
             "only {} MiB are free: waiting for {} MiB, nothing is lost",
@@ -183,6 +183,7 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
         Notice::MemoryIsBack => "there is enough memory again".to_owned(),
         Notice::Broken { route, why } => paused(route, why).join("\n"),
         Notice::Mended { route } => format!("route {route} goes on: a worker did not crash"),
+        Notice::HasRoom(Shortage::Rights) => "the CSV may be written again".to_owned(),
         Notice::HasRoom(_) => "there is room again".to_owned(),
         Notice::CsvTouched { route, is_gone, again } => csv_touched(route, *is_gone, *again),
         Notice::JournalLost { jobs } => format!(
@@ -226,6 +227,7 @@ pub(crate) fn trouble(notice: &Notice) -> Option<String> {
         Notice::SlotsRefused { workers, reason } => {
             format!("{workers} workers, and no more: {reason}")
         }
+        Notice::CsvRefused { reason } => reason.clone(),
         Notice::OldStays { reason, .. } => format!("old files cannot be removed: {reason}"),
         Notice::HistoryFailed { reason } => format!("the job log cannot be written: {reason}"),
         Notice::Reappeared { rel, .. } => {

@@ -380,8 +380,9 @@ impl State {
             let (what, fix) = of.says();
             let fix = fix.unwrap_or_default();
             print_line(&format!(
-                "{}: {what}; nothing is claimed until there is room, nothing is lost\n  {fix}",
-                show::bad("limit")
+                "{}: {what}; nothing is claimed {}, nothing is lost\n  {fix}",
+                show::bad("limit"),
+                of.until()
             ));
         }
         if self.disk_full {

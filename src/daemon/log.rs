@@ -181,10 +181,12 @@ fn notice(notice: &Notice) {
         }
         Notice::LowDisk { free, floor } => error!(free, floor, "disk is low, claims wait"),
         Notice::HasRoom(Shortage::Disk | Shortage::Quota) => info!("disk has room again"),
+        Notice::HasRoom(Shortage::Rights) => info!("CSV may be changed again"),
         Notice::HasRoom(_) => info!("there is enough again"),
         Notice::CsvTouched { route, is_gone, again } => {
             warn!(route, removed = is_gone, again, "CSV was changed by someone else");
         }
+        Notice::CsvRefused { reason } => error!(error = %reason, "CSV may not be changed"),
         Notice::JournalLost { jobs } => warn!(jobs, "journal knows nothing of claimed jobs"),
         Notice::JournalTouched => warn!("journal was changed by someone else"),
         Notice::SlotsRefused { workers, reason } => {

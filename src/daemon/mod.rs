@@ -65,9 +65,11 @@
 //! | `disk is low, claims wait` | error | free, floor | bytes |
 //! | `disk is full, claims wait` | error | | nothing is lost |
 //! | `source waits for room` | error | path, needs, free | bytes; a source of `batch` that is larger than what is free |
-//! | `something is short, claims wait` | error | error, fix | too many open files, no inodes, or no memory in the kernel; nothing is lost |
+//! | `something is short, claims wait` | error | error, fix | too many open files, no inodes, no memory in the kernel, or a CSV that may not be changed; nothing is lost |
 //! | `there is enough again` | info | | claims go on; said once it lasts |
 //! | `disk has room again` | info | | claims go on; said once it lasts |
+//! | `CSV may not be changed` | error | error | immutable, or in a folder that is closed to us: everything waits until it may be; which, and what the system said |
+//! | `CSV may be changed again` | info | | all goes on; said once it lasts |
 //! | `CSV was changed by someone else` | warn | route, removed, again | left alone; rows go on in a new segment, with `again` rows that the old one may hold, too |
 //! | `journal was changed by someone else` | warn | | a file in use was removed, replaced or cut; all that counts is written to a new one |
 //! | `job log cannot be written` | warn | error | `jobs` and `log` miss what happens until it can |

@@ -151,6 +151,11 @@ pub enum Notice {
         /// Rows that the new one has although the old one may hold them, too.
         again: u64,
     },
+    /// A CSV may not be written or renamed: everything waits until it may be.
+    CsvRefused {
+        /// Which, and what the system said.
+        reason: String,
+    },
     /// The journal knows nothing, and jobs of an earlier one stand in `processing/`.
     JournalLost {
         /// How many.

@@ -51,7 +51,8 @@ pub const ERRORS: &str = "errors";
 /// The CSVs cannot be brought to where the journal says.
 #[derive(Debug, thiserror::Error)]
 pub enum ResultsError {
-    /// The disk is full. Nothing is lost: free space and call `flush` again.
+    /// The disk is full, or somebody took our rights on a CSV (`chattr +i`). Nothing is lost: once that has
+    /// passed, call `flush` again.
     #[error("cannot {operation} {}", path.display())]
     Full {
         /// What was tried.
@@ -103,6 +104,10 @@ fn failed(
         // Nothing is planned yet: it can be made later. Nor is anything written of a CSV that cannot be
         // opened; without its file of rows, though, a record would count as applied and not be.
         _ if (operation == "create" || (operation == "open" && is_csv)) && is_shortage(&source) => {
+            ResultsError::Full { operation, path, source }
+        }
+        // Nothing was done, and where a CSV stands is people's matter: it waits for them.
+        io::ErrorKind::PermissionDenied if is_csv && operation != "sync" => {
             ResultsError::Full { operation, path, source }
         }
         _ => ResultsError::Io { operation, path, source },

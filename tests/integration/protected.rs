@@ -398,10 +398,11 @@ fn what_nobody_may_move_stops_nobody() {
     daemon.end_well();
 }
 
-/// Goal: a CSV that nobody may change is named as what stands in the way, with what to do; then all goes on, and
-/// no row is missing or there twice. Method: chattr +i before a batch, and while a daemon has it open.
+/// Goal: a CSV that nobody may change ends nothing: everything waits, it is named with what to do, and all goes on by
+/// itself; no row is missing or there twice. Method: chattr +i before a batch, and while a daemon has it open; undone
+/// once it is said.
 #[test]
-fn an_immutable_csv_is_named() {
+fn an_immutable_csv_is_waited_for() {
     let spool = Spool::new("[routes.main]\ncommand = [\"cat\", \"{path}\"]\n");
     spool.drop_file("1", "1");
     spool.run(&["batch"]).ok();
@@ -411,22 +412,26 @@ fn an_immutable_csv_is_named() {
         return;
     }
     spool.drop_file("2", "2");
-    let said = || spool.run(&["batch"]).code(1).says("chattr -ia");
-    said().says("cannot rename results/main.csv: Operation not permitted");
-    said();
+    let mut batch = spool.start(&["batch"]);
+    batch.wait_for_log("cannot rename results/main.csv: Operation not permitted");
+    batch.wait_for_log("chattr -ia");
     drop(fixed);
-    let mut daemon = spool.daemon();
+    assert_eq!(batch.wait().code(), Some(0), "{}", batch.log());
+    let daemon = spool.daemon();
     spool.drop_file("3", "3");
     spool.wait_until("it is done", || spool.has("done/3"));
     let fixed = Fixed(&spool);
     assert!(fix(&csv));
     spool.drop_file("4", "4");
-    assert_eq!(daemon.wait().code(), Some(1));
     daemon.wait_for_log("results/main.csv: Operation not permitted");
     daemon.wait_for_log("chattr -ia");
+    spool
+        .run(&["status"])
+        .ok()
+        .says("a CSV may not be written or renamed; nothing is claimed until it may be");
     drop(fixed);
-    spool.run(&["batch"]).ok();
-    assert_eq!(spool.names("done"), ["1", "2", "3", "4"]);
+    spool.wait_until("it goes on", || spool.has("done/4"));
+    daemon.end_well();
     let rows = spool.run(&["results", "main"]).ok().stdout();
     let mut rows: Vec<&str> = rows.lines().skip(1).map(|row| &row[..1]).collect();
     rows.sort_unstable();

@@ -162,7 +162,7 @@ fn reason_to_wait(spool: &SpoolArg, rel: &RelPath, file_type: FileType) -> Resul
         let (what, fix) =
             if of == Shortage::Disk { ("too little free disk", None) } else { of.says() };
         let fix = fix.map(str::to_owned);
-        return Ok(("waiting", format!("{what}: nothing is claimed until there is more"), fix));
+        return Ok(("waiting", format!("{what}: nothing is claimed {}", of.until()), fix));
     }
     if let Some(mut daemon) = spool.ask(&Ask::Why { rel: Rel(rel.clone()) })? {
         let held = daemon.next_answer()?.unwrap_or_default();

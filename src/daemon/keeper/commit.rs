@@ -6,8 +6,10 @@
 //! Invariants
 //! - The commit instant is the successful sync that `end_commit` hears of; nothing is applied or settled before.
 //! - What is durable is applied, settled and told in the order in which it was appended.
-//! - A shortage stops claims and is tried again; every other failure ends the daemon.
+//! - A shortage stops claims and is tried again, and so is a CSV that we may not change; every other failure ends
+//!   the daemon.
 
+use std::error::Error;
 use std::io;
 
 use super::{Keeper, KeeperError, Output, Shortage, settle_outcome};
@@ -148,8 +150,8 @@ impl<F: Filesystem> Keeper<F> {
         if self.applied < self.durable.len() || self.results.has_pending() {
             match self.apply_results(now) {
                 Ok(()) => {}
-                Err(KeeperError::Results(error @ ResultsError::Full { .. })) => {
-                    return self.is_short(Shortage::of(&error), now);
+                Err(error @ KeeperError::Results(ResultsError::Full { .. })) => {
+                    return self.waits_for(&error, now);
                 }
                 Err(error) => return Err(error),
             }
@@ -226,7 +228,7 @@ impl<F: Filesystem> Keeper<F> {
             return Ok(());
         }
         match self.apply_results(now) {
-            Err(error) if error.is_shortage() => self.is_short(Shortage::of(&error), now),
+            Err(error) if error.is_shortage() => self.waits_for(&error, now),
             other => other,
         }
     }
@@ -249,6 +251,25 @@ impl<F: Filesystem> Keeper<F> {
         if self.claims_allowed {
             self.out.extend(of.map(Output::Notice));
         }
+    }
+
+    /// [`Self::is_short`] of what an error names. Of rights it is said on what.
+    pub(super) fn waits_for(
+        &mut self,
+        error: &KeeperError,
+        now: Millis,
+    ) -> Result<(), KeeperError> {
+        let of = Shortage::of(error);
+        if of == Shortage::Rights && self.said_short.is_none() {
+            let mut reason = error.to_string();
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                reason.extend([": ".to_owned(), error.to_string()]);
+                cause = error.source();
+            }
+            self.out.push(Output::Notice(Notice::CsvRefused { reason }));
+        }
+        self.is_short(of, now)
     }
 
     pub(super) fn is_short(&mut self, of: Shortage, now: Millis) -> Result<(), KeeperError> {

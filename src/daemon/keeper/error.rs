@@ -87,10 +87,12 @@ pub enum Shortage {
     Files,
     /// The kernel's memory.
     Memory,
+    /// Rights on a CSV, or on the folder that it stands in.
+    Rights,
 }
 
 impl Shortage {
-    /// What the system's error among the causes of this one says. Without one it is the disk.
+    /// What the system's error among the causes of a shortage says. Without one it is the disk.
     pub fn of(error: &(dyn std::error::Error + 'static)) -> Self {
         use rustix::io::Errno;
         let mut cause = Some(error);
@@ -99,6 +101,7 @@ impl Shortage {
                 Some(Errno::MFILE | Errno::NFILE) => return Self::Files,
                 Some(Errno::NOMEM | Errno::NOBUFS) => return Self::Memory,
                 Some(Errno::DQUOT) => return Self::Quota,
+                Some(Errno::PERM | Errno::ACCESS) => return Self::Rights,
                 _ => cause = error.source(),
             }
         }
@@ -121,7 +124,15 @@ impl Shortage {
             Self::Inodes => "No inode is left: remove files (df -i)",
             Self::Files => "Raise the limit of open files (ulimit -n)",
             Self::Memory => "Free memory",
+            Self::Rights => {
+                "It is immutable or append-only, or its folder is (lsattr, chattr -ia), or not ours (ls -ld): undo that"
+            }
         }
+    }
+
+    /// What is waited for.
+    pub fn until(self) -> &'static str {
+        if self == Self::Rights { "until it may be" } else { "until there is more" }
     }
 
     /// In words, and what to do where something can be done besides making room.
@@ -138,6 +149,11 @@ impl Shortage {
                 ("too many files are open", Some(fix))
             }
             Self::Memory => ("the kernel has no memory left", None),
+            Self::Rights => {
+                let fix =
+                    "ls -ld and lsattr of it and of results/ show why: chattr -ia, or give it back";
+                ("a CSV may not be written or renamed", Some(fix))
+            }
         }
     }
 }

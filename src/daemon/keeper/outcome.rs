@@ -8,7 +8,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::{Keeper, KeeperError, Output, Shortage};
+use super::{Keeper, KeeperError, Output};
 use crate::config::{Route, limits};
 use crate::core::state::{Effect, Millis};
 use crate::core::{FailClass, Failure, JobId, RelPath, Row, Spent};
@@ -55,7 +55,7 @@ impl<F: Filesystem> Keeper<F> {
                     ended.rows = rows;
                 }
                 self.deferred.push_back(Effect::RecordOutcome { job, attempts, spent, failure });
-                return self.is_short(Shortage::of(&error), now);
+                return self.waits_for(&error, now);
             }
             Err(error) => return Err(error),
         };

@@ -15,7 +15,7 @@ use crate::core::records::Tried;
 use crate::core::state::{Effect, Event, Millis};
 use crate::core::{FailClass, Failure, JobId, Row};
 use crate::daemon::keeper::outcome::{error_row, route_spec};
-use crate::daemon::keeper::{Keeper, KeeperError, Output, Shortage};
+use crate::daemon::keeper::{Keeper, KeeperError, Output};
 use crate::daemon::notice::{FailedRecord, Notice};
 use crate::fs::Filesystem;
 use crate::journal::record::{InputOutcome, InputTried, PieceBytes, Record};
@@ -87,7 +87,7 @@ impl<F: Filesystem> Keeper<F> {
                     ended.rows = rows;
                 }
                 self.deferred.push_back(Effect::RecordInput { job, no, attempts, failure });
-                self.is_short(Shortage::of(&error), now)
+                self.waits_for(&error, now)
             }
             Err(error) => Err(error),
         }
