@@ -125,7 +125,14 @@ impl Failed {
 impl From<ShellError> for Failed {
     fn from(error: ShellError) -> Self {
         let code = if error.is_usage() { 2 } else { 1 };
-        Self { message: chain(&error), code, word: "error" }
+        let mut message = chain(&error);
+        let remedy = errnos(&error).find_map(|errno| match errno {
+            Errno::MFILE | Errno::NFILE => Some(Shortage::Files.remedy()),
+            Errno::AGAIN => Some(MORE_PROCESSES),
+            _ => None,
+        });
+        message.extend(remedy.map(|remedy| format!("\n  {remedy}, then try again.")));
+        Self { message, code, word: "error" }
     }
 }
 
@@ -364,9 +371,7 @@ impl SpoolArg {
             match error {
                 KeeperError::StoppedShort(of) => of.remedy(),
                 _ if is_full => of.remedy(),
-                _ if errnos(error).any(|errno| errno == Errno::AGAIN) => {
-                    "Raise the limit of processes (TasksMax= of the unit, or ulimit -u)"
-                }
+                _ if errnos(error).any(|errno| errno == Errno::AGAIN) => MORE_PROCESSES,
                 _ if errnos(error).any(|errno| errno == Errno::XDEV) => {
                     "A folder of the spool is a mount of its own (findmnt): put the whole spool on one filesystem"
                 }
@@ -380,6 +385,9 @@ impl SpoolArg {
         Failed { message, code: 1, word: "fatal" }
     }
 }
+
+/// What to do where there is no process or thread to be had.
+const MORE_PROCESSES: &str = "Raise the limit of processes (TasksMax= of the unit, or ulimit -u)";
 
 /// What the system said, of an error and of what it came from.
 fn errnos<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = Errno> + 'a {

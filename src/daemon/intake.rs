@@ -239,10 +239,10 @@ impl<L: Listener> Service<RealFs, L> {
                 intake.ask(None);
             }
             Err(error) => {
-                let hint = if error.raw_os_error() == Some(libc::EMFILE) {
-                    " (fs.inotify.max_user_instances)"
-                } else {
-                    ""
+                let hint = match error.raw_os_error() {
+                    Some(libc::EMFILE) => " (fs.inotify.max_user_instances, or ulimit -n)",
+                    Some(libc::EAGAIN) => " (no thread: TasksMax= of the unit, or ulimit -u)",
+                    _ => "",
                 };
                 intake.trouble = Some(format!("{error}{hint}"));
                 intake.retry = Some(Instant::now() + limits::POLL);

@@ -10,12 +10,14 @@
 //! - Marking never waits for anything but a lock that is held for a few instructions.
 //! - Marks are bounded: names turn into their folder, folders into "everything".
 //! - An event without a path (`Flag::Rescan`) is looked for first: the kernel lost events.
-//! - The end of notify's thread is a mark, too: it drops what it marks with.
+//! - The end of notify's thread is a mark, too: it drops what it marks with. What notify does then is to panic, in each
+//!   call and at its own end; here that ends nothing.
 //!
 //! Moving to notify 9 is a change of this file only.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -101,13 +103,16 @@ impl Watching {
         let root = incoming.to_owned();
         let shared = Arc::new(Shared { root, state: Mutex::default(), keeper });
         let config = Config::default().with_follow_symlinks(false);
+        // notify does not say that there is no thread for it (TasksMax=); we ask before.
+        drop(std::thread::Builder::new().spawn(|| ())?.join());
         let marker = Marker(Arc::clone(&shared));
-        let watcher = RecommendedWatcher::new(marker, config).map_err(into_io)?;
+        let notify = RecommendedWatcher::new(marker, config).map_err(into_io)?;
+        let notify = Notify(Some(notify));
         let (wanted, folders) = channel();
         let ours = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("watch".to_owned())
-            .spawn(move || watch_all(watcher, &ours, &folders))?;
+            .spawn(move || watch_all(notify, &ours, &folders))?;
         Ok(Self { shared, wanted })
     }
 
@@ -126,8 +131,29 @@ impl Watching {
     }
 }
 
+/// Panics no more: see the module.
+struct Notify(Option<RecommendedWatcher>);
+
+impl Notify {
+    fn watch(&mut self, path: &Path) -> notify::Result<()> {
+        let watch = || match &mut self.0 {
+            Some(notify) => notify.watch(path, RecursiveMode::NonRecursive),
+            None => Ok(()),
+        };
+        let ended = |_| Err(notify::Error::generic("the watcher ended"));
+        catch_unwind(AssertUnwindSafe(watch)).unwrap_or_else(ended)
+    }
+}
+
+impl Drop for Notify {
+    fn drop(&mut self) {
+        let notify = self.0.take();
+        drop(catch_unwind(AssertUnwindSafe(|| drop(notify))));
+    }
+}
+
 /// Our thread: watches what it is told to, until the keeper's end is dropped.
-fn watch_all(mut notify: RecommendedWatcher, shared: &Shared, folders: &Receiver<Folder>) {
+fn watch_all(mut notify: Notify, shared: &Shared, folders: &Receiver<Folder>) {
     while let Ok(folder) = folders.recv() {
         let path = match &folder {
             Some(rel) => shared.root.join(rel.as_path()),
@@ -137,7 +163,7 @@ fn watch_all(mut notify: RecommendedWatcher, shared: &Shared, folders: &Receiver
         shared.lock().watched.insert(path.clone());
         // A link that took the folder's place may be watched here; its events are hints at names that
         // are then looked for below `incoming/` without following anything.
-        let watched = notify.watch(&path, RecursiveMode::NonRecursive);
+        let watched = notify.watch(&path);
         shared.mark(|state| match watched {
             Ok(()) => state.marks.watched.push(folder),
             Err(error) => {
@@ -341,6 +367,35 @@ mod tests {
         assert!(marker.0.lock().marks.lost);
         assert!(matches!(told.try_recv(), Ok(Message::Dirty)));
         assert!(told.try_recv().is_err(), "the keeper is told once until it comes");
+    }
+
+    /// Goal: where notify has no thread, its panics end nobody, and we hear of it. Method: notify with its end of the
+    /// thread gone, as where none could be started: what it marks with is dropped; asked to watch, and dropped.
+    #[test]
+    fn a_notify_without_its_thread_ends_nobody() {
+        struct Ends(Marker);
+        impl EventHandler for Ends {
+            fn handle_event(&mut self, _: notify::Result<Event>) {
+                let Marker(shared) = &self.0;
+                assert!(Arc::strong_count(shared) == 0, "its thread ends");
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (keeper, told) = channel();
+        let root = dir.path().to_owned();
+        let shared = Arc::new(Shared { root, state: Mutex::default(), keeper });
+        let ends = Ends(Marker(Arc::clone(&shared)));
+        let notify = RecommendedWatcher::new(ends, Config::default()).unwrap();
+        let mut notify = Notify(Some(notify));
+        notify.watch(dir.path()).unwrap();
+        std::fs::write(dir.path().join("x"), "").unwrap();
+        assert!(matches!(told.recv_timeout(SOON), Ok(Message::Dirty)));
+        assert!(shared.lock().marks.is_dead);
+        // The last of it goes with its thread, a moment later.
+        while notify.watch(dir.path()).is_ok() {
+            std::thread::yield_now();
+        }
+        drop(notify);
     }
 
     /// Goal: a rename, a close and a new folder are told apart; a folder's end is told; and so is the end of
