@@ -18,7 +18,7 @@
 //! many tasks, `python` hands it the shim, [`slot`] chooses the kind;
 //! [`lot`] runs records of one input, one after the other;
 //! [`records`] is one record of an input, where that is what a task is about;
-//! [`stop`] ends attempts from outside; [`orphans`] ends what a dead daemon left.
+//! [`stop`] ends attempts from outside; [`orphans`] ends what a dead daemon left; `own_files` tells a worker's log from its script.
 
 pub mod command;
 mod exit;
@@ -27,6 +27,7 @@ pub mod http;
 pub mod lot;
 mod memory;
 pub mod orphans;
+mod own_files;
 pub mod proc;
 mod process;
 mod program;

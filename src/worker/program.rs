@@ -52,6 +52,14 @@ pub(super) fn find(program: &OsStr, spool: &Path, search: &OsStr) -> Result<Path
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramState(Vec<Option<[i64; 4]>>);
 
+impl ProgramState {
+    /// Where it is another than before: the arguments come first, in their order.
+    pub(super) fn changed_since<'a>(&'a self, then: &'a Self) -> impl Iterator<Item = usize> + 'a {
+        let most = self.0.len().max(then.0.len());
+        (0..most).filter(|at| self.0.get(*at) != then.0.get(*at))
+    }
+}
+
 /// What a worker started now would run, to see whether that was changed; `None` where the program is not there.
 /// For a paused route, and for a runner that may run an older text. Not the newest time of all: a file that is put
 /// in place as it was elsewhere (`rsync -t`, `cp -p`) may be older than the interpreter beside it.

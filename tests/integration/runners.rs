@@ -625,3 +625,29 @@ fn a_runner_is_trusted_by_its_certificate() {
     let want = ["0", "100000", "200000", "300000", "400000", "500000"];
     assert_eq!(spool.csv("r").sorted(), want, "{}", spool.report());
 }
+/// Goal: the access log and the pid file of a runner that is ours do not end it after each job. Method: both as arguments
+/// of `start`, a line written after each answer; its starts after four jobs.
+#[test]
+fn files_that_a_runner_writes_itself_do_not_end_it() {
+    let port = free_port();
+    let start = format!(
+        "start = [\"{}\", \"logs.py\", \"{port}\", \"0\", \"access.log\", \"run.pid\"]\ngrace = \"300ms\"\n",
+        python()
+    );
+    let spool = asking(port, &start);
+    spool.write(
+        "logs.py",
+        "import os\nlog = open('access.log', 'a', buffering=1)\nopen('run.pid', 'w').write(f'{os.getpid()}\\n')\n\
+         text = open('runner.py').read()\n\
+         exec(text.replace('job = json.loads(body)', 'job = json.loads(body); log.write(\"x\\\\n\")'))\n",
+    );
+    let daemon = spool.daemon();
+    for n in 0..4 {
+        let name = format!("{n}.json");
+        spool.drop_file(&name, "{}");
+        spool.wait_until("it is done", || spool.has(&format!("done/{name}")));
+    }
+    let starts = fs::read_to_string(spool.path("starts.txt")).unwrap();
+    assert_eq!(starts.lines().count(), 1, "{}", spool.report());
+    daemon.end_well();
+}

@@ -492,3 +492,43 @@ fn a_drain_leaves_no_worker() {
     assert_eq!(spool.names("done"), ["a"], "{}", spool.report());
     assert_eq!(spool.processes(), Vec::<String>::new());
 }
+
+/// Goal: a log or a pid file among the arguments, which the worker writes itself, does not end it after each job; what
+/// others change does. Method: five jobs; then another one's change of a further argument, of the pid file and of the
+/// script.
+#[test]
+fn files_that_a_worker_writes_itself_do_not_end_it() {
+    let spool = worker(
+        "if jobs == 1: print(os.getpid(), file=open('own.pid', 'w'))\nlog.write(name + '\\n')\ndone(m)",
+        "",
+    );
+    let settings = std::fs::read_to_string(spool.path("inboxd.toml")).unwrap();
+    let args = "\"w.py\", \"own.log\", \"own.pid\", \"model\"]";
+    spool.write("inboxd.toml", &settings.replace("\"w.py\"]", args));
+    let script = std::fs::read_to_string(spool.path("w.py")).unwrap();
+    spool.write("w.py", &format!("log = open('own.log', 'a', buffering=1)\n{script}"));
+    for name in ["own.log", "own.pid", "model"] {
+        spool.write(name, "");
+    }
+    let daemon = spool.daemon();
+    let mut count = 0;
+    let mut job = || {
+        count += 1;
+        let name = count.to_string();
+        spool.drop_file(&name, "x");
+        spool.wait_until("it is done", || spool.path("done").join(&name).exists());
+        loads(&spool)
+    };
+    for _ in 0..5 {
+        assert_eq!(job(), 1, "{}", spool.report());
+    }
+    for (at, (name, text)) in
+        [("model", "other"), ("own.pid", "1\n"), ("w.py", "")].into_iter().enumerate()
+    {
+        let old = std::fs::read_to_string(spool.path(name)).unwrap();
+        spool.write(name, &format!("{text}{old}\n"));
+        assert_eq!(job(), at + 2, "{name}: {}", spool.report());
+        assert_eq!(job(), at + 2, "{name}: {}", spool.report());
+    }
+    daemon.end_well();
+}

@@ -18,12 +18,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
 use ureq::http::Uri;
 
 use super::client::agent;
 use super::wire::{lookup, open};
 use crate::config::request::origin;
 use crate::config::{Route, Worker, limits};
+use crate::worker::own_files::is_written_by;
 use crate::worker::process::{Bounds, Ending, ResourceLimits, attend, start};
 use crate::worker::tail::Tail;
 use crate::worker::{ProgramState, Stop, exit, orphans, program, program_state};
@@ -34,7 +36,8 @@ pub(super) struct Runner {
     /// As it was when the runner was started.
     pub(super) route: Arc<Route>,
     /// Its program and files, as they were then.
-    runs: Option<ProgramState>,
+    runs: Mutex<Option<ProgramState>>,
+    group: Option<Pid>,
     said: Arc<Said>,
     /// Ends it, and nothing else.
     end: Stop,
@@ -119,9 +122,10 @@ impl Runner {
         };
         let thread = thread.map_err(|error| permanent(format!("cannot start {name}: {error}")))?;
         let route = Arc::clone(route);
-        let mut runner = Self { route, runs, said, end, thread: Some(thread) };
+        let runs = Mutex::new(runs);
+        let mut runner = Self { route, runs, group: None, said, end, thread: Some(thread) };
         match begun.recv() {
-            Ok(Ok(())) => {}
+            Ok(Ok(pid)) => runner.group = Some(pid),
             Ok(Err(error)) => {
                 let program = argv.first().map(OsStr::new).unwrap_or_default();
                 return Err(permanent(program::start_error(program, &path, &error)));
@@ -176,7 +180,28 @@ impl Runner {
     /// Whether it is the runner that the route asks for now.
     pub(super) fn is_for(&self, route: &Arc<Route>, spool: &Path) -> bool {
         (Arc::ptr_eq(&self.route, route) || self.route.works_like(route))
-            && self.runs == program_state(route, spool)
+            && self.is_current(program_state(route, spool), spool)
+    }
+
+    /// Whether its program and files are as they were, but for what it writes itself.
+    fn is_current(&self, now: Option<ProgramState>, spool: &Path) -> bool {
+        // Nothing in here panics half way.
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        if *runs == now {
+            return true;
+        }
+        let argv = self.route.http.start.as_deref().unwrap_or_default();
+        let (Some(then), Some(new), Some(group)) = (runs.as_ref(), now.as_ref(), self.group) else {
+            return false;
+        };
+        let is_own = |at: usize| {
+            argv.get(at + 1).is_some_and(|file| is_written_by(&spool.join(file), group))
+        };
+        let is_same = new.changed_since(then).all(is_own);
+        if is_same {
+            *runs = now;
+        }
+        is_same
     }
 
     /// What it printed since this was last asked.
@@ -204,7 +229,7 @@ fn attend_runner(
     route: &Route,
     said: &Said,
     end: &Stop,
-    tell: &SyncSender<std::io::Result<()>>,
+    tell: &SyncSender<std::io::Result<Pid>>,
 ) {
     let started = match start(command) {
         Ok(started) => started,
@@ -213,7 +238,7 @@ fn attend_runner(
     let limited = ResourceLimits::of(route).set(started.group());
     // A runner without its limits must not go on.
     let limited = limited.inspect_err(|_| drop(end.now()));
-    drop(tell.send(Ok(())));
+    drop(tell.send(Ok(started.group())));
     let bounds = Bounds { stop: end, timeout: Duration::MAX, grace: route.grace };
     let mut last = Tail::new(limits::REASON_LINE);
     let mut buffer = vec![0; 64 << 10];

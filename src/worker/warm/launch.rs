@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::Pid;
 
 use super::session::Files;
 use crate::config::{Route, Transport, Worker};
@@ -65,8 +66,11 @@ pub(super) fn launch(route: &Route, spool: &Path) -> Result<Launched, String> {
     environment.push(("INBOXD_PROTO".into(), "inboxd-worker/1".into()));
     let mut files: Vec<PathBuf> = files.iter().map(|file| spool.join(file)).collect();
     files.retain(|file| file.is_file());
-    files.push(path.clone());
-    let files = Files::new(&files);
+    // The file of `python` is no argument of the user's.
+    let is_warm = matches!(route.worker, Worker::Warm { .. });
+    let (arguments, mut others) = if is_warm { (files, Vec::new()) } else { (Vec::new(), files) };
+    others.push(path.clone());
+    let files = Files::new(&arguments, &others);
     let is_socket = route.warm.transport == Transport::Fd;
     let started = if is_socket {
         args.splice(0..0, [HELPER.into(), path.clone().into(), name.to_owned()]);
@@ -78,7 +82,8 @@ pub(super) fn launch(route: &Route, spool: &Path) -> Result<Launched, String> {
         start_with_pipes(command, &args, &environment, spool)
     };
     let (child, to, from) = started.map_err(|error| program::start_error(name, &path, &error))?;
-    Ok(Launched { child, to, from, files })
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    Ok(Launched { child, to, from, files: files.of(group) })
 }
 
 type Started = io::Result<(Child, OwnedFd, OwnedFd)>;

@@ -18,8 +18,10 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+
+use rustix::process::Pid;
 
 use super::framing::Frame;
 use super::job::log_line;
@@ -29,6 +31,7 @@ use crate::config::{Route, limits};
 use crate::core::{FailClass, Verdict};
 use crate::worker::Ended;
 use crate::worker::exit::one_line;
+use crate::worker::own_files::is_written_by;
 use crate::worker::tail::Tail;
 
 mod greet;
@@ -65,16 +68,38 @@ type Seen = (i64, i64, u64, u64);
 
 /// The files whose change makes a worker an old one, as they were at its start.
 #[derive(Debug)]
-pub(super) struct Files(Vec<(PathBuf, Option<Seen>)>);
+pub(super) struct Files {
+    all: Mutex<Vec<(PathBuf, Option<Seen>)>>,
+    /// So many of them, the first ones, may be its own: a log, a pid file.
+    arguments: usize,
+    group: Option<Pid>,
+}
 
 impl Files {
-    pub(super) fn new(paths: &[PathBuf]) -> Self {
-        Self(paths.iter().map(|path| (path.clone(), seen(path))).collect())
+    /// The arguments that are files, and what else it runs.
+    pub(super) fn new(arguments: &[PathBuf], others: &[PathBuf]) -> Self {
+        let all = arguments.iter().chain(others);
+        let all = all.map(|path| (path.clone(), seen(path))).collect();
+        Self { all: Mutex::new(all), arguments: arguments.len(), group: None }
+    }
+
+    /// Those of the worker with this group.
+    pub(super) fn of(self, group: Option<Pid>) -> Self {
+        Self { group, ..self }
     }
 
     /// They are those that the worker was started from.
     pub(super) fn are_current(&self) -> bool {
-        self.0.iter().all(|(path, then)| seen(path) == *then)
+        // Nothing in here panics half way.
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter_mut().enumerate().all(|(at, (path, then))| {
+            let now = seen(path);
+            let group = self.group.filter(|_| at < self.arguments && now != *then);
+            if group.is_some_and(|group| is_written_by(path, group)) {
+                *then = now;
+            }
+            *then == now
+        })
     }
 }
 
