@@ -287,6 +287,8 @@ pub const HTTP_INPUT: u64 = 16 << 20;
 pub const HTTP_HEADER: usize = 32 << 10;
 /// Each of the two buffers of a connection, in bytes.
 pub const HTTP_BUFFER: usize = 64 << 10;
+/// A URL that can be sent for certain, in bytes: a line of the request is written into one buffer.
+pub const HTTP_URL: usize = HTTP_BUFFER - 1024;
 /// Connections to a route's runner that are kept between jobs.
 pub const HTTP_IDLE: usize = 64;
 /// A kept connection is closed after this long: below the 5 s after which uvicorn closes it.

@@ -331,10 +331,10 @@ impl Pool {
     /// From now on only these routes have warm workers and runners, each those of its kind: one that was
     /// of another before must not hold its model until the daemon ends.
     pub fn keep_warm(&self, routes: &[Arc<Route>]) {
-        let has_runner =
-            |it: &&Arc<Route>| matches!(it.worker, Worker::Http { .. }) && it.http.start.is_some();
-        let runners = routes.iter().filter(has_runner).map(|route| route.name.clone()).collect();
-        self.http.keep_only(&runners);
+        let asked = routes.iter().filter(|it| matches!(it.worker, Worker::Http { .. }));
+        let (ours, others): (Vec<_>, Vec<_>) = asked.partition(|it| it.http.start.is_some());
+        let names = |routes: Vec<&Arc<Route>>| routes.iter().map(|it| it.name.clone()).collect();
+        self.http.keep_only(&names(ours), &names(others));
         let is_warm =
             |it: &&Arc<Route>| matches!(it.worker, Worker::Python { .. } | Worker::Warm { .. });
         self.warm.keep_only(routes.iter().filter(is_warm).map(Arc::clone).collect());

@@ -19,6 +19,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Runner(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def log_message(self, *a): pass
+    def setup(self):
+        super().setup()
+        with open("connections.txt", "a") as f: f.write("x")
     def answer(self, status, body=b"", **headers):
         self.send_response(status)
         for name, value in headers.items(): self.send_header(name.replace("_", "-"), value)
@@ -625,6 +628,40 @@ fn a_runner_is_trusted_by_its_certificate() {
     let want = ["0", "100000", "200000", "300000", "400000", "500000"];
     assert_eq!(spool.csv("r").sorted(), want, "{}", spool.report());
 }
+
+/// Goal: who reads the settings again loses no kept connection to a runner that is not ours. Method: a job, other
+/// settings elsewhere, a job; again until no connection was made for the second, which is closed after four seconds.
+#[test]
+fn a_reload_keeps_connections() {
+    let port = free_port();
+    let spool = asking(port, "");
+    let _server = Server::runner(&spool, port);
+    let daemon = spool.daemon();
+    let connections =
+        || fs::read_to_string(spool.path("connections.txt")).map_or(0, |all| all.len());
+    let mut round = 0;
+    let mut job = |tag: &str| {
+        let name = format!("{round}-{tag}.json");
+        spool.drop_file(&name, "{}");
+        spool.wait_until("it is done", || spool.has(&format!("done/{name}")));
+        round += 1;
+    };
+    let mut reloads = 0;
+    spool.wait_until("a job over a kept connection", || {
+        job("before");
+        let before = connections();
+        reloads += 1;
+        let other = format!("glob = \"none\"\ncommand = [\"true\", \"{reloads}\"]\n");
+        spool.write("routes.d/other.toml", &other);
+        daemon.signal(Signal::HUP);
+        let told = || daemon.log().matches("settings reloaded").count();
+        spool.wait_until("it is in force", || told() >= reloads);
+        job("after");
+        connections() == before
+    });
+    daemon.end_well();
+}
+
 /// Goal: the access log and the pid file of a runner that is ours do not end it after each job. Method: both as arguments
 /// of `start`, a line written after each answer; its starts after four jobs.
 #[test]

@@ -260,6 +260,14 @@ impl Client {
                 Error::Decompress(_, why) => {
                     failed(FailClass::Fail, format!("the answer cannot be unpacked: {why}"))
                 }
+                // Before anything was sent; ureq tells of each limit in another way.
+                error if url.len() > limits::HTTP_URL && is_unsendable(error) => {
+                    let most = bytesize::ByteSize::b(limits::HTTP_URL as u64);
+                    let reason = format!(
+                        "the URL made of it is longer than {most}: send it as the body (`method` and `body`)"
+                    );
+                    failed(FailClass::Permanent, reason)
+                }
                 error => failed(FailClass::Fail, format!("the answer is not HTTP: {error}")),
             };
         };
@@ -290,6 +298,12 @@ impl Client {
             _ => cut_off(format!("connection lost: {origin}: {error}")),
         }
     }
+}
+
+/// The request could not even be made, or does not fit where it is written.
+fn is_unsendable(error: &Error) -> bool {
+    matches!(error, Error::Http(_) | Error::BadUri(_))
+        || error.to_string().contains("output too small")
 }
 
 /// Variables that headers of a route name and our environment does not have.

@@ -52,7 +52,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// After a reload: the routes that have runners. Those of others stay for no longer than their jobs.
+    /// After a reload: the routes whose runners are ours. Those of others stay for no longer than their jobs.
     kept: Option<BTreeSet<String>>,
     clients: BTreeMap<String, Arc<Client>>,
     runners: BTreeMap<String, Arc<Place>>,
@@ -224,8 +224,8 @@ impl HttpPool {
         concluded(asked, death, runner)
     }
 
-    /// From now on only these routes have runners and connections.
-    pub fn keep_only(&self, routes: &BTreeSet<String>) {
+    /// From now on only these routes have runners of ours, and those and the others connections.
+    pub fn keep_only(&self, routes: &BTreeSet<String>, others: &BTreeSet<String>) {
         let mut state = self.lock();
         state.kept = Some(routes.clone());
         let gone: Vec<String> =
@@ -235,7 +235,7 @@ impl HttpPool {
             let served = state.clients.get(&name).map(|client| address(&client.route).to_owned());
             state.end_runner(served.unwrap_or_default(), place);
         }
-        state.clients.retain(|name, _| routes.contains(name));
+        state.clients.retain(|name, _| routes.contains(name) || others.contains(name));
     }
 
     /// A job of this route is over. Where the route is no more, its runner goes with the last of those under way.
@@ -273,7 +273,7 @@ impl HttpPool {
 
     /// Ends all runners. Nothing runs any more when it is called.
     pub fn end(&self) {
-        self.keep_only(&BTreeSet::new());
+        self.keep_only(&BTreeSet::new(), &BTreeSet::new());
         let threads = std::mem::take(&mut self.lock().threads);
         for Leaving { thread, .. } in threads {
             let panicked = thread.join().is_err();

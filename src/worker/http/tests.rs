@@ -522,3 +522,21 @@ fn after_a_pause_one_start_is_tried() {
         assert_eq!(found.lines().count(), starts);
     }
 }
+
+/// Goal: what does not fit a URL is said to be that, and is no fault of the runner's. Method: members of the file of
+/// ever more bytes in it; what is shorter than the limit arrives.
+#[test]
+fn a_url_that_is_too_long_is_named() {
+    let url = always("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    for (len, fits) in [(62 << 10, true), (64 << 10, false), (80 << 10, false), (1 << 20, false)] {
+        let file = File::new(b"a.json", format!("{{\"t\":\"{}\"}}", "x".repeat(len)).as_bytes());
+        let ended = pool().run(&file.task(&format!("{url}/{{t}}"), |_| ()));
+        if fits {
+            assert_eq!(ended.verdict, Verdict::Done);
+            continue;
+        }
+        let (class, reason) = failure(&ended);
+        assert_eq!(class, FailClass::Permanent, "{len}: {reason}");
+        assert!(reason.starts_with("the URL made of it is longer than 63"), "{len}: {reason}");
+    }
+}
