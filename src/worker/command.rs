@@ -67,6 +67,10 @@ impl Slot {
                 Err(StartError::Task(reason)) => {
                     Ended::without_rows(Verdict::Failed(Failure::new(FailClass::Fail, reason)))
                 }
+                Err(StartError::Record(reason)) => {
+                    let failure = Failure::new(FailClass::Permanent, reason);
+                    Ended::without_rows(Verdict::Failed(failure))
+                }
                 Err(StartError::Route(reason) | StartError::Moved(reason)) => {
                     Ended::without_rows(Verdict::Misconfigured { reason })
                 }
@@ -88,6 +92,12 @@ impl Slot {
         if let Some(starter) = &mut self.starter {
             starter.dismiss();
         }
+    }
+
+    /// Whether one does.
+    #[cfg(test)]
+    pub(super) fn has_ready(&self) -> bool {
+        self.starter.as_ref().is_some_and(Starter::has_ready)
     }
 
     fn start(&mut self, task: &Task, stop: &Stop) -> Result<Ended, StartError> {
@@ -186,6 +196,8 @@ enum StartError {
     Moved(String),
     /// This file cannot be run or read; the next one may well be.
     Task(String),
+    /// This record can never be handed over so.
+    Record(String),
 }
 
 /// What is the same for every task of a route.
@@ -249,6 +261,23 @@ impl Prepared {
         if let Some(why) = self.unfit(task) {
             return Err(StartError::Task(why));
         }
+        match self.run_with(task, true, starter, attend) {
+            // Standard input has it.
+            Err(StartError::Record(_)) if self.route.stdin => {
+                self.run_with(task, false, starter, attend)
+            }
+            other => other,
+        }
+    }
+
+    /// `has_text`: a record is also told as a variable, if one can hold it.
+    fn run_with(
+        &self,
+        task: &Task,
+        has_text: bool,
+        starter: &mut Starter,
+        attend: &mut dyn FnMut(&Started) -> Ended,
+    ) -> Result<Ended, StartError> {
         let mut argv = vec![self.arg0.clone()];
         for argument in &self.arguments {
             if *argument == [Part::With] {
@@ -259,7 +288,7 @@ impl Prepared {
             argv.push(for_kernel(&fill(argument, task))?);
         }
         let mut own = Vec::new();
-        for (name, value) in facts(task).chain(record_facts(task)) {
+        for (name, value) in facts(task).chain(record_facts(task, has_text)) {
             own.push((name, variable(OsStr::new(name), &value)?));
         }
         // What the task says goes before what the route sets.
@@ -329,6 +358,10 @@ impl Prepared {
                 let reason = format!("{what}: {source}");
                 if is_ours { StartError::Route(reason) } else { StartError::Task(reason) }
             }
+            Step::Execute if error.is_too_big() && task.record.is_some() => {
+                let what = "the record is too long for an argument or a variable here";
+                StartError::Record(format!("{what} (ulimit -s): use stdin = true"))
+            }
             Step::Execute | Step::Prepare => {
                 let reason = program::start_error(&self.name, &self.found, source);
                 match source.kind() {
@@ -361,10 +394,11 @@ fn fits_argument(text: &str) -> bool {
 }
 
 /// The record and its number. A record that no variable can hold is left out: standard input has it.
-fn record_facts(task: &Task) -> impl Iterator<Item = (&'static str, OsString)> {
+fn record_facts(task: &Task, has_text: bool) -> impl Iterator<Item = (&'static str, OsString)> {
     let record = task.record.as_ref();
     let no = record.map(|record| ("INBOXD_RECORD_NO", record.no.to_string().into()));
-    let text = record.map(|record| record.value.text()).filter(|text| fits_argument(text));
+    let text = record.filter(|_| has_text).map(|record| record.value.text());
+    let text = text.filter(|text| fits_argument(text));
     no.into_iter().chain(text.map(|text| ("INBOXD_RECORD", text.into())))
 }
 

@@ -22,18 +22,24 @@ pub struct Slot {
     http: HttpPool,
     memory: OomWatch,
     schemas: Schemas,
+    /// The last attempt was a command's: so is the next one, mostly.
+    starts: bool,
 }
 
 impl Slot {
     /// A slot that shares these warm workers and runners with the others.
     pub fn new(warm: WarmPool, http: HttpPool) -> Self {
         let (memory, schemas) = (OomWatch::new(), Schemas::default());
-        Self { command: command::Slot::default(), warm, http, memory, schemas }
+        Self { command: command::Slot::default(), warm, http, memory, schemas, starts: false }
     }
 
     /// Has what the next start needs prepared, if the last one was of its kind.
     pub fn get_ready(&mut self) {
-        self.command.get_ready();
+        if self.starts {
+            self.command.get_ready();
+        } else {
+            self.command.dismiss();
+        }
     }
 
     /// There is nothing to run for a while: lets go of that.
@@ -46,6 +52,7 @@ impl Slot {
         if let Some(ended) = folder::check(task).or_else(|| self.schemas.check(task)) {
             return ended;
         }
+        self.starts = matches!(task.route.worker, Worker::Command { .. });
         match &task.route.worker {
             Worker::Command { .. } => self.command.run(task, stop),
             Worker::Warm { .. } | Worker::Python { .. } => {
@@ -61,6 +68,43 @@ impl Slot {
                 ended.took = started.elapsed();
                 ended
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::Route;
+    use crate::core::{JobId, RelPath};
+
+    /// Goal: a process stands by for the next command, and for no job of another kind. Method: a command; a request
+    /// that nobody answers; a command.
+    #[test]
+    fn a_process_stands_by_for_commands_only() {
+        let spool = tempfile::tempdir().unwrap();
+        std::fs::write(spool.path().join("x"), "").unwrap();
+        let stop = Stop::new().unwrap();
+        let mut slot = Slot::new(WarmPool::new(&stop), HttpPool::new(&stop));
+        let task = |worker: Worker| Task {
+            job: JobId::MIN,
+            attempt: 1,
+            route: Arc::new(Route { worker, ..Route::new("r", Vec::new()) }),
+            rel: RelPath::new("x").unwrap(),
+            spool: spool.path().to_owned(),
+            path: spool.path().join("x"),
+            scratch: spool.path().to_owned(),
+            output: None,
+            record: None,
+        };
+        let command = Worker::Command { argv: vec!["true".to_owned()] };
+        let http = Worker::Http { url: "http://127.0.0.1:1/".to_owned() };
+        for (worker, has_ready) in [(command.clone(), true), (http, false), (command, true)] {
+            slot.run(&task(worker), &stop);
+            slot.get_ready();
+            assert_eq!(slot.command.has_ready(), has_ready);
         }
     }
 }

@@ -39,7 +39,7 @@ use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::io::fcntl_dupfd_cloexec;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     Pid, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, pidfd_send_signal, waitid,
@@ -246,6 +246,11 @@ impl NotStarted {
     fn prepare(source: io::Error) -> Self {
         Self { step: Step::Prepare, source }
     }
+
+    /// All arguments and variables together are more than the kernel takes: a quarter of the stack's limit.
+    pub(super) fn is_too_big(&self) -> bool {
+        Errno::from_io_error(&self.source) == Some(Errno::TOOBIG)
+    }
 }
 
 /// Children that somebody may kill before they begin, until that is an error.
@@ -274,6 +279,11 @@ impl Starter {
         if self.ready.is_none() {
             self.ready = self.clone_child().ok();
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_ready(&self) -> bool {
+        self.ready.is_some()
     }
 
     /// Ends the child that stands by, if one does.

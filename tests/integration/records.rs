@@ -615,3 +615,33 @@ fn inputs_that_wait_hold_up_no_other_route() {
     spool.wait_until("the other one is done", || spool.path("done/y").exists());
     daemon.end_well();
 }
+
+/// Goal: where the kernel takes less (a small limit of the stack), a record that is too long for it fails by itself, named,
+/// and neither the others nor its route with it; on standard input it arrives. Method: a quarter of 512 KiB; a short
+/// record, one of 100 KiB as argument and variable, a short one.
+#[test]
+fn a_record_too_long_for_this_stack_fails_alone() {
+    let small = ["prlimit", "--stack=524288:524288"];
+    let input = format!("1\n{}\n3\n", "2".repeat(100 << 10));
+    for (settings, done) in [
+        (
+            "command = [\"sh\", \"-c\", \"echo ${{#1}}\", \"w\", \"{record}\"]\n",
+            ["1", "1"].as_slice(),
+        ),
+        (
+            "command = [\"wc\", \"-c\"]\nstdin = true\nenv = { FILL = \"$FILL\" }\n",
+            &["102401", "2", "2"],
+        ),
+    ] {
+        let settings = settings.replace("$FILL", &"x".repeat(60 << 10));
+        let spool = Spool::new(&format!(
+            "workers = 1\n[routes.r]\nrecords = \"lines\"\ntrace_columns = false\n{settings}"
+        ));
+        spool.drop_file("in", &input);
+        let ended = spool.run_under(&small, &["batch"], b"");
+        ended.code(if done.len() == 3 { 0 } else { 3 });
+        assert_eq!(spool.csv("r").sorted(), done, "{}", spool.report());
+        let reasons = spool.csv("errors").column("reason");
+        assert!(reasons.iter().all(|it| it.contains("too long") && it.contains("stdin = true")));
+    }
+}
