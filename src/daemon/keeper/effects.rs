@@ -114,7 +114,7 @@ impl<F: Filesystem> Keeper<F> {
                 self.record_input(job, no, attempts, failure, now)
             }
             Effect::Collect { job } => {
-                self.collect(job);
+                self.collect(job, now);
                 Ok(())
             }
             Effect::Release { job, begun } => {

@@ -54,6 +54,9 @@ pub(in crate::daemon) struct InputInfo<F: Filesystem> {
     pub(in crate::daemon) past: Option<Past>,
     /// The inode of the file of failed records, once there is one.
     collected: u64,
+    /// On a full disk: when it is to be made, and how long that was put off last.
+    collect_at: Millis,
+    collect_wait: Millis,
     /// Failed records told so far.
     told: u64,
     /// When it was first opened in this life.
@@ -141,6 +144,8 @@ impl<F: Filesystem> InputInfo<F> {
             tried: BTreeMap::new(),
             past: None,
             collected: 0,
+            collect_at: 0,
+            collect_wait: 0,
             told: 0,
             opened_at: None,
             open: None,

@@ -477,6 +477,36 @@ fn an_attempt_is_taken_back_once_there_is_room() {
     }
 }
 
+/// Goal: failed records of a large input that do not fit a full disk are not put together anew each second. Method:
+/// three tries that meet a full disk; in which seconds the next one comes, and with the clock set back.
+#[test]
+fn large_failed_records_wait_longer_each_time() {
+    let home = tempfile::tempdir().unwrap();
+    let mut settings = settings();
+    settings.routes[0].records = Some(crate::config::Records::Lines);
+    let mut keeper = keeper(home.path(), &settings);
+    std::fs::write(home.path().join("incoming/x"), "1\n").unwrap();
+    let mut now = now_ms();
+    while !keeper.scan(1000, now).unwrap() {}
+    let job = *keeper.jobs.keys().next().unwrap();
+    keeper.inputs.get_mut(&job).unwrap().mark.size = 1 << 30;
+    let mut waits = Vec::new();
+    let tries = |keeper: &mut Keeper<RealFs>, now| {
+        keeper.tick(now).unwrap();
+        keeper.take_outputs().iter().any(|output| matches!(output, Output::Collect(_)))
+    };
+    for _ in 0..3 {
+        let result = Err(super::inputs::CollectError::Io(Errno::NOSPC.into()));
+        keeper.handle(Input::Collected { job, result }, now).unwrap();
+        waits.push((1..60).find(|second| tries(&mut keeper, now + second * 1_000)).unwrap());
+        now += 60_000;
+    }
+    assert_eq!(waits, [1, 2, 4]);
+    let result = Err(super::inputs::CollectError::Io(Errno::NOSPC.into()));
+    keeper.handle(Input::Collected { job, result }, now).unwrap();
+    assert!(!tries(&mut keeper, now) && tries(&mut keeper, now - 3_600_000));
+}
+
 /// What became of a copy that was handed in: taken, or why not.
 fn answers<F: Filesystem>(keeper: &mut Keeper<F>) -> Vec<Result<JobId, String>> {
     let answer = |output| match output {

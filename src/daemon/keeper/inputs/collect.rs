@@ -4,6 +4,8 @@
 //!
 //! Invariants
 //! - The file is durable before the outcome that sends it to `error/`.
+//! - On a full disk a large one is tried again after ever longer: each try reads the input, and writes all that there
+//!   is room for.
 //! - It is made only of the input that the records were read from: a changed one is said to be.
 
 use std::io;
@@ -20,6 +22,12 @@ use crate::daemon::keeper::{Keeper, KeeperError, Output, Shortage};
 use crate::fs::{Filesystem, is_shortage};
 use crate::spool::records::{Input, change};
 use crate::spool::{Place, Spool};
+
+/// An input of more bytes than this …
+const LARGE: u64 = 16 << 20;
+/// … waits so long after the first try on a full disk, and twice as long after each further one, up to the second of
+/// these, in milliseconds: until then nothing is claimed.
+const AGAIN_MS: (Millis, Millis) = (1_000, 30_000);
 
 /// The failed records of an input are to be put into `processing/ID.err`, on another thread.
 #[derive(Clone, Debug)]
@@ -91,10 +99,15 @@ impl Collecting {
 
 impl<F: Filesystem> Keeper<F> {
     /// All records of a job are over: their failed ones are put together on another thread.
-    pub(in crate::daemon::keeper) fn collect(&mut self, job: JobId) {
+    pub(in crate::daemon::keeper) fn collect(&mut self, job: JobId, now: Millis) {
         let (Some(info), Some(input)) = (self.jobs.get(&job), self.inputs.get(&job)) else {
             return;
         };
+        // A clock that is set back makes no wait longer.
+        if (1..=AGAIN_MS.1).contains(&input.collect_at.saturating_sub(now)) {
+            self.deferred.push_back(Effect::Collect { job });
+            return;
+        }
         let claimed = info.claimed(job);
         let path = Path::new(&Place::Job(claimed).name()).join(info.rel.as_path());
         let progress = self.core.progress(job);
@@ -121,6 +134,11 @@ impl<F: Filesystem> Keeper<F> {
                 Verdict::Failed(Failure::new(FailClass::Permanent, changed(&how)))
             }
             Err(CollectError::Io(error)) if is_shortage(&error) => {
+                if let Some(input) = self.inputs.get_mut(&job).filter(|it| it.mark.size > LARGE) {
+                    let (first, most) = AGAIN_MS;
+                    input.collect_wait = input.collect_wait.saturating_mul(2).clamp(first, most);
+                    input.collect_at = now.saturating_add(input.collect_wait);
+                }
                 self.deferred.push_back(Effect::Collect { job });
                 return self.is_short(Shortage::of(&error), now);
             }
