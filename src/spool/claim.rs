@@ -249,7 +249,16 @@ impl<F: Filesystem> Spool<F> {
     ) -> io::Result<Place> {
         let scratch = self.lend_scratch(claimed, folders)?;
         if output {
-            self.make_afresh(Path::new(&Place::Output(claimed).name()))?;
+            let place = Place::Output(claimed);
+            let name = place.name();
+            match self.make_afresh(Path::new(&name)) {
+                // What an attempt that was taken back left there is not ours to remove.
+                Err(error) if self.stays(place, &error) => {
+                    self.leave_folder(place, claimed)?;
+                    self.make_afresh(Path::new(&name))?;
+                }
+                other => other?,
+            }
         }
         Ok(scratch)
     }

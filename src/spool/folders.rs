@@ -202,14 +202,20 @@ impl<F: Filesystem> Spool<F> {
                 claimed.begun = claimed.begun.saturating_add(1);
             }
             match self.make_afresh(Path::new(&Place::Scratch(claimed).name())) {
-                // An earlier attempt mounted something there: it stays.
-                Err(error) if fs::is_in_use(&error) && most > 0 => {
+                // An earlier attempt mounted something there, or left another user's there: it stays.
+                Err(error) if most > 0 && self.stays(Place::Scratch(claimed), &error) => {
                     most -= 1;
                     claimed.begun = claimed.begun.saturating_add(1);
                 }
                 other => return other.map(|()| Scratch { made_for: claimed, seen: None }),
             }
         }
+    }
+
+    /// Whether a folder cannot be emptied, now or later, and that is not for want of a right on `processing/`.
+    pub(super) fn stays(&self, place: Place, error: &io::Error) -> bool {
+        let is_there = || self.fs.stat(&self.processing, Path::new(&place.name())).is_ok();
+        fs::is_in_use(error) || error.kind() == io::ErrorKind::PermissionDenied && is_there()
     }
 
     /// The attempt is over: what it left in its scratch folder is removed.

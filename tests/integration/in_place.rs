@@ -161,6 +161,39 @@ fn made_files_of_another_user_stop_nobody() {
     daemon.end_well();
 }
 
+/// Goal: an attempt that is taken back begins again, whatever another user made in its folders meanwhile; that stays.
+/// Method: the daemon as `nobody`; root makes a file in the scratch and the output folder of a worker that then says
+/// that it is misconfigured; its script is mended.
+#[test]
+fn an_attempt_begins_again_beside_what_another_user_made() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let spool = Spool::verbatim(BY_OTHERS);
+    spool.write(
+        "w.sh",
+        "echo \"$INBOXD_SCRATCH $INBOXD_OUTPUT\" > at.tmp; mv at.tmp at\n\
+         until [ -e go ]; do sleep 0.02; done\nexit 127\n",
+    );
+    let daemon = spool.daemon_as_nobody();
+    spool.drop_file("x", "x");
+    spool.wait_until("its worker waits", || spool.has("at"));
+    let folders = std::fs::read_to_string(spool.path("at")).unwrap();
+    for folder in folders.split_whitespace() {
+        let theirs = Path::new(folder).join("theirs");
+        std::fs::create_dir(&theirs).unwrap();
+        std::fs::write(theirs.join("f"), "theirs").unwrap();
+    }
+    spool.write("go", "");
+    daemon.wait_for_log("route paused");
+    spool.write("w.sh", "echo own > $INBOXD_OUTPUT/own\n");
+    spool.wait_until("it is done", || spool.has("done/x"));
+    assert!(spool.has("output/x/own"), "{}", spool.report());
+    daemon.end_well();
+    let kept = spool.names("processing");
+    assert_eq!(kept.iter().filter(|it| it.ends_with("/theirs/f")).count(), 2, "{kept:?}");
+}
+
 /// Goal: what root submits to another user's daemon is a job like any other, and not a folder that this user can
 /// neither read nor move. Method: the daemon as `nobody`; root submits a file and a folder.
 #[test]
