@@ -26,7 +26,7 @@ use crate::spool::{Spool, names};
 ///
 /// The file goes from error/ back to incoming/, under the path that it came with, and its reason in
 /// error/.why/ goes away. Mend the file in error/ first, or the worker, or neither if it was bad luck.
-/// The row of the old failure stays in results/errors.csv.
+/// What has not failed is said, and the others run again. The row of the old failure stays in results/errors.csv.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   inboxd retry bad.json
@@ -61,6 +61,7 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
         }
     }
     let routes = Routes::read(spool)?;
+    let mut passed_over = Vec::new();
     let mut moves: Vec<Move> =
         found.into_iter().map(|failure| Move::retry(failure, &routes)).collect();
     for typed in &args.jobs {
@@ -69,7 +70,20 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
         let failure = target.failure(spool, line.as_ref());
         let found = failure.map(|failure| Move::retry(failure, &routes));
         let found = found.or_else(|| cut_off::of_retry(spool, &target, line.as_ref(), &routes));
-        moves.push(found.ok_or_else(|| not_failed(spool, &target, line.is_some()))?);
+        match found {
+            Some(found) => moves.push(found),
+            // Brought back by an earlier command that was cut off, perhaps: the others are still to be.
+            None if goes_on(spool, &target) => {
+                passed_over.push(not_failed(spool, &target, line.is_some()));
+            }
+            None => return Err(not_failed(spool, &target, line.is_some())),
+        }
+    }
+    if moves.is_empty() && passed_over.len() == 1 {
+        return passed_over.pop().map_or(Ok(ExitCode::SUCCESS), Err);
+    }
+    for Failed { message, .. } in &passed_over {
+        eprint_line(&format!("error: {message}"));
     }
     if args.all {
         // What goes along with another one is no failure of its own.
@@ -89,7 +103,14 @@ pub(crate) fn run(args: &Args, spool: &SpoolArg) -> Result<ExitCode, Failed> {
             !may_belong
         });
     }
-    move_back(spool, moves, From::Error, args.wait, args.json)
+    let code = move_back(spool, moves, From::Error, args.wait, args.json)?;
+    Ok(if passed_over.is_empty() { code } else { ExitCode::from(1) })
+}
+
+/// It is done by now, or waits or runs.
+fn goes_on(spool: &SpoolArg, target: &Target) -> bool {
+    let is_done = |rel: &RelPath| path_in(spool, Tree::Done, rel).exists();
+    target.rel.as_ref().is_some_and(is_done) || target.has_not_ended(spool)
 }
 
 fn not_failed(spool: &SpoolArg, target: &Target, is_known: bool) -> Failed {

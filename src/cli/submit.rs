@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use rustix::fs::OFlags;
+
 use super::target::quoted;
 use super::wait::{Awaited, Waiter};
 use super::{Failed, SpoolArg, print_json, print_line, show};
@@ -119,6 +121,9 @@ fn input(file: &Path, name: Option<&Path>, table: &RouteTable) -> Result<(Bytes,
         let Some(rel) = named else {
             return Err(Failed::usage("standard input has no name: add --name NAME"));
         };
+        if is_stdin_closed() {
+            return Err(Failed::usage("standard input is closed: there is nothing to hand in"));
+        }
         return Ok((Bytes::Stdin, rel));
     }
     let shown = file.display();
@@ -148,6 +153,17 @@ fn input(file: &Path, name: Option<&Path>, table: &RouteTable) -> Result<(Bytes,
         source
     };
     Ok((Bytes::Source(Box::new(source)), rel))
+}
+
+/// Whether we were started without standard input (`<&-`). The library then has put /dev/null there, open for writing
+/// as well, as nobody does who means an empty file.
+fn is_stdin_closed() -> bool {
+    let stdin = io::stdin();
+    let is_null = |here: rustix::fs::Stat| {
+        rustix::fs::stat("/dev/null").is_ok_and(|null| null.st_rdev == here.st_rdev)
+    };
+    rustix::fs::fstat(&stdin).is_ok_and(is_null)
+        && rustix::fs::fcntl_getfl(&stdin).is_ok_and(|flags| flags.contains(OFlags::RDWR))
 }
 
 /// A companion is not there.

@@ -246,6 +246,31 @@ fn retry_and_rerun() {
     assert_eq!(spool.csv("count").rows.len(), 3);
 }
 
+/// Goal: of several files to be retried, one that is done by now keeps no other from it (an earlier command was killed,
+/// perhaps); a name that nobody knows is a typo, and nothing is moved. Method: a failed file beside each.
+#[test]
+fn a_retry_of_several_passes_over_what_is_done() {
+    let spool = used();
+    spool.run(&["retry", "good.json", "never-seen.json", "bad.json"]).fails().says("never-seen");
+    spool.run(&["retry", "good.json"]).code(1).says("good.json is done");
+    assert!(spool.has("error/bad.json") && !spool.has("incoming/bad.json"));
+    let said = spool.run(&["retry", "good.json", "bad.json"]).code(1);
+    said.says("good.json is done, it has not failed").says("waits ");
+    assert!(spool.has("incoming/bad.json") && !spool.has("error/bad.json"));
+}
+
+/// Goal: who has no standard input hands in nothing, and hears of it; an empty one is an empty file. Method: closed,
+/// and empty.
+#[test]
+fn a_closed_standard_input_is_no_file() {
+    let spool = used();
+    let closed = ["sh", "-c", "exec \"$0\" \"$@\" <&-"];
+    let args = ["submit", "--name", "x.json", "-"];
+    spool.run_under(&closed, &args, b"").code(2).says("standard input is closed");
+    assert_eq!(spool.names("processing"), Vec::<String>::new());
+    spool.run(&args).ok();
+}
+
 /// Goal: `try` shows what a file would give, and changes nothing. Method: a good and a bad file.
 #[test]
 fn try_changes_nothing() {
