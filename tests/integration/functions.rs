@@ -579,3 +579,23 @@ fn stdio_with_noise() {
     spool.run(&["batch"]).ok();
     assert_eq!(spool.csv("r").column("a").len(), 20, "{}", spool.report());
 }
+
+/// Goal: a record that is nested deeper than Python can read fails by itself, named, and its worker goes on. Method: one
+/// of 100,000 levels between two others, in one process.
+#[test]
+fn a_record_nested_deeply_fails_alone() {
+    let spool = Spool::new(
+        "workers = 1\n[routes.r]\nrecords = \"ndjson\"\npython = \"w.py:f\"\ntrace_columns = false\n",
+    );
+    spool.write(
+        "w.py",
+        "open('loads.txt', 'a').write('x\\n')\ndef f(a): return {'a': str(a)[:9]}\n",
+    );
+    let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+    spool.drop_file("x", format!("{{\"a\":1}}\n{{\"a\":{deep}}}\n{{\"a\":3}}\n"));
+    spool.run(&["batch"]).code(3);
+    assert_eq!(spool.csv("r").sorted(), ["1", "3"], "{}", spool.report());
+    let reasons = spool.csv("errors").column("reason");
+    assert_eq!(reasons, ["the record is nested too deeply for Python"]);
+    assert_eq!(loads(&spool), 1);
+}

@@ -513,8 +513,17 @@ def _inboxd():
         send_text = lambda text: send_bytes(text.encode())
     # `loads` looks first which of five encodings its bytes have.
     scan = json.JSONDecoder().scan_once
+    # A record may be nested deeper than Python reads. The job's id stands before it, as inboxd writes it.
+    before = b'{"t":"job","id":"'
+    deep = {"t": "result", "status": "fail", "class": "permanent", "msg": "the record is nested too deeply for Python"}
     for line in iter(reader.readline, b""):
-        message = scan(line.decode(), 0)[0]
+        try:
+            message = scan(line.decode(), 0)[0]
+        except RecursionError:
+            if not line.startswith(before):
+                raise
+            say({**deep, "id": line[len(before):].partition(b'"')[0].decode()})
+            continue
         kind = message.get("t")
         if kind == "job":
             send_text(run(message))
