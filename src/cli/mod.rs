@@ -125,14 +125,7 @@ impl Failed {
 impl From<ShellError> for Failed {
     fn from(error: ShellError) -> Self {
         let code = if error.is_usage() { 2 } else { 1 };
-        let mut message = chain(&error);
-        let remedy = errnos(&error).find_map(|errno| match errno {
-            Errno::MFILE | Errno::NFILE => Some(Shortage::Files.remedy()),
-            Errno::AGAIN => Some(MORE_PROCESSES),
-            _ => None,
-        });
-        message.extend(remedy.map(|remedy| format!("\n  {remedy}, then try again.")));
-        Self { message, code, word: "error" }
+        Self { message: limited(chain(&error), &error), code, word: "error" }
     }
 }
 
@@ -216,7 +209,10 @@ pub(crate) fn supervised(
             }
             Ok(ExitCode::from(code))
         }
-        Err(error) => Err(Failed::runtime(format!("cannot start the daemon's process: {error}"))),
+        Err(error) => {
+            let message = format!("cannot start the daemon's process: {error}");
+            Err(Failed::runtime(limited(message, &error)))
+        }
     }
 }
 
@@ -388,6 +384,17 @@ impl SpoolArg {
 
 /// What to do where there is no process or thread to be had.
 const MORE_PROCESSES: &str = "Raise the limit of processes (TasksMax= of the unit, or ulimit -u)";
+
+/// A message with the limit that is to be raised, where the error is of one.
+fn limited(mut message: String, error: &(dyn std::error::Error + 'static)) -> String {
+    let remedy = errnos(error).find_map(|errno| match errno {
+        Errno::MFILE | Errno::NFILE => Some(Shortage::Files.remedy()),
+        Errno::AGAIN => Some(MORE_PROCESSES),
+        _ => None,
+    });
+    message.extend(remedy.map(|remedy| format!("\n  {remedy}, then try again.")));
+    message
+}
 
 /// What the system said, of an error and of what it came from.
 fn errnos<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = Errno> + 'a {

@@ -136,7 +136,12 @@ impl Sweeper {
 }
 
 fn own_stat() -> io::Result<Stat> {
-    proc::stat(getpid()).ok_or_else(|| io::Error::other("/proc does not show this process"))
+    let failed = || match std::fs::File::open("/proc/self/stat") {
+        // A descriptor too few, perhaps.
+        Err(error) => error,
+        Ok(_) => io::Error::other("/proc does not show this process"),
+    };
+    proc::stat(getpid()).ok_or_else(failed)
 }
 
 struct Child {

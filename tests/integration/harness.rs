@@ -213,22 +213,28 @@ impl Spool {
 
     /// `inboxd run`, ready, as a user who owns the spool and has no special rights. Only root can ask.
     pub(crate) fn daemon_as_nobody(&self) -> Running {
+        let daemon = self.start_as("nobody", &[]);
+        daemon.wait_for_log("ready");
+        daemon
+    }
+
+    /// The same as any user, by name or number, started by another program that becomes it; perhaps not ready.
+    pub(crate) fn start_as(&self, user: &str, wrapper: &[&str]) -> Running {
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(self.home(), fs::Permissions::from_mode(0o755)).unwrap();
         let binary = self.home().join("inboxd");
         // The second time what came meanwhile stays whose it is.
         if !binary.exists() {
-            let chown = Command::new("chown").args(["-R", "nobody"]).arg(self.root()).status();
+            let chown = Command::new("chown").args(["-R", user]).arg(self.root()).status();
             assert!(chown.unwrap().success());
             fs::copy(BINARY, &binary).unwrap();
         }
         // The program itself may lie where only root gets to: its copy runs instead.
         let copy = binary.to_str().unwrap();
         let instead = ["sh", "-c", "shift; exec \"$0\" \"$@\"", copy];
-        let wrapper = [&["setpriv", "--reuid=nobody", "--clear-groups"][..], &instead].concat();
-        let daemon = self.start_under(&wrapper, &["run"]);
-        daemon.wait_for_log("ready");
-        daemon
+        let reuid = format!("--reuid={user}");
+        let user = ["setpriv", &reuid, "--clear-groups"];
+        self.start_under(&[&user[..], wrapper, &instead].concat(), &["run"])
     }
 
     /// Whether anything stands at a path of the spool.

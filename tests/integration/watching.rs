@@ -132,6 +132,36 @@ fn without_an_instance_it_polls() {
     assert_eq!(daemon.end().code(), Some(0));
 }
 
+/// Goal: with ever fewer processes and threads allowed it does without events before it does without itself, and says
+/// which limit to raise; nothing panics. Method: each number from none to enough, for a user that has no others.
+#[test]
+fn too_few_processes_are_named() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let spool = Spool::verbatim(SETTINGS);
+    let mut said = Vec::new();
+    for most in 4..20 {
+        let limit = format!("--nproc={most}:{most}");
+        let mut daemon = spool.start_as("54321", &["prlimit", &limit]);
+        let is_over = |daemon: &Running| !crate::harness::alive(daemon.supervisor_pid());
+        spool.wait_until("it is ready, or has ended", || {
+            daemon.log().contains(" ready") || is_over(&daemon)
+        });
+        if !is_over(&daemon) {
+            daemon.signal(Signal::TERM);
+        }
+        let (code, log) = (daemon.wait().code(), daemon.log());
+        assert!(!log.contains("panicked"), "{most}: {log}");
+        assert!(code == Some(0) || log.contains("Raise the limit of processes"), "{most}: {log}");
+        said.push((code, log.contains("off (Resource temporarily unavailable")));
+    }
+    // Nothing, then without events, then all.
+    assert_eq!(said.first(), Some(&(Some(1), false)), "{said:?}");
+    assert!(said.contains(&(Some(0), true)), "{said:?}");
+    assert_eq!(said.last(), Some(&(Some(0), false)), "{said:?}");
+}
+
 /// Goal: the death of the watching thread is noticed, said, and mended. Method: strace lets its wait fail,
 /// on which notify panics; a file before, a file after.
 #[test]
