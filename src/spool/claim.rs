@@ -382,6 +382,7 @@ mod tests {
             job: claimed.job,
             claimed,
             rel: &rel,
+            ino: 0,
             why: None,
             alone: false,
         };

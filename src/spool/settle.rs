@@ -9,7 +9,7 @@
 //! - Nothing is overwritten: a taken name becomes `x~ID.json`, a parent taken by a file `a~ID/b`. So does a
 //!   parent in which we may make nothing, or that another disk is mounted on: these folders are people's.
 //! - The sidecar of a failure is written before the file moves, under the name the file will have:
-//!   a file in `error/` always has its reason. Where that name cannot have one, since `.why/x.json` is the
+//!   a file in `error/` always has its reason, also under the name that its worker gave it. Where that name cannot have one, since `.why/x.json` is the
 //!   folder of `x.json/y`, or the other way round, the name counts as taken.
 //! - Everything here may be done again after a crash, with the same result.
 //! - What a worker left beside or above its input in the job's folder goes along with it; nothing is deleted. What
@@ -74,6 +74,8 @@ pub struct Settling<'a> {
     pub claimed: Claimed,
     /// Path below `incoming/`.
     pub rel: &'a RelPath,
+    /// The inode of its file, as it was claimed; 0: it is not known.
+    pub ino: u64,
     /// The sidecar's text for a failed job, which goes to `error/`; `None`: it goes to `done/`.
     pub why: Option<&'a [u8]>,
     /// Only the file itself moves. Else what the worker left beside it goes along.
@@ -252,8 +254,10 @@ impl<F: Filesystem> Spool<F> {
         } else {
             // What else stands here is the worker's (a `gzip` leaves x.gz): it goes where the input goes,
             // and before it, since what stands in a job's folder without its input looks like a new job.
+            let input = self.name_of_input(&from, name, &others, it)?;
+            others.retain(|other| *other != input);
             self.settle_others(&from, &others, it, Kind::Own)?;
-            self.settle_file(&from, name, it, (Kind::Own, it.why))?
+            self.settle_file(&from, &input, it, (Kind::Own, it.why))?
         };
         let cleared = if !has_others {
             let folder = Folder { claimed: it.claimed, dir: Some(from) };
@@ -270,6 +274,36 @@ impl<F: Filesystem> Spool<F> {
                 Ok(Moved { rel, left })
             }
             other => other.map(|()| Moved { rel, left: None }),
+        }
+    }
+
+    /// Its own, unless its worker gave it another one (`mv x x.done`): a failed file has its reason all the same.
+    fn name_of_input(
+        &self,
+        from: &F::Dir,
+        name: &OsStr,
+        others: &[OsString],
+        it: &Settling<'_>,
+    ) -> io::Result<OsString> {
+        if others.is_empty() || it.ino == 0 || !self.is_gone_from(from, name)? {
+            return Ok(name.to_owned());
+        }
+        for other in others {
+            match self.fs.stat(from, Path::new(other)) {
+                Ok(stat) if stat.ino == it.ino => return Ok(other.clone()),
+                Err(error) if !is_gone(&error) && !is_in_use(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(name.to_owned())
+    }
+
+    fn is_gone_from(&self, at: &F::Dir, name: &OsStr) -> io::Result<bool> {
+        match self.fs.stat(at, Path::new(name)) {
+            Err(error) if is_gone(&error) => Ok(true),
+            // Mounted by a server that has ended.
+            Err(error) if is_in_use(&error) => Ok(false),
+            other => other.map(|_| false),
         }
     }
 

@@ -376,3 +376,31 @@ fn what_stands_where_the_inputs_folder_was_is_no_job() {
         assert_eq!(spool.names("processing").len(), 1, "{}", spool.report());
     }
 }
+
+/// Goal: a worker that gives its input another name leaves no failed file without its reason, and it can be retried.
+/// Method: `mv`, with and without another file beside it; a failure, a retry that succeeds; where its file is then.
+#[test]
+fn a_renamed_input_has_its_reason() {
+    let spool = Spool::new("[routes.main]\nstdout = \"none\"\ncommand = [\"sh\", \"w.sh\"]\n");
+    spool.write(
+        "w.sh",
+        "cd ${INBOXD_PATH%/*}\nmv $INBOXD_NAME $INBOXD_NAME.done\n\
+         case $INBOXD_NAME in two) : > a; : > z;; esac\n[ -e $INBOXD_SPOOL/mended ]\n",
+    );
+    for name in ["one", "sub/two"] {
+        spool.drop_file(name, name);
+    }
+    spool.run(&["batch"]).code(3);
+    for name in ["one", "sub/two"] {
+        let moved = format!("{name}.done");
+        assert_eq!(spool.reason(&moved), "exit 1");
+        assert_eq!(std::fs::read_to_string(spool.path("error").join(moved)).unwrap(), name);
+    }
+    spool.write("mended", "");
+    spool.run(&["retry", "--wait", "one", "sub/two"]).ok();
+    for name in ["one", "sub/two"] {
+        let done = std::fs::read_to_string(spool.path(&format!("done/{name}.done")));
+        assert_eq!(done.unwrap(), name, "{}", spool.report());
+        assert!(!spool.has(&format!("error/{name}.done")));
+    }
+}

@@ -32,7 +32,8 @@ pub(in crate::daemon) fn settle_outcome<F: Filesystem>(
     let why = notice::sidecar(outcome);
     let (job, rel) = (outcome.job, &outcome.rel.0);
     let place = Place::Job(claimed);
-    let settling = Settling { job, claimed, rel, why: why.as_deref(), alone };
+    let ino = outcome.file.ino;
+    let settling = Settling { job, claimed, rel, ino, why: why.as_deref(), alone };
     let Moved { rel, left } = spool
         .settle(&settling, folders)
         .map_err(KeeperError::spool(format!("settle {rel} from processing/{}", place.name())))?;
@@ -47,7 +48,8 @@ pub(in crate::daemon) fn settle_left<F: Filesystem>(
 ) -> Result<(), KeeperError> {
     let why = notice::sidecar(outcome);
     let (job, rel) = (outcome.job, &outcome.rel.0);
-    let settling = Settling { job, claimed, rel, why: why.as_deref(), alone: true };
+    let ino = outcome.file.ino;
+    let settling = Settling { job, claimed, rel, ino, why: why.as_deref(), alone: true };
     let settled = spool.settle_from_left(&settling).map(drop);
     settled.map_err(KeeperError::spool(format!("settle {rel} from processing/")))
 }

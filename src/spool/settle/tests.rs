@@ -24,7 +24,7 @@ fn settled(
     std::fs::write(folder.join("x"), "x").unwrap();
     prepare(home.path(), &fs);
     let rel = RelPath::new("sub/x").unwrap();
-    let settling = Settling { job, claimed, rel: &rel, why: None, alone: false };
+    let settling = Settling { job, claimed, rel: &rel, ino: 0, why: None, alone: false };
     let mut folders = Folders::new(1);
     for _ in 0..failures {
         assert!(spool.settle(&settling, &mut folders).is_err(), "an error was swallowed");
@@ -64,7 +64,8 @@ fn what_is_still_written_beside_the_input_is_set_aside() {
     }
     fs.arm_for(|op| op == Op::RemoveDir, 1, Errno::NOTEMPTY, Then::Works);
     let rel = RelPath::new("x").unwrap();
-    let settling = Settling { job: claimed.job, claimed, rel: &rel, why: None, alone: false };
+    let settling =
+        Settling { job: claimed.job, claimed, rel: &rel, ino: 0, why: None, alone: false };
     let moved = spool.settle(&settling, &mut Folders::new(1)).unwrap();
     assert_eq!(moved, Moved { rel: Some("x".into()), left: Some(Place::Left(claimed).name()) });
     assert!(home.path().join("done/x.part").exists());
@@ -92,7 +93,7 @@ fn what_was_left_above_the_input_goes_along() {
             for name in ["site/raw/x", "site/out/x.png", "notes"] {
                 std::fs::write(folder.join(name), name).unwrap();
             }
-            let settling = Settling { job, claimed, rel: &rel, why, alone: false };
+            let settling = Settling { job, claimed, rel: &rel, ino: 0, why, alone: false };
             let mut folders = Folders::new(1);
             spool.settle(&settling, &mut folders).unwrap();
             for name in ["site/raw/x", "site/out/x.png", "notes"] {
@@ -118,7 +119,7 @@ fn a_missing_target_loses_no_file() {
     spool.fs.remove_dir(&spool.root, Path::new("done")).unwrap();
     let rel = RelPath::new("x").unwrap();
     let job = claimed.job;
-    let settling = Settling { job, claimed, rel: &rel, why: None, alone: false };
+    let settling = Settling { job, claimed, rel: &rel, ino: 0, why: None, alone: false };
     let mut folders = Folders::new(1);
     let error = spool.settle(&settling, &mut folders).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
@@ -163,7 +164,7 @@ fn a_set_cut_off_half_way_goes_on_as_it_began() {
             std::fs::write(folder.join(name), "ours").unwrap();
         }
         std::fs::write(home.path().join("done/x.xmp"), "another's").unwrap();
-        let settling = Settling { job, claimed, rel: &rel, why: None, alone: false };
+        let settling = Settling { job, claimed, rel: &rel, ino: 0, why: None, alone: false };
         fs.arm_for(|op| op == Op::Rename, fails_at, Errno::IO, Then::Works);
         let mut folders = Folders::new(1);
         spool.settle(&settling, &mut folders).unwrap_err();
@@ -203,7 +204,8 @@ fn a_reason_has_its_place_beside_any_other() {
                 let file = at(&processing.join(Place::Job(claimed).name()).join(rel.as_path()));
                 std::fs::create_dir_all(file.parent().unwrap()).unwrap();
                 std::fs::write(file, rel.as_bytes()).unwrap();
-                let settling = Settling { job, claimed, rel: &rel, why: Some(why), alone: false };
+                let settling =
+                    Settling { job, claimed, rel: &rel, ino: 0, why: Some(why), alone: false };
                 spool.settle(&settling, &mut Folders::new(1)).unwrap().rel.unwrap()
             };
             assert_eq!(std::fs::read(at(&Path::new("error").join(&went))).unwrap(), why);
