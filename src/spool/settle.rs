@@ -1,7 +1,7 @@
 //! Settling: the last move, from `processing/` to `done/` or `error/`. S3 → S4.
 //!
 //! `sidecar`: the reason beside a failed file. `parents`: the folder that it goes to. `above`: what a worker left
-//! in the folders that lead to its input.
+//! in the folders that lead to its input; `left`: what cannot be moved, and stays.
 //!
 //! Must not know: why a job failed; the sidecar's text is given to it.
 //!
@@ -9,8 +9,8 @@
 //! - Nothing is overwritten: a taken name becomes `x~ID.json`, a parent taken by a file `a~ID/b`. So does a
 //!   parent in which we may make nothing, or that another disk is mounted on: these folders are people's.
 //! - The sidecar of a failure is written before the file moves, under the name the file will have:
-//!   a file in `error/` always has its reason, also under the name that its worker gave it. Where that name cannot have one, since `.why/x.json` is the
-//!   folder of `x.json/y`, or the other way round, the name counts as taken.
+//!   a file in `error/` always has its reason, also under the name that its worker gave it. Where a name cannot have
+//!   one, since `.why/x.json` is the folder of `x.json/y`, or the other way round, the name counts as taken.
 //! - Everything here may be done again after a crash, with the same result.
 //! - What a worker left beside or above its input in the job's folder goes along with it; nothing is deleted. What
 //!   it made as another user, who alone may move it, or immutable (chattr), stays in `processing/ID.N.left`: the folder gets that
@@ -31,12 +31,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::core::{JobId, RelPath};
-use crate::fs::{self, FileType, Filesystem, Stat, is_gone_or_closed, is_in_use};
+use crate::fs::{self, FileType, Filesystem, is_in_use};
 
 use super::folders::{Folder, Folders};
 use super::{Claimed, Place, Shape, Spool, names};
 
 mod above;
+mod left;
 mod parents;
 mod sidecar;
 
@@ -133,98 +134,6 @@ impl<F: Filesystem> Spool<F> {
             Err(error) if must_stay(&error) => self.settle_leaving(it),
             other => other,
         }
-    }
-
-    /// Gives a folder of a job the name under which it stays, which this returns: two may stay, and no further
-    /// attempt needs the second name.
-    pub(super) fn leave_folder(&self, from: Place, claimed: Claimed) -> io::Result<Place> {
-        let name = from.name();
-        let next = claimed.with_begun(claimed.begun.saturating_add(1));
-        for left in [claimed, next].map(Place::Left) {
-            let (old, new) = (Path::new(&name), left.name());
-            match self.fs.rename(&self.processing, old, &self.processing, Path::new(&new)) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) if !is_gone(&error) && self.is_stuck(from)? => return Ok(from),
-                other => return other.map(|()| left),
-            }
-        }
-        Err(io::ErrorKind::AlreadyExists.into())
-    }
-
-    /// The same for a job's own folder: the name that it has now.
-    fn leave_job(&self, it: &Settling<'_>) -> io::Result<String> {
-        Ok(self.leave_folder(Place::Job(it.claimed), it.claimed)?.name())
-    }
-
-    fn settle_leaving(&self, it: &Settling<'_>) -> io::Result<Moved> {
-        let left = self.leave_folder(Place::Job(it.claimed), it.claimed)?;
-        self.settle_from(it, left)
-    }
-
-    /// Settles a recorded job's file, and nothing else, from the folder that only another user may empty.
-    pub fn settle_from_left(&self, it: &Settling<'_>) -> io::Result<Moved> {
-        self.settle_from(it, Place::Left(it.claimed))
-    }
-
-    fn settle_from(&self, it: &Settling<'_>, left: Place) -> io::Result<Moved> {
-        let left = left.name();
-        let name = OsStr::from_bytes(it.rel.name());
-        let path = Path::new(&left).join(OsStr::from_bytes(it.rel.parent()));
-        let moved = match self.fs.open_own_dir(&self.processing, &path) {
-            Err(error) if is_gone_or_closed(&error) || is_in_use(&error) => Ok(None),
-            Err(error) => Err(error),
-            Ok(from) => match self.fs.stat(&from, Path::new(name)) {
-                // The worker put its own in its place: it stays, too.
-                Ok(stat) if self.is_unmovable(&stat)? => Ok(None),
-                _ => match self.settle_file(&from, name, it, (Kind::Own, it.why)) {
-                    // The worker gave away the very folder of its input: its owner alone empties it.
-                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                        let stat = self.fs.stat(&self.processing, &path)?;
-                        if self.is_unmovable(&stat)? { Ok(None) } else { Err(error) }
-                    }
-                    Err(error) if is_mounted_on(&error) => Ok(None),
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
-                    other => other,
-                },
-            },
-        };
-        Ok(Moved { rel: moved?, left: Some(left) })
-    }
-
-    /// Whether nobody may give this folder another name: it is immutable, or something is mounted on it.
-    pub fn is_stuck(&self, place: Place) -> io::Result<bool> {
-        match self.fs.stat(&self.processing, Path::new(&place.name())) {
-            Err(error) if is_gone(&error) => Ok(false),
-            // Mounted by a server that has ended.
-            Err(error) if is_in_use(&error) => Ok(true),
-            stat => stat.map(|it| it.is_fixed || it.is_mounted),
-        }
-    }
-
-    /// Whether something stands there that we may not move.
-    fn has_unmovable(&self, place: Place) -> io::Result<bool> {
-        let top = PathBuf::from(place.name());
-        let mut folders: Vec<Vec<u8>> = vec![Vec::new()];
-        if self.is_unmovable(&self.fs.stat(&self.processing, &top)?)? {
-            return Ok(true);
-        }
-        while let Some(folder) = folders.pop() {
-            for (rel, stat) in self.names_in(&top, &folder)? {
-                if self.is_unmovable(&stat)? {
-                    return Ok(true);
-                }
-                if stat.file_type == FileType::Dir {
-                    folders.push(rel);
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    /// A folder of another user's, who alone empties and moves it; or what nobody may move.
-    fn is_unmovable(&self, stat: &Stat) -> io::Result<bool> {
-        let ours = self.fs.stat(&self.processing, Path::new("."))?.uid;
-        Ok(stat.is_fixed || stat.file_type == FileType::Dir && stat.uid != ours)
     }
 
     fn try_settle(&self, it: &Settling<'_>, folders: &mut Folders<F::Dir>) -> io::Result<Moved> {
