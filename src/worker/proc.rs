@@ -43,7 +43,8 @@ pub fn is_ours() -> io::Result<()> {
     if own.as_os_str() == getpid().as_raw_nonzero().to_string().as_str() {
         return Ok(());
     }
-    let what = "/proc belongs to another pid namespace: mount that of this one (unshare --mount-proc)";
+    let what =
+        "/proc belongs to another pid namespace: mount that of this one (unshare --mount-proc)";
     Err(io::Error::other(what))
 }
 

@@ -60,12 +60,12 @@ mod names;
 /// What people meet who are new here.
 #[cfg(test)]
 mod newcomers;
-/// How fast and in which order routes start their jobs, and what makes them wait.
-#[cfg(test)]
-mod pace;
 /// Workers that leave their group, or that somebody stops or holds.
 #[cfg(test)]
 mod out_of_hand;
+/// How fast and in which order routes start their jobs, and what makes them wait.
+#[cfg(test)]
+mod pace;
 /// Where a spool may stand, and what stands in its way there.
 #[cfg(test)]
 mod places;

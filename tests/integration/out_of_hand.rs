@@ -213,9 +213,7 @@ fn the_end_waits_for_no_debugger() {
 /// Method: the variable of a worker in its environment; a job whose child escapes, which a sweep ends.
 #[test]
 fn a_daemon_may_be_a_worker() {
-    let spool = Spool::new(
-        "workers = 1\n[routes.r]\ncommand = [\"sh\", \"escape.sh\"]\n",
-    );
+    let spool = Spool::new("workers = 1\n[routes.r]\ncommand = [\"sh\", \"escape.sh\"]\n");
     spool.write(
         "escape.sh",
         "setsid sh -c 'echo $$ > pid; exec sleep 600' &\nuntil [ -s pid ]; do sleep 0.01; done\n",

@@ -24,7 +24,8 @@ fn large_records_leave_room_for_others() {
     let mut keeper = keeper(home.path(), &settings);
     let line = "x".repeat(usize::try_from(limits::RECORD).unwrap()) + "\n";
     let incoming = home.path().join("incoming");
-    std::fs::write(incoming.join("a"), line.repeat(limits::OPEN_RECORD_BYTES / line.len() + 2)).unwrap();
+    std::fs::write(incoming.join("a"), line.repeat(limits::OPEN_RECORD_BYTES / line.len() + 2))
+        .unwrap();
     let mut lots = || {
         let mut lots = 0;
         while !keeper.scan(1000, now_ms()).unwrap() {}
