@@ -62,31 +62,47 @@ fn has_open_to_write(pid: Pid, meta: &Metadata) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Command, Stdio};
 
     use super::*;
 
-    /// Goal: what a worker writes itself is told from what others write. Method: this process as the worker: a file
-    /// open for writing, the same one for reading only, closed; a file with its number, with another's, with more.
+    /// Has the file open for writing, and after a line from us for reading only.
+    const WORKER: &str =
+        "exec 3>>\"$1\"; echo open; read go; exec 3>&-; exec 3<\"$1\"; echo shut; read go";
+
+    /// Goal: what a worker writes itself is told from what others write. Method: a shell with a group of its own as
+    /// the worker: a file open for writing, the same one for reading only; a file with its number, with another's,
+    /// with more.
     #[test]
     fn own_files_are_told_from_edited_ones() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("f");
-        let us = rustix::process::getpid();
-        let is_own = || is_written_by(&path, rustix::process::getpgrp());
-        let mut file = File::create(&path).unwrap();
-        assert!(is_own());
-        writeln!(file, "a line").unwrap();
-        drop(file);
-        assert!(!is_own());
-        let read = File::open(&path).unwrap();
-        assert!(!is_own());
-        drop(read);
+        let mut worker = Command::new("sh");
+        worker.args(["-c", WORKER, "sh"]).arg(&path).process_group(0);
+        let mut worker = worker.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_child(&worker);
+        let (mut told, mut says) =
+            (worker.stdin.take().unwrap(), BufReader::new(worker.stdout.take().unwrap()));
+        let mut hear = |what: &str| {
+            let mut line = String::new();
+            says.read_line(&mut line).unwrap();
+            assert_eq!(line.trim(), what);
+        };
+        hear("open");
+        assert!(is_written_by(&path, pid));
+        assert!(!is_written_by(&path.with_file_name("other"), pid));
+        writeln!(told, "go").unwrap();
+        hear("shut");
+        assert!(!is_written_by(&path, pid));
         for (text, own) in
-            [(format!("{us}\n"), true), ("1\n".to_owned(), false), (format!("{us} x"), false)]
+            [(format!("{pid}\n"), true), ("1\n".to_owned(), false), (format!("{pid} x"), false)]
         {
-            std::fs::write(&path, text).unwrap();
-            assert_eq!(is_own(), own);
+            std::fs::write(&path, &text).unwrap();
+            assert_eq!(is_written_by(&path, pid), own, "{text}");
         }
+        drop(told);
+        worker.wait().unwrap();
     }
 }
