@@ -9,7 +9,7 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::harness::{Running, Spool, alive, children_of, python, send};
+use crate::harness::{Running, Spool, alive, all_pids, children_of, python, send};
 
 /// Goes over to the group of its parent.
 const LEAVES_PY: &str = "\
@@ -256,8 +256,8 @@ fn the_first_process_of_a_container_takes_the_dead_away() {
     assert!(nsenter.status().unwrap().success());
     spool.wait_until("it has ended", || spool.has("left"));
     let zombies = || {
-        let list = Command::new("ps").args(["--ppid", &first_pid, "-o", "stat="]).output();
-        String::from_utf8(list.unwrap().stdout).unwrap().matches('Z').count()
+        let stat = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        all_pids().iter().filter(|pid| stat(pid).contains(&format!(") Z {first} "))).count()
     };
     spool.wait_until("it is taken away", || children_of(first).len() == 1 && zombies() == 0);
     send(first, Signal::TERM);
