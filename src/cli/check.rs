@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{Failed, SpoolArg, below, print_json, print_line, show};
 use crate::config::{Loaded, Route, Settings, Worker, limits, load};
 use crate::daemon::control::Ask;
-use crate::daemon::keeper::Shortage;
+use crate::daemon::keeper::{Shortage, chain};
 use crate::daemon::shell::{check_places, check_user};
 use crate::fs::real;
 use crate::worker::{Stop, find_program, find_runner, missing_variables, schema_fault};
@@ -128,7 +128,7 @@ fn check_spool(spool: &SpoolArg, report: &mut Report) {
         Err(error) => return report.add(Level::Error, "folders", error.to_string()),
     };
     match check_places(&path) {
-        Err(error) => report.add(Level::Error, "folders", super::chain(&error)),
+        Err(error) => report.add(Level::Error, "folders", chain(&error)),
         Ok(()) if !path.join("journal").is_dir() => {
             report.add(Level::Ok, "folders", "made at the first start");
         }
@@ -160,7 +160,7 @@ fn check_spool(spool: &SpoolArg, report: &mut Report) {
 fn check_routes(spool: &SpoolArg, settings: &Settings, report: &mut Report) {
     let root = std::fs::canonicalize(&spool.path).unwrap_or_else(|_| spool.path.clone());
     if let Err(error) = check_user(settings) {
-        report.add(Level::Error, "workers", super::chain(&error));
+        report.add(Level::Error, "workers", chain(&error));
     }
     let mut takes_all: Option<&str> = None;
     for route in &settings.routes {

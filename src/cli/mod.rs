@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use crate::config::{ConfigError, Loaded, limits, load};
 use crate::daemon::control::{Ask, Client};
-use crate::daemon::keeper::{KeeperError, Shortage};
+use crate::daemon::keeper::{KeeperError, Shortage, chain};
 use crate::daemon::shell::ShellError;
 use crate::daemon::supervisor::{Leash, Supervised, supervise};
 use crate::spool::lock::LockError;
@@ -133,21 +133,6 @@ impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
         Self::runtime(error.to_string())
     }
-}
-
-/// An error with its sources, each said once.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let said = source.to_string();
-        if !text.contains(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        next = source.source();
-    }
-    text
 }
 
 /// Runs the command line of this process.

@@ -19,7 +19,7 @@ use super::{Failed, SpoolArg, below, join, print_json, print_line, show};
 use crate::config::{Loaded, RouteTable, limits, load};
 use crate::core::RelPath;
 use crate::daemon::control::Ask;
-use crate::daemon::keeper::Shortage;
+use crate::daemon::keeper::{Shortage, chain};
 use crate::daemon::notice::{FIX_LEFT, Paused};
 use crate::daemon::retention::Counted;
 use crate::daemon::shell::check_places;
@@ -79,7 +79,7 @@ fn refused_places(spool: &Path) -> Option<String> {
     let path = std::fs::canonicalize(spool).ok()?;
     let owner = std::fs::metadata(path.join("journal")).ok()?.uid();
     let is_ours = owner == rustix::process::geteuid().as_raw();
-    is_ours.then(|| check_places(&path).err()).flatten().map(|error| super::chain(&error))
+    is_ours.then(|| check_places(&path).err()).flatten().map(|error| chain(&error))
 }
 
 /// Files below a folder.

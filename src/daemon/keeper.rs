@@ -63,7 +63,7 @@ mod staged;
 pub(in crate::daemon) mod tests;
 mod view;
 
-pub use error::{KeeperError, Shortage};
+pub use error::{KeeperError, Shortage, chain};
 pub use inputs::OpenInputs;
 pub(super) use job::JobInfo;
 pub use message::{Input, Output, Staged};

@@ -9,10 +9,9 @@
 //! - A shortage stops claims and is tried again, and so is a CSV that we may not change; every other failure ends
 //!   the daemon.
 
-use std::error::Error;
 use std::io;
 
-use super::{Keeper, KeeperError, Output, Shortage, settle_outcome};
+use super::{Keeper, KeeperError, Output, Shortage, chain, settle_outcome};
 use crate::config::limits;
 use crate::core::state::{Event, Millis};
 use crate::daemon::notice::{Finished, Notice};
@@ -261,12 +260,7 @@ impl<F: Filesystem> Keeper<F> {
     ) -> Result<(), KeeperError> {
         let of = Shortage::of(error);
         if of == Shortage::Rights && self.said_short.is_none() {
-            let mut reason = error.to_string();
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                reason.extend([": ".to_owned(), error.to_string()]);
-                cause = error.source();
-            }
+            let reason = chain(error);
             self.out.push(Output::Notice(Notice::CsvRefused { reason }));
         }
         self.is_short(of, now)

@@ -12,6 +12,21 @@ use crate::fs::is_shortage;
 use crate::journal::{CommitError, EncodeError, JournalError};
 use crate::results::ResultsError;
 
+/// An error with its sources, each said once.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let said = source.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        next = source.source();
+    }
+    text
+}
+
 /// The daemon cannot keep its promise any longer.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {

@@ -185,6 +185,7 @@ mod tests {
         assert_eq!(keeper.counts().held, limits::WINDOW);
         assert_eq!((keeper.left_to_find(), keeper.counts().candidates), (false, 0));
     }
+
     /// Goal: folders that cannot be read hold up nobody and fill no memory, however many there are: the first are
     /// told, the others counted. Method: a few more than are told, each too deep to be entered.
     #[test]

@@ -11,6 +11,7 @@ use super::check::{judge, look};
 use super::life::{End, Life};
 use super::story::{Deed, Story};
 use super::{finish, spool};
+use crate::daemon::keeper::chain;
 use crate::fs::faults::{Faults, Op, Then};
 use crate::fs::sim::{Mode, Pick, SimFs};
 
@@ -82,7 +83,7 @@ fn fail_once(seed: u64, nth: u64, (counts, errno, then): Fault) -> Option<Did> {
             })
         }
         Ok(None) => End::GaveUp("the folders cannot be opened".into()),
-        Err(error) => End::GaveUp(super::life::chain(&error)),
+        Err(error) => End::GaveUp(chain(&error)),
     };
     let met = faults.failed() > 0;
     let did = match &end {

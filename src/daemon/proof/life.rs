@@ -13,7 +13,7 @@ use super::sets::is_sentinel;
 use super::story::{SPOOL, Story, settings, work, work_record};
 use crate::core::JobId;
 use crate::daemon::keeper::inputs::Collecting;
-use crate::daemon::keeper::{Input, Keeper, KeeperError, Output};
+use crate::daemon::keeper::{Input, Keeper, KeeperError, Output, chain};
 use crate::daemon::recover::{Report, Surroundings, recover};
 use crate::fs::Filesystem;
 use crate::fs::sim::{SimDir, SimFs, SplitMix};
@@ -117,16 +117,6 @@ pub(super) fn live(sim: &SimFs, story: &mut Story) -> End {
             End::Over
         }
     }
-}
-
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
 }
 
 impl<'a, F: Disk> Life<'a, F> {
